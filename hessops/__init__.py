@@ -1,0 +1,82 @@
+"""hessops: the spectrum of any operator you can multiply with.
+
+Three nouns: a `LinearOperator` multiplies blocks of vectors; a `Space` knows how those are stored and
+reduced; a result holds a value, its error, its cost and how it was found.
+
+Verbs: `power_iteration` and `eigsh` for eigenpairs, `trace` and `diagonal` by random probes,
+`lanczos` for the tridiagonal matrix itself, `spectral_density` for all eigenvalues at once.
+
+Examples
+--------
+>>> import numpy as np, hessops
+>>> A = np.diag(np.arange(1.0, 101.0))
+>>> hessops.trace(A, rng=0).value
+5050.0
+"""
+
+from hessops.algebra import (
+    Adjoint,
+    BlockDiagonal,
+    FiniteSum,
+    Product,
+    Projected,
+    Scaled,
+    Shifted,
+    Sum,
+)
+from hessops.algorithms.diagonal import diagonal
+from hessops.algorithms.eigsh import eigsh
+from hessops.algorithms.hutchinson import trace
+from hessops.algorithms.lanczos import lanczos
+from hessops.algorithms.power import power_iteration
+from hessops.algorithms.slq import spectral_density
+from hessops.comm import Communicator, SerialComm
+from hessops.diagnostics import check_operator
+from hessops.elementary import Diagonal, Identity, LowRank
+from hessops.errors import (
+    ConvergenceError,
+    ConvergenceWarning,
+    NonFiniteError,
+    NotSelfAdjointError,
+)
+from hessops.operator import LinearOperator
+from hessops.result import load
+from hessops.space import ArraySpace, Space
+from hessops.structure import Structure
+from hessops.wrap import aslinearoperator, to_scipy
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adjoint",
+    "ArraySpace",
+    "BlockDiagonal",
+    "Communicator",
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "Diagonal",
+    "FiniteSum",
+    "Identity",
+    "LinearOperator",
+    "LowRank",
+    "NonFiniteError",
+    "NotSelfAdjointError",
+    "Product",
+    "Projected",
+    "Scaled",
+    "SerialComm",
+    "Shifted",
+    "Space",
+    "Structure",
+    "Sum",
+    "aslinearoperator",
+    "check_operator",
+    "diagonal",
+    "eigsh",
+    "lanczos",
+    "load",
+    "power_iteration",
+    "spectral_density",
+    "to_scipy",
+    "trace",
+]

@@ -1,0 +1,334 @@
+"""A few eigenpairs at the ends of the spectrum by Lanczos with full reorthogonalisation.
+
+After k steps each Ritz pair (θ, x = Q s) has the residual norm ‖A x - θ x‖ = β_k |s_k|, known without
+a product. It is looked at after every step, so the run ends as soon as the pairs asked for are there.
+
+A Krylov space holds one copy of each eigenvalue. When it is exhausted, the run goes on from a new
+random vector orthogonal to it, until a fresh Krylov space brings nothing new to the pairs wanted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal
+
+from hessops.algorithms._common import (
+    require_positive,
+    self_adjoint_operator,
+    warn_if_failed,
+)
+from hessops.algorithms.lanczos import LanczosState, lanczos_steps
+from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.basis import Basis
+from hessops.eigenpairs import EigenResult, error_bounds
+from hessops.operator import LinearOperator
+from hessops.random import RandomState, Stream, seed_from
+from hessops.record import Callback, run
+
+__all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
+
+Which = Literal["LM", "LA", "SA", "BE"]
+
+_START, _RESTART = 0, 1
+_DEFAULT_STEPS = 300
+
+
+@dataclass(frozen=True)
+class EigshState:
+    """All Ritz pairs after some number of products.
+
+    Parameters
+    ----------
+    step : int
+        Products with single vectors so far.
+    num_products : int
+        The same.
+    values : numpy.ndarray, shape (step,)
+        Ritz values.
+    residual_norms : numpy.ndarray, shape (step,)
+        Of each, by the Lanczos identity.
+    coefficients : numpy.ndarray, shape (step, step)
+        Column i holds Ritz vector i in the basis.
+    lengths : tuple of int
+        Dimensions of the Krylov spaces so far, the current one last.
+    exhausted : bool
+        Whether the current one is invariant.
+    basis : Basis
+        Its and the earlier spaces' vectors.
+    """
+
+    step: int
+    num_products: int
+    values: HostArray
+    residual_norms: HostArray
+    coefficients: HostArray
+    lengths: tuple[int, ...]
+    exhausted: bool
+    basis: Basis
+
+
+def eigsh(
+    A: Any,
+    k: int = 6,
+    *,
+    which: Which = "LM",
+    tol: float | None = None,
+    max_steps: int | None = None,
+    start: Array | None = None,
+    verify: bool = True,
+    rng: RandomState = None,
+    callback: Callback | None = None,
+) -> EigenResult:
+    """Compute `k` eigenpairs at the ends of the spectrum of a self-adjoint operator.
+
+    Costs one product a step, as many steps as convergence takes, and `k` more to verify the
+    residuals. All basis vectors are kept.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything `aslinearoperator` takes
+        Self-adjoint.
+    k : int
+        Pairs wanted.
+    which : {'LM', 'LA', 'SA', 'BE'}
+        Largest in modulus, largest, smallest, or half from each end (one more from the high end if
+        `k` is odd).
+    tol : float, optional
+        Residual norm asked for, relative to the largest |Ritz value|; eps^(2/3) of the operator's
+        precision where not given (3.7e-11 in float64, 2.4e-5 in float32).
+    max_steps : int, optional
+        Most steps; the smaller of n and 300 + 10 k where not given.
+    start : array, shape (n,), optional
+        Start vector, random where not given.
+    verify : bool
+        Multiply the computed eigenvectors once more (one block of `k` products) and report the
+        residual norms so found instead of those of the Lanczos identity.
+    rng : int, numpy.random.Generator or None
+        Where start vectors come from.
+    callback : callable, optional
+        Called with every `EigshState`; returning True ends the run.
+
+    Returns
+    -------
+    EigenResult
+        Sorted by decreasing modulus for 'LM', decreasing for 'LA', increasing for 'SA' and 'BE'.
+
+    Raises
+    ------
+    NotSelfAdjointError
+        If `A` is not declared self-adjoint, or its products show that it is not.
+    ValueError
+        If an option is out of range.
+    NonFiniteError
+        If a product holds NaN or infinity.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If some residual norm is above the tolerance.
+
+    Notes
+    -----
+    Until its Krylov space is exhausted, a single start vector sees one copy of a multiple
+    eigenvalue; the others may be missing from the result.
+
+    References
+    ----------
+    Parlett (1998), The Symmetric Eigenvalue Problem, chapter 13.
+
+    Examples
+    --------
+    >>> import numpy as np, hessops
+    >>> hessops.eigsh(np.diag(np.arange(-3.0, 9.0)), 2, rng=0).eigenvalues.round(6)
+    array([8., 7.])
+    """
+    operator = self_adjoint_operator(A, "eigsh")
+    require_positive(k=k, max_steps=max_steps)
+    n = operator.shape[0]
+    if which not in get_args(Which):
+        raise ValueError(f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}")
+    if k > n:
+        raise ValueError(f"k={k} eigenpairs asked of an operator of dimension {n}")
+    tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
+    if not tol > 0:
+        raise ValueError(f"tol={tol} must be positive")
+    seed = seed_from(rng)
+    limit = min(n, max_steps or _DEFAULT_STEPS + 10 * k)
+    goal = _Goal(k, which, tol)
+    first = _start_block(operator, start, Stream(seed, _START))
+    clock = time.perf_counter()
+    outcome = run(
+        eigsh_steps(operator, first, stream=Stream(seed, _RESTART), capacity=limit),
+        space=operator.domain, stop=goal.stop, row=goal.row, max_steps=limit, callback=callback,
+    )
+    state = outcome.state
+    pairs = goal.wanted(state)
+    vectors = state.basis.vectors() @ operator.domain.from_host(state.coefficients[:, pairs])
+    values, residuals = state.values[pairs], state.residual_norms[pairs]
+    num_products = state.num_products
+    if verify:
+        values, residuals = _verified(operator, vectors, values)
+        num_products += len(pairs)
+    status, converged = goal.verdict(state, residuals, outcome.reason)
+    warn_if_failed(converged, status)
+    return EigenResult(
+        eigenvalues=values, eigenvectors=vectors, residual_norms=residuals,
+        error_bounds=error_bounds(values, residuals, np.delete(state.values, pairs),
+                                  np.delete(state.residual_norms, pairs)),
+        num_products=num_products, status=status, converged=converged, history=outcome.history,
+        seed=seed, seconds=time.perf_counter() - clock,
+    )
+
+
+def eigsh_steps(
+    A: LinearOperator, start: Array, *, stream: Stream, capacity: int = 16
+) -> Iterator[EigshState]:
+    """Yield all Ritz pairs after every product; end when the basis fills the space.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Self-adjoint.
+    start : array, shape (n, 1)
+        Start vector.
+    stream : Stream
+        Where new start vectors come from, once a Krylov space is exhausted.
+    capacity : int
+        Basis vectors to make room for at first.
+
+    Yields
+    ------
+    EigshState
+        One product further.
+    """
+    space = A.domain
+    basis = Basis(space, 1, capacity)
+    finished: list[tuple[HostArray, HostArray]] = []
+    step = 0
+    while True:
+        for state in lanczos_steps(A, start, basis=basis):
+            step += 1
+            matrices = [*finished, state.tridiagonal()]
+            yield _ritz_pairs(state, matrices, step, basis)
+        finished.append(state.tridiagonal())
+        if basis.size >= space.dim:
+            return
+        start = space.probes(stream, range(len(finished), len(finished) + 1), "normal")
+        for _ in range(2):
+            start, _coefficients = basis.project(start)
+
+
+class _Goal:
+    """Which pairs are wanted, when they are there, and what to claim of them."""
+
+    def __init__(self, k: int, which: Which, tol: float) -> None:
+        self.k, self.which, self.tol = k, which, tol
+        self._before_restart: HostArray | None = None
+        self._complete = False
+
+    def wanted(self, state: EigshState) -> HostArray:
+        """Return the indices of the wanted Ritz pairs, in the order of the result."""
+        values = state.values
+        ascending = np.argsort(values, kind="stable")
+        if self.which == "LM":
+            return np.argsort(-np.abs(values), kind="stable")[: self.k]
+        if self.which == "LA":
+            return ascending[::-1][: self.k]
+        if self.which == "SA":
+            return ascending[: self.k]
+        low = min(self.k // 2, len(values))
+        high = ascending[low:][max(0, len(values) - low - (self.k - self.k // 2)) :]
+        return np.concatenate([ascending[:low], high])
+
+    def stop(self, state: EigshState) -> str | None:
+        """Stop when the wanted pairs have converged and a fresh Krylov space adds none."""
+        pairs = self.wanted(state)
+        converged = bool(np.all(state.residual_norms[pairs] <= self._allowed(state)))
+        if len(pairs) < self.k or not converged:
+            return None
+        if not state.exhausted:
+            # From a random start, later Krylov spaces are no longer than the first. One that is
+            # says that the start was special, and counts as the first.
+            *earlier, current = state.lengths
+            return "converged" if current > max(earlier, default=0) else None
+        # An exhausted space may lack copies of multiple eigenvalues: compare with the one before.
+        values, before = np.sort(state.values[pairs]), self._before_restart
+        self._before_restart = values
+        if before is not None and np.allclose(values, before, rtol=0, atol=self._allowed(state)):
+            self._complete = True
+            return "converged"
+        return None
+
+    def row(self, state: EigshState) -> tuple[float, float]:
+        """Return the leading wanted Ritz value and the largest residual norm of the wanted."""
+        pairs = self.wanted(state)
+        return float(state.values[pairs[0]]), float(np.max(state.residual_norms[pairs]))
+
+    def verdict(
+        self, state: EigshState, residuals: HostArray, reason: str | None
+    ) -> tuple[str, bool]:
+        """Return the status sentence and whether all residual norms are small enough."""
+        allowed = self._allowed(state)
+        # Verified residuals carry the rounding of the product itself.
+        reached = residuals <= allowed + _rounding(state)
+        cost = f"{state.num_products} steps"
+        filled = state.step >= state.basis.space.dim
+        if bool(np.all(reached)) and len(residuals) == self.k:
+            if self._complete or filled:
+                return f"converged in {cost}; no copies of multiple eigenvalues are missing", True
+            return f"converged in {cost}; a multiple eigenvalue would appear once", True
+        stopped = "" if reason in {None, "converged"} else f"{reason}; "
+        return (
+            f"{stopped}{int(np.sum(reached))} of {self.k} pairs converged in {cost}: the largest "
+            f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise max_steps or tol"
+        ), False
+
+    def _allowed(self, state: EigshState) -> float:
+        return self.tol * float(np.max(np.abs(state.values)))
+
+
+def _ritz_pairs(
+    state: LanczosState, matrices: list[tuple[HostArray, HostArray]], step: int, basis: Basis
+) -> EigshState:
+    """Solve the tridiagonal problems of all Krylov spaces so far."""
+    values, residuals = np.zeros(step), np.zeros(step)
+    coefficients = np.zeros((step, step))
+    first = 0
+    for diagonal, off_diagonal in matrices:
+        last = first + len(diagonal)
+        theta, vectors = eigh_tridiagonal(diagonal, off_diagonal)
+        values[first:last], coefficients[first:last, first:last] = theta, vectors
+        first = last
+    residuals[first - len(diagonal) :] = state.residual_norm() * np.abs(vectors[-1])
+    return EigshState(
+        step, step, values, residuals, coefficients, tuple(len(d) for d, _ in matrices),
+        not state.alive[0], basis,
+    )
+
+
+def _start_block(operator: LinearOperator, start: Array | None, stream: Stream) -> Array:
+    space = operator.domain
+    if start is None:
+        return space.probes(stream, range(1), "normal")
+    if start.ndim != 1:
+        raise ValueError(f"start must be one vector of shape (n,), got shape {start.shape}")
+    return space.validate(start[:, None])
+
+
+def _verified(
+    operator: LinearOperator, vectors: Array, values: HostArray
+) -> tuple[HostArray, HostArray]:
+    """Return Rayleigh quotients and true residual norms of approximate eigenvectors."""
+    space = operator.domain
+    residual = operator.apply(vectors) - vectors * space.from_host(values)
+    return values, np.sqrt(to_numpy(space.column_norms_squared(residual)))
+
+
+def _rounding(state: EigshState) -> float:
+    space = state.basis.space
+    return 32 * eps(space.xp, space.dtype) * float(np.max(np.abs(state.values)))

@@ -1,0 +1,56 @@
+"""How ranks talk: the little that algorithms and spaces ask of a communicator."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from hessops.arrays import Array
+
+__all__ = ["Communicator", "SerialComm"]
+
+T = TypeVar("T")
+
+
+class Communicator(Protocol):
+    """A group of processes (or threads) that run the same program on their parts of the data.
+
+    Every method is collective: all ranks call it, in the same order.
+    """
+
+    @property
+    def rank(self) -> int:
+        """Return the number of this process, from 0."""
+
+    @property
+    def size(self) -> int:
+        """Return the number of processes."""
+
+    def all_reduce(self, array: Array) -> Array:
+        """Return the sum of `array` over all ranks, the same bits on every rank."""
+
+    def broadcast(self, value: T) -> T:
+        """Return rank 0's `value` on every rank."""
+
+
+class SerialComm:
+    """The communicator of a single process: every collective is the identity."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, array: Array) -> Array:
+        """Return `array`."""
+        return array
+
+    def broadcast(self, value: T) -> T:
+        """Return `value`."""
+        return value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SerialComm)
+
+    def __hash__(self) -> int:
+        return hash(SerialComm)
+
+    def __repr__(self) -> str:
+        return "SerialComm()"

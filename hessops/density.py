@@ -1,0 +1,284 @@
+"""A spectral density as quadrature rules, one per probe, and what can be read off them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from hessops.arrays import HostArray
+from hessops.result import Estimate, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["SpectralDensity"]
+
+_GRID_POINTS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralDensity(Result):
+    """The density of eigenvalues, (1/n) Σ δ(x - λ_i), as one quadrature rule per probe.
+
+    Everything read off it is a mean over probes with a standard error from their spread, NaN for a
+    single probe. That error is statistical; how finely `nodes` resolve the spectrum is a question
+    of the number of steps, and `node_errors` speak of it.
+
+    Parameters
+    ----------
+    nodes : numpy.ndarray, shape (num_probes, num_steps)
+        Ritz values, float64. A run that ends early is filled up with nodes of weight 0.
+    weights : numpy.ndarray, shape (num_probes, num_steps)
+        At least 0; each row sums to 1.
+    node_errors : numpy.ndarray, shape (num_probes, num_steps)
+        Residual norms: within that distance of each node lies an eigenvalue.
+    rounding : float
+        Nodes closer than this to each other, or to zero, cannot be told apart from it in the
+        operator's precision.
+    dim : int
+        The number n of eigenvalues.
+    """
+
+    nodes: HostArray = field(repr=False)
+    weights: HostArray = field(repr=False)
+    node_errors: HostArray = field(repr=False)
+    rounding: float
+    dim: int
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Return the smallest and largest node of positive weight: within the true range."""
+        used = self.nodes[self.weights > 0]
+        return float(used.min()), float(used.max())
+
+    def grid(self, num_points: int = _GRID_POINTS) -> HostArray:
+        """Return points that cover the support and a tenth beyond.
+
+        Parameters
+        ----------
+        num_points : int
+            How many.
+
+        Returns
+        -------
+        numpy.ndarray, shape (num_points,)
+            Equally spaced.
+        """
+        low, high = self.support
+        margin = 0.1 * (high - low) or 0.1 * abs(low) or 1.0
+        return np.linspace(low - margin, high + margin, num_points)
+
+    def density(self, grid: HostArray | None = None, width: float | None = None) -> Estimate:
+        """Return the density, each node widened to a normal distribution.
+
+        Parameters
+        ----------
+        grid : numpy.ndarray, shape (g,), optional
+            Where; `grid()` where not given. It is not renormalised: mass between or beyond the
+            points is not moved.
+        width : float, optional
+            Standard deviation, in units of eigenvalues. Where not given, each node gets the residual
+            norm it came with, so that converged eigenvalues stay sharp and the rest is smooth, but
+            at least 1/400 of the support.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes, each (g,); the density integrates to 1.
+
+        Raises
+        ------
+        ValueError
+            If `width` is not positive.
+        """
+        points = self.grid() if grid is None else np.asarray(grid, dtype=np.float64)
+        widths = self._widths(width)
+
+        def of_probe(index: int) -> HostArray:
+            steps = (points[:, None] - self.nodes[index]) / widths[index]
+            bells = np.exp(-0.5 * steps**2) / (math.sqrt(2 * math.pi) * widths[index])
+            return np.asarray(bells @ self.weights[index])
+
+        return self._over_probes(of_probe)
+
+    def cdf(self, x: float | HostArray, width: float = 0.0) -> Estimate:
+        """Return the share of eigenvalues up to `x`.
+
+        Parameters
+        ----------
+        x : float or numpy.ndarray
+            Where. A node at `x` itself counts half, as eigenvalues on both sides of it stand
+            behind it.
+        width : float
+            Standard deviation to widen nodes by; 0 leaves steps.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes, of the shape of `x`.
+        """
+        points = np.asarray(x, dtype=np.float64)
+
+        def of_probe(index: int) -> HostArray:
+            distance = points[..., None] - self.nodes[index]
+            share = ndtr(distance / width) if width > 0 else _step(distance, self.rounding)
+            return np.asarray(share @ self.weights[index])
+
+        return self._over_probes(of_probe)
+
+    def quantile(self, q: float) -> Estimate:
+        """Return the eigenvalue below which a share `q` of all lie.
+
+        Parameters
+        ----------
+        q : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        Estimate
+            The quantile of the mean over probes, with a jackknife standard error.
+
+        Raises
+        ------
+        ValueError
+            If `q` is not between 0 and 1.
+        """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q={q} must lie between 0 and 1")
+        count = len(self.nodes)
+        value = _quantile(self.nodes, self.weights, q)
+        if count < 2:
+            return Estimate(value=value, standard_error=math.nan)
+        left_out = [
+            _quantile(np.delete(self.nodes, i, axis=0), np.delete(self.weights, i, axis=0), q)
+            for i in range(count)
+        ]
+        return Estimate(
+            value=value, standard_error=float(np.std(left_out) * math.sqrt(count - 1))
+        )
+
+    def moment(self, p: int) -> Estimate:
+        """Return the mean p-th power of the eigenvalues, tr(A^p) / n.
+
+        Parameters
+        ----------
+        p : int
+            At least 0. Exact for each probe up to p = 2 num_steps - 1.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes.
+
+        Raises
+        ------
+        ValueError
+            If `p` is negative.
+        """
+        if p < 0:
+            raise ValueError(f"p={p} must not be negative")
+        return self.mean_of(lambda x: x**p)
+
+    def mean_of(self, function: Callable[[HostArray], HostArray]) -> Estimate:
+        """Return the mean of a function over the eigenvalues, tr f(A) / n.
+
+        Parameters
+        ----------
+        function : callable
+            From an array of nodes to an array of the same shape.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes.
+        """
+        return self._over_probes(
+            lambda index: np.asarray(function(self.nodes[index]) @ self.weights[index])
+        )
+
+    def mass_below(self, x: float = 0.0) -> Estimate:
+        """Return the share of eigenvalues below `x`; of negative ones where `x` is not given.
+
+        Parameters
+        ----------
+        x : float
+            Where. A node at `x` to rounding is not below it.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes.
+        """
+        return self.mean_of(lambda nodes: (nodes < x - self.rounding).astype(np.float64))
+
+    def plot(self, ax: Axes | None = None, *, width: float | None = None) -> Axes:
+        """Draw the density on a logarithmic scale, with two standard errors as a band.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure where not given.
+        width : float, optional
+            As for `density`.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            What was drawn on.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        """
+        from hessops.plot import plot_density
+
+        return plot_density(self, ax, width=width)
+
+    def __str__(self) -> str:
+        low, high = self.support
+        mean, negative = self.moment(1), self.mass_below(0.0)
+        return (
+            f"spectral density of {self.dim} eigenvalues: nodes in [{low:.6g}, {high:.6g}], mean "
+            f"{float(mean):.4g} ± {float(mean.standard_error):.1g}, "
+            f"{float(negative):.3%} below zero ± {float(negative.standard_error):.1%} "
+            f"({len(self.nodes)} probes, {self._cost()})"
+        )
+
+    def _widths(self, width: float | None) -> HostArray:
+        if width is not None:
+            if not (math.isfinite(width) and width > 0):
+                raise ValueError(f"width={width} must be positive")
+            return np.full_like(self.nodes, width)
+        low, high = self.support
+        floor = (high - low) / 400 or abs(low) / 400 or 1e-3
+        return np.maximum(self.node_errors, floor)
+
+    def _over_probes(self, of_probe: Callable[[int], HostArray]) -> Estimate:
+        samples = np.array([of_probe(index) for index in range(len(self.nodes))])
+        mean = samples.mean(axis=0)
+        error = np.full_like(mean, math.nan)
+        if len(samples) > 1:
+            error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
+        if mean.ndim == 0:
+            return Estimate(value=float(mean), standard_error=float(error))
+        return Estimate(value=mean, standard_error=error)
+
+
+def _step(distance: HostArray, rounding: float) -> HostArray:
+    return np.where(np.abs(distance) <= rounding, 0.5, distance > 0)
+
+
+def _quantile(nodes: Any, weights: Any, q: float) -> float:
+    order = np.argsort(nodes, axis=None)
+    sorted_nodes, sorted_weights = nodes.ravel()[order], weights.ravel()[order]
+    used = sorted_weights > 0
+    cumulative = np.cumsum(sorted_weights[used]) / np.sum(sorted_weights)
+    index = min(int(np.searchsorted(cumulative, q * (1 - 1e-12))), int(used.sum()) - 1)
+    return float(sorted_nodes[used][index])

@@ -1,0 +1,266 @@
+"""Does an operator keep its promises? `check_operator` asks it, on random blocks.
+
+Linear, adjoint, self-adjoint, positive semidefinite, deterministic, finite, honest of dtype and shape:
+each check is a sentence with figures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hessops.arrays import Array, HostArray, dtype_name, eps, is_complex, namespace, to_numpy
+from hessops.operator import LinearOperator
+from hessops.random import RandomState, Stream, seed_from
+from hessops.space import Space
+from hessops.wrap import aslinearoperator
+
+__all__ = ["Check", "CheckReport", "check_operator"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One promise, held against random blocks.
+
+    Parameters
+    ----------
+    name : str
+        Such as 'linear'.
+    passed : bool
+        Whether `deviation` is within `tolerance`.
+    deviation : float
+        Relative size of the violation; 0 or 1 for yes-or-no promises.
+    tolerance : float
+        Largest deviation that counts as rounding.
+    sentence : str
+        What was found, with figures.
+    """
+
+    name: str
+    passed: bool
+    deviation: float
+    tolerance: float
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """All checks of one operator.
+
+    Parameters
+    ----------
+    operator : str
+        What was checked.
+    checks : tuple of Check
+        In the order they were made.
+    num_products : int
+        Columns multiplied.
+    """
+
+    operator: str
+    checks: tuple[Check, ...]
+    num_products: int
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every promise was kept."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> list[str]:
+        """Return a sentence for every promise that was not kept."""
+        return [check.sentence for check in self.checks if not check.passed]
+
+    def raise_if_failed(self) -> None:
+        """Raise the failures.
+
+        Raises
+        ------
+        ValueError
+            If a promise was not kept.
+        """
+        if not self.passed:
+            raise ValueError("; ".join(self.failures))
+
+    def __str__(self) -> str:
+        rows = [
+            f"  {'ok  ' if check.passed else 'FAIL'} {check.name}: {check.sentence}"
+            for check in self.checks
+        ]
+        return "\n".join([f"{self.operator} ({self.num_products} products)", *rows])
+
+
+def check_operator(
+    A: Any, *, num_vectors: int = 4, tol: float | None = None, rng: RandomState = None
+) -> CheckReport:
+    """Check on random blocks that an operator is what it claims to be.
+
+    Costs about ``6 * num_vectors`` products.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything `aslinearoperator` takes
+        Square or rectangular.
+    num_vectors : int
+        Columns per block.
+    tol : float, optional
+        Relative deviation that counts as rounding; where not given, ``eps**0.75`` of the operator's
+        precision (1.8e-12 in float64, 6.4e-6 in float32).
+    rng : int, numpy.random.Generator or None
+        Where the blocks come from.
+
+    Returns
+    -------
+    CheckReport
+        Whose failures are sentences with figures.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hessops import aslinearoperator, check_operator
+    >>> B = np.triu(np.ones((3, 3)))
+    >>> wrong = aslinearoperator(lambda X: B @ X, shape=3, self_adjoint=True)
+    >>> [check.name for check in check_operator(wrong, rng=0).checks if not check.passed]
+    ['self-adjoint']
+    """
+    operator = aslinearoperator(A)
+    tolerance = eps(operator.xp, operator.dtype) ** 0.75 if tol is None else tol
+    checker = _Checker(operator, num_vectors, tolerance, Stream(seed_from(rng)))
+    checks = checker.basics()
+    # Inner products of NaN say nothing more.
+    if all(check.passed for check in checks):
+        checks += checker.laws()
+    return CheckReport(
+        operator=repr(operator), checks=tuple(checks), num_products=checker.num_products
+    )
+
+
+class _Checker:
+    def __init__(
+        self, operator: LinearOperator, count: int, tolerance: float, stream: Stream
+    ) -> None:
+        self.operator = operator
+        self.tolerance = tolerance
+        self.num_products = 0
+        self.count = count
+        self.X = operator.domain.probes(stream, range(count), "normal")
+        self.Z = operator.domain.probes(stream, range(count, 2 * count), "normal")
+        self.Y = operator.codomain.probes(stream.for_purpose(1), range(count), "normal")
+        self.AX = self.multiply(self.X)
+
+    def multiply(self, X: Array) -> Array:
+        self.num_products += X.shape[1]
+        return self.operator.apply(X)
+
+    def basics(self) -> list[Check]:
+        return [self.honest_dtype(), self.finite()]
+
+    def laws(self) -> list[Check]:
+        checks = [self.deterministic(), self.linear(), self.columnwise()]
+        structure = self.operator.structure
+        if structure.self_adjoint:
+            checks.append(self.self_adjoint())
+        elif (adjoint := self.adjoint()) is not None:
+            checks.append(adjoint)
+        if structure.positive_semidefinite:
+            checks.append(self.positive_semidefinite())
+        return checks
+
+    def honest_dtype(self) -> Check:
+        found, declared = self.AX.dtype, self.operator.codomain.dtype
+        same = found == declared and namespace(self.AX) is self.operator.xp
+        return _verdict(
+            "dtype", 0.0 if same else 1.0, 0.0,
+            f"products are {dtype_name(found)}, declared {dtype_name(declared)}",
+        )
+
+    def finite(self) -> Check:
+        bad = int(np.sum(~np.isfinite(to_numpy(self.AX))))
+        return _verdict(
+            "finite", float(bad), 0.0,
+            f"{bad} of {int(np.prod(self.AX.shape))} entries of a product are NaN or infinite",
+        )
+
+    def deterministic(self) -> Check:
+        again = self.multiply(self.X)
+        deviation = self.relative(again - self.AX, self.AX)
+        return _verdict(
+            "deterministic", deviation, self.tolerance,
+            f"the same block multiplied twice differs by {deviation:.2g}",
+        )
+
+    def linear(self) -> Check:
+        combined = self.multiply(2.5 * self.X - 0.75 * self.Z)
+        separate = 2.5 * self.AX - 0.75 * self.multiply(self.Z)
+        deviation = self.relative(combined - separate, self.AX)
+        return _verdict(
+            "linear", deviation, self.tolerance,
+            f"A(2.5 X - 0.75 Z) and 2.5 A X - 0.75 A Z differ by {deviation:.2g}",
+        )
+
+    def columnwise(self) -> Check:
+        alone = self.multiply(self.X[:, :1])
+        deviation = self.relative(alone - self.AX[:, :1], self.AX)
+        return _verdict(
+            "block", deviation, self.tolerance,
+            f"a column alone and within a block differ by {deviation:.2g}",
+        )
+
+    def self_adjoint(self) -> Check:
+        left = to_numpy(self.operator.domain.gram(self.Z, self.AX))
+        right = to_numpy(self.operator.domain.gram(self.multiply(self.Z), self.X))
+        deviation = self.inner_deviation(left, right)
+        return _verdict(
+            "self-adjoint", deviation, self.tolerance,
+            f"<z, A x> and <A z, x> differ by {deviation:.2g} of |z| |A x|",
+        )
+
+    def adjoint(self) -> Check | None:
+        try:
+            back = self.operator.apply_adjoint(self.Y)
+        except NotImplementedError:
+            return None
+        self.num_products += self.count
+        left = to_numpy(self.operator.codomain.gram(self.Y, self.AX))
+        right = to_numpy(self.operator.domain.gram(back, self.X))
+        deviation = self.inner_deviation(left, right)
+        return _verdict(
+            "adjoint", deviation, self.tolerance,
+            f"<y, A x> and <A^H y, x> differ by {deviation:.2g} of |y| |A x|",
+        )
+
+    def positive_semidefinite(self) -> Check:
+        forms = np.real(to_numpy(self.operator.domain.column_inner(self.X, self.AX)))
+        lengths = _norms(self.operator.domain, self.X) * _norms(self.operator.codomain, self.AX)
+        worst = float(np.min(np.divide(forms, lengths, out=np.zeros_like(forms), where=lengths > 0)))
+        return _verdict(
+            "positive semidefinite", max(0.0, -worst), self.tolerance,
+            f"the smallest <x, A x> / (|x| |A x|) seen is {worst:.2g}",
+        )
+
+    def relative(self, difference: Array, reference: Array) -> float:
+        size = float(np.linalg.norm(_norms(self.operator.codomain, reference)))
+        off = float(np.linalg.norm(_norms(self.operator.codomain, difference)))
+        return off / size if size > 0 else (0.0 if off == 0 else math.inf)
+
+    def inner_deviation(self, left: HostArray, right: HostArray) -> float:
+        # Rounding in an inner product is relative to the lengths, not to the product.
+        size = float(np.max(_norms(self.operator.codomain, self.AX))) * math.sqrt(
+            self.operator.shape[0]
+        )
+        off = float(np.max(np.abs(left - right)))
+        return off / size if size > 0 else (0.0 if off == 0 else math.inf)
+
+
+def _norms(space: Space, X: Array) -> HostArray:
+    return np.sqrt(to_numpy(space.column_norms_squared(X)))
+
+
+def _verdict(name: str, deviation: float, tolerance: float, sentence: str) -> Check:
+    return Check(
+        name=name, passed=deviation <= tolerance, deviation=deviation, tolerance=tolerance,
+        sentence=sentence,
+    )

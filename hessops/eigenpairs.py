@@ -1,0 +1,73 @@
+"""Eigenpairs with residual norms, and what those bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hessops.arrays import Array, HostArray
+from hessops.result import Result
+
+__all__ = ["EigenResult", "error_bounds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EigenResult(Result):
+    """Approximate eigenpairs of a self-adjoint operator.
+
+    Parameters
+    ----------
+    eigenvalues : numpy.ndarray, shape (k,)
+        Real, float64, on the host.
+    eigenvectors : array, shape (n, k)
+        Orthonormal columns, in the operator's library.
+    residual_norms : numpy.ndarray, shape (k,)
+        ‖A x - λ x‖: each λ is that close to an eigenvalue, whatever else is true.
+    error_bounds : numpy.ndarray, shape (k,)
+        Sharper bounds on the error of each eigenvalue, residual² / gap (Kato 1949; Temple 1933),
+        with the gap to the other Ritz values. They hold if no eigenvalue was missed inside the gap.
+    """
+
+    eigenvalues: HostArray
+    eigenvectors: Array = field(metadata={"long": True}, repr=False)
+    residual_norms: HostArray
+    error_bounds: HostArray
+
+    def __str__(self) -> str:
+        rows = [
+            f"{value:15.8g}   residual {residual:8.2g}   error bound {bound:8.2g}"
+            for value, residual, bound in zip(
+                self.eigenvalues, self.residual_norms, self.error_bounds, strict=True
+            )
+        ]
+        return "\n".join([f"{len(rows)} eigenpairs ({self._cost()}); {self.status}", *rows])
+
+
+def error_bounds(
+    values: HostArray, residuals: HostArray, others: HostArray, other_residuals: HostArray
+) -> HostArray:
+    """Return the smaller of residual and residual² / gap for each of some Ritz values.
+
+    Parameters
+    ----------
+    values, residuals : numpy.ndarray, shape (k,)
+        Ritz values and their residual norms.
+    others, other_residuals : numpy.ndarray, shape (l,)
+        The other Ritz values known and their residual norms.
+
+    Returns
+    -------
+    numpy.ndarray, shape (k,)
+        Bounds on the distance to an eigenvalue.
+    """
+    everything = np.concatenate([values, others])
+    uncertainty = np.concatenate([residuals, other_residuals])
+    bounds = np.array(residuals, dtype=np.float64)
+    for index, (value, residual) in enumerate(zip(values, residuals, strict=True)):
+        distance = np.abs(everything - value) - uncertainty
+        distance[index] = np.inf
+        gap = np.min(distance)
+        if np.isfinite(gap) and gap > residual:
+            bounds[index] = residual**2 / gap
+    return bounds

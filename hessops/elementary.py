@@ -1,0 +1,259 @@
+"""Operators that are given by their numbers: identity, diagonal, low rank, a matrix, a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hessops.arrays import (
+    Array,
+    adjoint,
+    device,
+    dtype_name,
+    eps,
+    is_array,
+    is_complex,
+    namespace,
+    numpy_namespace,
+    to_numpy,
+)
+from hessops.operator import LinearOperator
+from hessops.space import ArraySpace, Space
+from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, Structure
+
+__all__ = ["Diagonal", "FunctionOperator", "Identity", "LowRank", "MatrixOperator", "space_like"]
+
+
+def space_like(array: Array, dim: int) -> ArraySpace:
+    """Return the space of `dim` entries in the library, precision and device of `array`."""
+    xp = namespace(array)
+    place = None if xp is numpy_namespace else device(array)
+    return ArraySpace(dim, array.dtype, xp, place)
+
+
+class Identity(LinearOperator):
+    """The identity.
+
+    Parameters
+    ----------
+    space : Space or int
+        Where it acts; a number n stands for NumPy float64 vectors of that length.
+
+    Examples
+    --------
+    >>> from hessops import Identity
+    >>> Identity(3).structure.positive_semidefinite
+    True
+    """
+
+    def __init__(self, space: Space | int) -> None:
+        domain = ArraySpace(space) if isinstance(space, int) else space
+        super().__init__(domain, structure=POSITIVE_SEMIDEFINITE)
+
+    def _apply(self, X: Array) -> Array:
+        return X
+
+
+class Diagonal(LinearOperator):
+    """A diagonal operator.
+
+    Parameters
+    ----------
+    values : array, shape (n,)
+        The diagonal.
+
+    Raises
+    ------
+    ValueError
+        If `values` is not one-dimensional.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hessops import Diagonal
+    >>> Diagonal(np.array([1.0, -2.0])) @ np.ones(2)
+    array([ 1., -2.])
+    """
+
+    def __init__(self, values: Array) -> None:
+        if values.ndim != 1:
+            raise ValueError(f"expected the diagonal as a vector, got shape {values.shape}")
+        space = space_like(values, values.shape[0])
+        real = not is_complex(space.xp, values.dtype)
+        smallest = float(np.min(to_numpy(values))) if real else -1.0
+        structure = Structure(self_adjoint=real, positive_semidefinite=smallest >= 0)
+        super().__init__(space, structure=structure)
+        self.values = values
+
+    def _apply(self, X: Array) -> Array:
+        return self.values[:, None] * X
+
+    def _apply_adjoint(self, X: Array) -> Array:
+        values = self.values
+        if is_complex(self.xp, values.dtype):
+            values = self.xp.conj(values)
+        return values[:, None] * X
+
+
+class LowRank(LinearOperator):
+    """The operator U C V^H of rank at most r.
+
+    Parameters
+    ----------
+    left : array, shape (m, r)
+        U.
+    core : array, shape (r,) or (r, r), optional
+        C, or its diagonal; the identity where not given.
+    right : array, shape (n, r), optional
+        V; U where not given, which makes the operator as self-adjoint and definite as the core.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+    """
+
+    def __init__(self, left: Array, core: Array | None = None, right: Array | None = None) -> None:
+        xp = namespace(left)
+        rank = left.shape[1]
+        if core is None:
+            core = xp.ones(rank, dtype=left.dtype, device=device(left))
+        if core.ndim == 1:
+            core = core[:, None] * xp.eye(rank, dtype=core.dtype, device=device(core))
+        self.left, self.core = left, core
+        self.right = left if right is None else right
+        shapes = (left.shape, core.shape, self.right.shape)
+        if core.shape != (rank, rank) or self.right.shape[1] != rank:
+            raise ValueError(f"cannot multiply U, C, V^H of shapes {shapes}: the ranks differ")
+        structure = _core_structure(to_numpy(core)) if right is None else GENERAL
+        super().__init__(
+            space_like(left, self.right.shape[0]), space_like(left, left.shape[0]),
+            structure=structure,
+        )
+
+    def _apply(self, X: Array) -> Array:
+        return self.left @ (self.core @ (adjoint(self.right) @ X))
+
+    def _apply_adjoint(self, X: Array) -> Array:
+        return self.right @ (adjoint(self.core) @ (adjoint(self.left) @ X))
+
+    def _describe(self) -> str:
+        return f"rank {self.core.shape[0]}"
+
+
+class MatrixOperator(LinearOperator):
+    """Products with an object that knows ``@``: a dense or sparse matrix, or someone's operator.
+
+    Parameters
+    ----------
+    matrix : object
+        Anything with ``matrix @ block``.
+    adjoint_matrix : object, optional
+        Its conjugate transpose, if known.
+    domain, codomain : Space
+        Where it acts.
+    structure : Structure
+        What is known of it.
+    """
+
+    def __init__(
+        self,
+        matrix: Any,
+        domain: Space,
+        codomain: Space,
+        *,
+        adjoint_matrix: Any = None,
+        structure: Structure = GENERAL,
+    ) -> None:
+        super().__init__(domain, codomain, structure=structure)
+        self.matrix = matrix
+        self._adjoint_matrix = adjoint_matrix
+
+    def _apply(self, X: Array) -> Array:
+        product: Array = self.matrix @ X
+        return product
+
+    def _apply_adjoint(self, X: Array) -> Array:
+        if self._adjoint_matrix is None:
+            return super()._apply_adjoint(X)
+        product: Array = self._adjoint_matrix @ X
+        return product
+
+    def _describe(self) -> str:
+        return type(self.matrix).__name__
+
+
+class FunctionOperator(LinearOperator):
+    """Products by a function of a block, or of a single vector.
+
+    Parameters
+    ----------
+    function : callable
+        From (n, k) to (m, k), or from (n,) to (m,) where `vectors_only`.
+    domain, codomain : Space
+        Where it acts.
+    adjoint_function : callable, optional
+        The same for the conjugate transpose.
+    vectors_only : bool
+        Whether the functions take one vector at a time.
+    structure : Structure
+        What is known of it.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array], Array],
+        domain: Space,
+        codomain: Space,
+        *,
+        adjoint_function: Callable[[Array], Array] | None = None,
+        vectors_only: bool = False,
+        structure: Structure = GENERAL,
+    ) -> None:
+        super().__init__(domain, codomain, structure=structure)
+        self.function = function
+        self.adjoint_function = adjoint_function
+        self.vectors_only = vectors_only
+
+    def _apply(self, X: Array) -> Array:
+        return self._call(self.function, X)
+
+    def _apply_adjoint(self, X: Array) -> Array:
+        if self.adjoint_function is None:
+            return super()._apply_adjoint(X)
+        return self._call(self.adjoint_function, X)
+
+    def _call(self, function: Callable[[Array], Array], X: Array) -> Array:
+        if not self.vectors_only:
+            return self._require_array(function(X))
+        columns = [self._require_array(function(X[:, j])) for j in range(X.shape[1])]
+        stacked: Array = self.xp.stack(columns, axis=1)
+        return stacked
+
+    def _require_array(self, product: Array) -> Array:
+        if not is_array(product) or namespace(product) is not self.xp:
+            raise TypeError(
+                f"the function of {self} returned {type(product).__name__}, not an array of the "
+                "operator's library"
+            )
+        if self.xp.result_type(product.dtype, self.dtype) != self.dtype:
+            raise TypeError(
+                f"the function of {self} returned {dtype_name(product.dtype)} for a block of "
+                f"{dtype_name(self.dtype)}; declare dtype={dtype_name(product.dtype)}"
+            )
+        converted: Array = self.xp.astype(product, self.dtype, copy=False)
+        return converted
+
+    def _describe(self) -> str:
+        return getattr(self.function, "__qualname__", type(self.function).__name__)
+
+
+def _core_structure(core: np.ndarray[Any, Any]) -> Structure:
+    largest = float(np.max(np.abs(core), initial=0.0))
+    rounding = 8 * eps(numpy_namespace, core.dtype) * largest * len(core)
+    if float(np.max(np.abs(core - core.conj().T), initial=0.0)) > rounding:
+        return GENERAL
+    smallest = float(np.min(np.linalg.eigvalsh(core), initial=0.0))
+    return Structure(self_adjoint=True, positive_semidefinite=smallest >= -rounding)

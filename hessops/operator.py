@@ -1,0 +1,258 @@
+"""The linear operator: one hook to write, `_apply` on a block of vectors; everything else follows.
+
+What is public checks, what is private computes: `apply` looks at shape, library, device and dtype
+once and then calls `_apply`, which may rely on them. A single vector is the block of one column.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Self, overload
+
+import numpy as np
+
+from hessops.arrays import Array, DType, as_real_pair, dtype_name, is_array, is_complex, namespace
+from hessops.space import Space
+from hessops.structure import GENERAL, Structure
+
+__all__ = ["LinearOperator"]
+
+
+class LinearOperator(ABC):
+    """A linear map that is known by its products with blocks of vectors.
+
+    Subclasses write `_apply`, and `_apply_adjoint` where the operator is not self-adjoint and its
+    adjoint is wanted.
+
+    Parameters
+    ----------
+    domain : Space
+        Where the vectors live that it multiplies, of dimension n.
+    codomain : Space, optional
+        Where the products live, of dimension m; the domain where not given.
+    structure : Structure
+        What is known beyond the shape.
+
+    Raises
+    ------
+    ValueError
+        If a rectangular operator is declared self-adjoint.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hessops import ArraySpace, LinearOperator
+    >>> class Reverse(LinearOperator):
+    ...     def _apply(self, X):
+    ...         return X[::-1]
+    >>> Reverse(ArraySpace(3)) @ np.array([1.0, 2.0, 3.0])
+    array([3., 2., 1.])
+    """
+
+    # NumPy scalars and arrays on the left leave the operation to us.
+    __array_ufunc__ = None
+
+    def __init__(
+        self, domain: Space, codomain: Space | None = None, *, structure: Structure = GENERAL
+    ) -> None:
+        self.domain = domain
+        self.codomain = domain if codomain is None else codomain
+        self.structure = structure
+        if structure.self_adjoint and self.shape[0] != self.shape[1]:
+            raise ValueError(f"an operator of shape {self.shape} cannot be self-adjoint")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (m, n), the global dimensions of codomain and domain."""
+        return self.codomain.dim, self.domain.dim
+
+    @property
+    def dtype(self) -> DType:
+        """Return the dtype of the vectors it multiplies, an object of their library."""
+        return self.domain.dtype
+
+    @property
+    def xp(self) -> ModuleType:
+        """Return the array API namespace of the vectors."""
+        return self.domain.xp
+
+    @abstractmethod
+    def _apply(self, X: Array) -> Array:
+        """Return the product with a block of shape (local_dim, k) in the domain's dtype."""
+
+    def _apply_adjoint(self, X: Array) -> Array:
+        """Return the product of the adjoint with a block of the codomain."""
+        if self.structure.self_adjoint:
+            return self._apply(X)
+        raise NotImplementedError(
+            f"{self} has no adjoint: write _apply_adjoint, pass adjoint=, or, if it is its own "
+            "adjoint, self_adjoint=True"
+        )
+
+    def apply(self, X: Array) -> Array:
+        """Multiply a vector or a block of vectors.
+
+        Parameters
+        ----------
+        X : array, shape (n,) or (n, k)
+            In the operator's library, on its device. Lower precision is raised to the operator's;
+            a complex block is multiplied by a real operator part by part.
+
+        Returns
+        -------
+        array, shape (m,) or (m, k)
+            The product.
+
+        Raises
+        ------
+        TypeError
+            If `X` is no array of the operator's library, or its dtype would lose digits.
+        ValueError
+            If the shape or the device does not fit, or the operator returns a wrong shape.
+        """
+        return self._checked(X, self._apply, self.domain, self.codomain)
+
+    def apply_adjoint(self, X: Array) -> Array:
+        """Multiply a vector or a block of vectors with the conjugate transpose.
+
+        Parameters
+        ----------
+        X : array, shape (m,) or (m, k)
+            As for `apply`.
+
+        Returns
+        -------
+        array, shape (n,) or (n, k)
+            The product.
+
+        Raises
+        ------
+        NotImplementedError
+            If the operator knows no adjoint.
+        """
+        return self._checked(X, self._apply_adjoint, self.codomain, self.domain)
+
+    def terms(self) -> Iterator[LinearOperator]:
+        """Yield operators that sum to this one.
+
+        A finite sum yields its parts and everything else itself. What is linear in the operator
+        (trace, diagonal) can then use a fresh probe for every part.
+        """
+        yield self
+
+    def to_dense(self, *, block_size: int = 256) -> Array:
+        """Return the matrix, by products with the columns of the identity.
+
+        Parameters
+        ----------
+        block_size : int
+            Columns per product.
+
+        Returns
+        -------
+        array, shape (m, n)
+            The matrix; of vectors split over ranks, the rows held here.
+
+        Raises
+        ------
+        ValueError
+            If `block_size` is not positive.
+        """
+        if block_size < 1:
+            raise ValueError(f"block_size={block_size} must be positive")
+        n = self.shape[1]
+        blocks = [
+            self.apply(self._identity_columns(start, min(start + block_size, n)))
+            for start in range(0, n, block_size)
+        ]
+        dense: Array = self.xp.concat(blocks, axis=1)
+        return dense
+
+    @property
+    def H(self) -> LinearOperator:  # noqa: N802 - the field's name
+        """Return the adjoint, the conjugate transpose."""
+        from hessops.algebra import Adjoint
+
+        return self if self.structure.self_adjoint else Adjoint(self)
+
+    def __add__(self, other: LinearOperator) -> LinearOperator:
+        from hessops.algebra import add
+
+        return add(self, other) if isinstance(other, LinearOperator) else NotImplemented
+
+    def __sub__(self, other: LinearOperator) -> LinearOperator:
+        return self + (-1) * other if isinstance(other, LinearOperator) else NotImplemented
+
+    def __neg__(self) -> LinearOperator:
+        return (-1) * self
+
+    def __mul__(self, factor: complex) -> LinearOperator:
+        from hessops.algebra import Scaled
+
+        if not np.isscalar(factor) or isinstance(factor, str | bytes):
+            return NotImplemented
+        return Scaled(self, complex(factor) if np.iscomplexobj(factor) else float(factor))  # type: ignore[arg-type]
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: complex) -> LinearOperator:
+        return self * (1 / divisor) if np.isscalar(divisor) else NotImplemented
+
+    @overload
+    def __matmul__(self, other: LinearOperator) -> LinearOperator: ...
+    @overload
+    def __matmul__(self, other: Array) -> Array: ...
+    def __matmul__(self, other: Any) -> Any:
+        from hessops.algebra import Product
+
+        if isinstance(other, LinearOperator):
+            return Product([self, other])
+        return self.apply(other)
+
+    def _checked(self, X: Array, product: Any, source: Space, target: Space) -> Array:
+        if not is_array(X):
+            raise TypeError(f"expected an array, got {type(X).__name__}; wrap it, e.g. np.asarray(x)")
+        if X.ndim not in {1, 2}:
+            raise ValueError(f"expected a vector (n,) or a block (n, k), got shape {X.shape}")
+        block = X[:, None] if X.ndim == 1 else X
+        Y = self._by_parts(block, product, source)
+        if tuple(Y.shape) != (target.local_dim, block.shape[1]):
+            raise ValueError(
+                f"{self} returned shape {tuple(Y.shape)} for a block of shape {block.shape}; "
+                f"expected {(target.local_dim, block.shape[1])}"
+            )
+        return Y[:, 0] if X.ndim == 1 else Y
+
+    def _by_parts(self, block: Array, product: Any, source: Space) -> Array:
+        xp = namespace(block)
+        if xp is source.xp and is_complex(xp, block.dtype) and not is_complex(xp, source.dtype):
+            parts: Array = product(source.validate(as_real_pair(block)))
+            count = block.shape[1]
+            return parts[:, :count] + 1j * parts[:, count:]
+        Y: Array = product(source.validate(block))
+        return Y
+
+    def _identity_columns(self, start: int, stop: int) -> Array:
+        space = self.domain
+        first = getattr(space, "first_row", 0)
+        rows = np.arange(first, first + space.local_dim)[:, None]
+        columns = np.arange(start, stop)[None, :]
+        block: Array = self.xp.astype(
+            space.from_host((rows == columns).astype(np.float64)), space.dtype, copy=False
+        )
+        return block
+
+    def _describe(self) -> str:
+        """Return what stands between the brackets of `repr`, beyond shape and dtype."""
+        return ""
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        detail = self._describe()
+        parts = [f"{rows}x{columns}", dtype_name(self.dtype), str(self.structure), detail]
+        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
+
+    def __copy__(self) -> Self:
+        return self

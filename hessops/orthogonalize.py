@@ -1,0 +1,76 @@
+"""Orthonormal bases of blocks by Gram matrices alone, so that vectors may be split over ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hessops.arrays import Array, eps, is_complex, namespace, to_numpy
+from hessops.random import Stream
+from hessops.space import Space
+
+__all__ = ["complete_orthonormal", "orthonormalize"]
+
+
+def orthonormalize(space: Space, X: Array) -> Array:
+    """Return an orthonormal basis of the span of a block.
+
+    Singular-value QR (SVQB; Stathopoulos & Wu 2002) in two passes: scale, diagonalise the Gram
+    matrix on the host, drop what is dependent to rounding.
+
+    Parameters
+    ----------
+    space : Space
+        Where the vectors live.
+    X : array, shape (n, k)
+        Any block; dependent and zero columns are allowed.
+
+    Returns
+    -------
+    array, shape (n, r)
+        Orthonormal columns, r at most k.
+    """
+    for _ in range(2):
+        gram = to_numpy(space.gram(X, X)).astype(np.complex128 if _complex(X) else np.float64)
+        lengths = np.sqrt(np.real(np.diag(gram)))
+        inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        correlation = inverse[:, None] * gram * inverse[None, :]
+        values, vectors = np.linalg.eigh(correlation)
+        floor = 10 * len(values) * eps(space.xp, space.dtype) * max(values[-1], 0.0)
+        kept = values > floor
+        transform = inverse[:, None] * vectors[:, kept] / np.sqrt(values[kept])
+        X = X @ space.from_host(transform)
+    return X
+
+
+def complete_orthonormal(space: Space, Q: Array, count: int, stream: Stream) -> Array:
+    """Return `Q` with random orthonormal columns added until there are `count`.
+
+    Parameters
+    ----------
+    space : Space
+        Where the vectors live; of dimension at least `count`.
+    Q : array, shape (n, r)
+        Orthonormal columns.
+    count : int
+        Columns wanted.
+    stream : Stream
+        Where the random columns come from.
+
+    Returns
+    -------
+    array, shape (n, count)
+        Orthonormal columns, the first r those of `Q`.
+    """
+    missing = count - Q.shape[1]
+    if missing <= 0:
+        return Q
+    fresh = space.probes(stream, range(missing), "normal")
+    for _ in range(2):
+        fresh = fresh - Q @ space.gram(Q, fresh)
+        fresh = orthonormalize(space, fresh)
+    completed: Array = space.xp.concat([Q, fresh], axis=1)
+    return completed
+
+
+def _complex(X: Array) -> bool:
+    return is_complex(namespace(X), X.dtype)

@@ -1,0 +1,174 @@
+"""The one loop that drives an engine: it stops, records and calls back.
+
+Engines are generators of states and know no stopping; verbs say when to stop and what to report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from hessops.arrays import HostArray
+from hessops.errors import NonFiniteError
+from hessops.space import Space
+
+__all__ = ["Callback", "History", "Outcome", "State", "require_finite", "run"]
+
+
+class State(Protocol):
+    """What every engine yields."""
+
+    @property
+    def step(self) -> int:
+        """Return the number of this step, from 1."""
+
+    @property
+    def num_products(self) -> int:
+        """Return the columns multiplied so far."""
+
+
+S = TypeVar("S", bound=State)
+Callback = Callable[[Any], bool | None]
+"""Called with every state; returning True ends the run."""
+
+
+class History:
+    """One record per step: the same columns for every algorithm.
+
+    The columns are `step`, `num_products`, `estimate` (the leading number), `error` (its residual
+    norm or standard error, NaN where unknown) and `seconds` since the start.
+
+    Examples
+    --------
+    >>> import numpy as np, hessops
+    >>> history = hessops.lanczos(np.diag([1.0, 2.0, 3.0]), num_steps=2, rng=0).history
+    >>> history["step"].tolist()
+    [1, 2]
+    """
+
+    columns = ("step", "num_products", "estimate", "error", "seconds")
+
+    def __init__(self, rows: Iterable[tuple[float, ...]] = ()) -> None:
+        self._rows = tuple(rows)
+
+    def __getitem__(self, column: str) -> HostArray:
+        if column not in self.columns:
+            raise KeyError(f"no column {column!r}; there are {', '.join(self.columns)}")
+        index = self.columns.index(column)
+        return np.array([row[index] for row in self._rows])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return (dict(zip(self.columns, row, strict=True)) for row in self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, History):
+            return NotImplemented
+        return all(np.array_equal(self[c], other[c], equal_nan=True) for c in self.columns)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def to_dict(self) -> dict[str, HostArray]:
+        """Return the columns as arrays."""
+        return {column: self[column] for column in self.columns}
+
+    @classmethod
+    def from_dict(cls, columns: dict[str, HostArray]) -> History:
+        """Return the history of the given columns."""
+        return cls(zip(*(columns[name].tolist() for name in cls.columns), strict=True))
+
+    def __str__(self) -> str:
+        header = f"{'step':>6} {'products':>9} {'estimate':>15} {'error':>10} {'seconds':>9}"
+        rows = [f"{s:6d} {p:9d} {v:15.8g} {e:10.2e} {t:9.3f}" for s, p, v, e, t in self._rows]
+        return "\n".join([header, *rows])
+
+    def __repr__(self) -> str:
+        return f"History({len(self)} steps)"
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[S]):
+    """How a run ended: the last state, the reason to stop (None: out of steps), the records."""
+
+    state: S
+    reason: str | None
+    history: History
+    seconds: float
+
+
+def run(
+    states: Iterator[S],
+    *,
+    space: Space,
+    stop: Callable[[S], str | None],
+    row: Callable[[S], tuple[float, float]],
+    max_steps: int | None = None,
+    callback: Callback | None = None,
+) -> Outcome[S]:
+    """Drive an engine until it is done.
+
+    Parameters
+    ----------
+    states : iterator
+        The engine; it must yield at least once.
+    space : Space
+        Whose ranks have to agree on when to stop.
+    stop : callable
+        From a state to the reason to stop, or None to go on.
+    row : callable
+        From a state to (estimate, error) for the history.
+    max_steps : int, optional
+        Most states to take.
+    callback : callable, optional
+        Called with every state; returning True ends the run.
+
+    Returns
+    -------
+    Outcome
+        The last state and how it ended.
+    """
+    start = time.perf_counter()
+    rows: list[tuple[float, ...]] = []
+    reason: str | None = None
+    for state in states:
+        rows.append(
+            (state.step, state.num_products, *map(float, row(state)), time.perf_counter() - start)
+        )
+        reason = stop(state)
+        if callback is not None and callback(state) and reason is None:
+            reason = "stopped by the callback"
+        out_of_steps = max_steps is not None and state.step >= max_steps
+        # Rank 0 decides: clocks, callbacks and rounding may differ between ranks.
+        if space.agree(reason is not None or out_of_steps):
+            break
+    return Outcome(state, reason, History(rows), time.perf_counter() - start)
+
+
+def require_finite(scalars: HostArray, product: int, operator: object) -> None:
+    """Raise if numbers computed from a product are NaN or infinite.
+
+    Parameters
+    ----------
+    scalars : numpy.ndarray
+        Inner products or norms that involve the product.
+    product : int
+        Its number, for the message.
+    operator : object
+        Who made it, for the message.
+
+    Raises
+    ------
+    NonFiniteError
+        If any of `scalars` is not finite.
+    """
+    if not np.all(np.isfinite(scalars)):
+        raise NonFiniteError(
+            f"product {product} with {operator} holds NaN or infinity (or overflows when squared); "
+            "look for them in its data, e.g. with hessops.check_operator"
+        )

@@ -1,0 +1,230 @@
+"""What verbs return: frozen records of a value, its error, its cost and how it was found.
+
+Errors of different kind stay apart: a statistical `interval` comes from random probes, a
+`residual_norm` or `error_bound` from linear algebra. Neither is ever added to the other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import numpy as np
+
+from hessops.arrays import HostArray, is_array, to_numpy
+from hessops.errors import ConvergenceError
+from hessops.record import History
+
+__all__ = ["Estimate", "Interval", "Result", "load"]
+
+_FORMAT = 1
+
+
+class Interval(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number, or one per entry, with its standard error.
+
+    Parameters
+    ----------
+    value : float or numpy.ndarray
+        The mean over probes.
+    standard_error : float or numpy.ndarray
+        Its standard error, NaN where one probe leaves it unknown.
+    """
+
+    value: float | HostArray
+    standard_error: float | HostArray
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
+        return np.array(self.value, dtype=dtype, copy=True if copy is None else copy)
+
+    def __str__(self) -> str:
+        return f"{self.value} ± {self.standard_error}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every verb returns, whatever it computes.
+
+    Parameters
+    ----------
+    num_products : int
+        Columns multiplied by the whole operator.
+    status : str
+        A sentence: how it ended and, if not well, what to try next.
+    converged : bool
+        Whether the accuracy asked for was reached.
+    history : History
+        One record per step.
+    seed : int
+        Passing it as `rng` repeats the run.
+    seconds : float
+        Wall time.
+    """
+
+    num_products: int
+    status: str
+    converged: bool
+    history: History = field(repr=False)
+    seed: int
+    seconds: float
+
+    kinds: ClassVar[dict[str, type[Result]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Result.kinds[cls.__name__] = cls
+
+    def raise_if_failed(self) -> Self:
+        """Return the result itself, or raise its status if it did not converge.
+
+        Returns
+        -------
+        Result
+            This result.
+
+        Raises
+        ------
+        ConvergenceError
+            If `converged` is False.
+        """
+        if not self.converged:
+            raise ConvergenceError(self.status)
+        return self
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result to one ``.npz`` file, without pickle.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to; ``.npz`` is appended where it is missing.
+
+        Returns
+        -------
+        Path
+            The file written.
+        """
+        target = Path(path)
+        if target.suffix != ".npz":
+            target = target.with_name(target.name + ".npz")
+        arrays: dict[str, HostArray] = {}
+        document = {
+            "format": _FORMAT,
+            "kind": type(self).__name__,
+            "fields": {f.name: _encode(getattr(self, f.name), f.name, arrays) for f in fields(self)},
+        }
+        np.savez(target, document=np.array(json.dumps(document)), **arrays)  # type: ignore[arg-type]
+        return target
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the scalars, sentences and small arrays as plain Python objects, for a report.
+
+        Returns
+        -------
+        dict
+            Without the history and without arrays that have an axis of length n.
+        """
+        return {
+            f.name: _plain(getattr(self, f.name))
+            for f in fields(self)
+            if f.name != "history" and not f.metadata.get("long")
+        }
+
+    def _cost(self) -> str:
+        return f"{self.num_products} products, {self.seconds:.3g} s"
+
+
+def load(path: str | Path) -> Any:
+    """Read a result that `Result.save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ``.npz`` file.
+
+    Returns
+    -------
+    Result
+        Equal to the one saved, with all arrays on the host.
+
+    Raises
+    ------
+    ValueError
+        If the file is no result of hessops, or of a later version.
+
+    Examples
+    --------
+    >>> import numpy as np, tempfile, hessops
+    >>> result = hessops.trace(np.eye(4), num_probes=2, rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     hessops.load(result.save(folder + "/trace")).value
+    4.0
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        if "document" not in archive:
+            raise ValueError(f"{path} was not written by hessops: it holds no 'document'")
+        document = json.loads(str(archive["document"]))
+        if document["format"] > _FORMAT:
+            raise ValueError(f"{path} was written by a later version of hessops; upgrade to read it")
+        arrays = {name: archive[name] for name in archive.files if name != "document"}
+    kind = Result.kinds[document["kind"]]
+    return kind(**{name: _decode(value, arrays) for name, value in document["fields"].items()})
+
+
+def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
+    """Return JSON for `value`, putting arrays aside under unique names."""
+    if isinstance(value, Estimate):
+        inner = {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", arrays)
+                 for f in fields(value)}
+        return {"estimate": inner}
+    if isinstance(value, History):
+        return {"history": _encode(value.to_dict(), name, arrays)}
+    if isinstance(value, Interval):
+        return {"interval": list(value)}
+    if isinstance(value, Mapping):
+        return {"mapping": {k: _encode(v, f"{name}.{k}", arrays) for k, v in value.items()}}
+    if is_array(value):
+        arrays[name] = to_numpy(value)
+        return {"array": name}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _decode(value: Any, arrays: dict[str, HostArray]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "estimate":
+        return Estimate(**{name: _decode(inner, arrays) for name, inner in content.items()})
+    if kind == "history":
+        return History.from_dict(_decode(content, arrays))
+    if kind == "interval":
+        return Interval(*content)
+    if kind == "mapping":
+        return {name: _decode(inner, arrays) for name, inner in content.items()}
+    return arrays[content]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Interval):
+        return value._asdict()
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if is_array(value):
+        return to_numpy(value).tolist()
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,324 @@
+"""Where vectors live: the only place that knows how they are stored and reduced.
+
+Algorithms touch the long axis by elementwise arithmetic, by ``X @ small`` and by the reductions of a
+`Space`, and by nothing else. That is why they run unchanged on one laptop, on a GPU, and on vectors
+that are split over many machines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+
+from hessops.arrays import (
+    Array,
+    DType,
+    HostArray,
+    adjoint,
+    device,
+    dtype_name,
+    is_array,
+    is_complex,
+    is_floating,
+    namespace,
+    numpy_namespace,
+    real_dtype,
+)
+from hessops.comm import Communicator, SerialComm
+from hessops.random import ProbeKind, Stream, draw
+
+__all__ = ["ArraySpace", "Space"]
+
+
+class Space(Protocol):
+    """A vector space of dimension `dim` of which this process holds `local_dim` rows.
+
+    A block of k vectors is an array of shape (local_dim, k). Everything that `gram`,
+    `column_inner` and `section_inner` return is the same on every rank.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Return the global dimension n."""
+
+    @property
+    def local_dim(self) -> int:
+        """Return the number of rows held here."""
+
+    @property
+    def dtype(self) -> DType:
+        """Return the data type of a vector."""
+
+    @property
+    def xp(self) -> ModuleType:
+        """Return the array API namespace of a vector."""
+
+    @property
+    def device(self) -> Any:
+        """Return the device that holds the vectors, None for the library's default."""
+
+    @property
+    def comm(self) -> Communicator:
+        """Return the communicator of the ranks that share the vectors."""
+
+    @property
+    def section_names(self) -> tuple[str, ...]:
+        """Return the names of the parts that the rows fall into (layers, say); may be empty."""
+
+    def zeros(self, count: int) -> Array:
+        """Return a block of `count` zero vectors, laid out as this space likes it."""
+
+    def probes(self, stream: Stream, indices: range, kind: ProbeKind) -> Array:
+        """Return the random vectors `indices` of a stream: the same for any number of ranks."""
+
+    def gram(self, X: Array, Y: Array) -> Array:
+        """Return X^H Y, shape (..., k, l), by one reduction; leading axes are batches."""
+
+    def column_inner(self, X: Array, Y: Array) -> Array:
+        """Return the k inner products of corresponding columns by one reduction."""
+
+    def column_norms_squared(self, X: Array) -> Array:
+        """Return the k squared norms of the columns, real, by one reduction."""
+
+    def section_inner(self, X: Array, Y: Array) -> Array:
+        """Return `column_inner` within each section, shape (max(num_sections, 1), k)."""
+
+    def from_host(self, array: HostArray) -> Array:
+        """Return a small host array on this space's device, in its (real or complex) dtype."""
+
+    def coefficients(self, small: Array) -> Array:
+        """Return a small array on the device in this space's precision, real if it is real.
+
+        Reductions come in double precision; without this, they would lift a float32 block to it.
+        """
+
+    def validate(self, X: Array) -> Array:
+        """Return the block `X` in this space's dtype, or raise a sentence that says what is off."""
+
+    def agree(self, flag: bool) -> bool:
+        """Return rank 0's `flag` on every rank."""
+
+    def compatible_with(self, other: Space) -> bool:
+        """Tell whether blocks of `other` have the same rows, library, device and ranks."""
+
+    def with_dtype(self, dtype: DType) -> Space:
+        """Return the same space with vectors of another dtype."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySpace:
+    """Vectors stored as arrays of one library, whole or split by rows over ranks.
+
+    Parameters
+    ----------
+    dim : int
+        Global dimension n.
+    dtype : data type, optional
+        Real or complex floating type of the namespace; float64 where not given.
+    xp : namespace, optional
+        Array API namespace (of ``array_api_compat``); NumPy's where not given.
+    device : object, optional
+        Device of the library; its default where not given.
+    comm : Communicator, optional
+        The ranks that share the vectors; a single process where not given.
+    rows : tuple of int, optional
+        First and one past the last row held here; all of them where not given.
+    sections : mapping of str to tuple of int, optional
+        Named, disjoint row ranges that cover all rows, such as the layers of a network.
+
+    Raises
+    ------
+    ValueError
+        If `dim` is not positive.
+    TypeError
+        If `dtype` is not a floating type.
+
+    Examples
+    --------
+    >>> from hessops import ArraySpace
+    >>> space = ArraySpace(3)
+    >>> space.zeros(2).shape
+    (3, 2)
+    """
+
+    dim: int
+    dtype: DType = None
+    xp: ModuleType = numpy_namespace
+    device: Any = None
+    comm: Communicator = field(default_factory=SerialComm)
+    rows: tuple[int, int] | None = None
+    sections: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ValueError(f"a space of dimension {self.dim} holds no vectors; it must be positive")
+        if self.dtype is None:
+            object.__setattr__(self, "dtype", self.xp.float64)
+        if not is_floating(self.xp, self.dtype):
+            raise TypeError(
+                f"dtype {dtype_name(self.dtype)} is not a floating type; convert to float64 (or "
+                "float32, complex64, complex128) first"
+            )
+
+    @property
+    def first_row(self) -> int:
+        """Return the global index of the first row held here."""
+        return self.rows[0] if self.rows else 0
+
+    @property
+    def local_dim(self) -> int:
+        """Return the number of rows held here."""
+        return self.rows[1] - self.rows[0] if self.rows else self.dim
+
+    @property
+    def section_names(self) -> tuple[str, ...]:
+        """Return the names of the sections, in order."""
+        return tuple(self.sections)
+
+    def zeros(self, count: int) -> Array:
+        """Return a block of `count` zero vectors, shape (local_dim, count)."""
+        block: Array = self.xp.zeros((self.local_dim, count), dtype=self.dtype, device=self.device)
+        return block
+
+    def probes(self, stream: Stream, indices: range, kind: ProbeKind) -> Array:
+        """Return the random vectors `indices` of a stream, shape (local_dim, len(indices))."""
+        complex_valued = is_complex(self.xp, self.dtype)
+        start, stop = self.first_row, self.first_row + self.local_dim
+        block = self.zeros(len(indices))
+        for column, probe in enumerate(indices):
+            entries = draw(stream, probe, start, stop, kind, complex_valued=complex_valued)
+            block[:, column] = self.xp.astype(self.from_host(entries), self.dtype, copy=False)
+        if kind == "sphere":
+            norms = self.xp.sqrt(self.column_norms_squared(block))
+            block = block * self.coefficients(float(np.sqrt(self.dim)) / norms)
+        return block
+
+    def column_norms_squared(self, X: Array) -> Array:
+        """Return the (k,) squared norms of the columns, real, in double precision."""
+        squares = self.column_inner(X, X)
+        if is_complex(self.xp, squares.dtype):
+            squares = self.xp.real(squares)
+        return squares
+
+    def coefficients(self, small: Array) -> Array:
+        """Return a small array on the device in this space's precision, real if it is real."""
+        complex_valued = is_complex(self.xp, small.dtype)
+        dtype = self.dtype if complex_valued else real_dtype(self.xp, self.dtype)
+        converted: Array = self.xp.astype(small, dtype, copy=False)
+        return converted
+
+    def gram(self, X: Array, Y: Array) -> Array:
+        """Return X^H Y, shape (..., k, l)."""
+        return self.comm.all_reduce(adjoint(X) @ Y)
+
+    def column_inner(self, X: Array, Y: Array) -> Array:
+        """Return the (k,) inner products of corresponding columns, summed in double precision."""
+        return self.comm.all_reduce(self._row_sum(self._entrywise(X, Y)))
+
+    def section_inner(self, X: Array, Y: Array) -> Array:
+        """Return the inner products within each section, shape (max(num_sections, 1), k)."""
+        products = self._entrywise(X, Y)
+        ranges = self.sections.values() if self.sections else [(0, self.dim)]
+        sums = [self._row_sum(products[self._local(*rows), ...]) for rows in ranges]
+        stacked: Array = self.xp.stack(sums)
+        return self.comm.all_reduce(stacked)
+
+    def from_host(self, array: HostArray) -> Array:
+        """Return a host array in this space's library, device and precision."""
+        dtype = self.dtype
+        if not np.iscomplexobj(array):
+            dtype = real_dtype(self.xp, dtype)
+        moved: Array = self.xp.asarray(np.ascontiguousarray(array), device=self.device)
+        converted: Array = self.xp.astype(moved, dtype, copy=False)
+        return converted
+
+    def validate(self, X: Array) -> Array:
+        """Return the block `X` in this space's dtype.
+
+        Parameters
+        ----------
+        X : array, shape (local_dim, k)
+            A block of vectors.
+
+        Returns
+        -------
+        array, shape (local_dim, k)
+            The block, converted without loss where its precision is lower.
+
+        Raises
+        ------
+        TypeError
+            If `X` is no array, belongs to another library, or its dtype would lose digits.
+        ValueError
+            If the number of rows or the device is not this space's.
+        """
+        if not is_array(X):
+            raise TypeError(f"expected an array, got {type(X).__name__}; wrap it, e.g. np.asarray(x)")
+        if namespace(X) is not self.xp:
+            raise TypeError(
+                f"the operator works on arrays of {_library(self.xp)}, got one of "
+                f"{_library(namespace(X))}; convert the block first"
+            )
+        if X.shape[0] != self.local_dim:
+            raise ValueError(f"expected {self.local_dim} rows, got a block of shape {X.shape}")
+        if self.device is not None and device(X) != self.device:
+            raise ValueError(f"the operator lives on {self.device}, the block on {device(X)}")
+        return self._converted(X)
+
+    def agree(self, flag: bool) -> bool:
+        """Return rank 0's `flag` on every rank."""
+        return self.comm.broadcast(flag)
+
+    def compatible_with(self, other: Space) -> bool:
+        """Tell whether blocks of `other` have the same rows, library, device and ranks."""
+        same_rows = (self.dim, self.local_dim) == (other.dim, other.local_dim)
+        same_place = self.xp is other.xp and self.device == other.device
+        return same_rows and same_place and self.comm == other.comm
+
+    def with_dtype(self, dtype: DType) -> ArraySpace:
+        """Return the same space with vectors of another dtype."""
+        return type(self)(
+            self.dim, dtype, self.xp, self.device, self.comm, self.rows, self.sections
+        )
+
+    def __repr__(self) -> str:
+        place = "" if self.device is None else f" on {self.device}"
+        return f"ArraySpace({self.dim}, {dtype_name(self.dtype)}, {_library(self.xp)}{place})"
+
+    def _entrywise(self, X: Array, Y: Array) -> Array:
+        products: Array = (self.xp.conj(X) if is_complex(self.xp, X.dtype) else X) * Y
+        return products
+
+    def _row_sum(self, products: Array) -> Array:
+        # In double precision: 10^8 float32 terms would leave four digits.
+        wide = self.xp.complex128 if is_complex(self.xp, products.dtype) else self.xp.float64
+        total: Array = self.xp.sum(products, axis=0, dtype=wide)
+        return total
+
+    def _local(self, start: int, stop: int) -> slice:
+        first, count = self.first_row, self.local_dim
+        return slice(min(max(start - first, 0), count), min(max(stop - first, 0), count))
+
+    def _converted(self, X: Array) -> Array:
+        if X.dtype == self.dtype:
+            return X
+        if not is_floating(self.xp, X.dtype):
+            raise TypeError(
+                f"the block has the integer or boolean dtype {dtype_name(X.dtype)}; convert it to "
+                f"{dtype_name(self.dtype)}"
+            )
+        if self.xp.result_type(X.dtype, self.dtype) != self.dtype:
+            raise TypeError(
+                f"the block is {dtype_name(X.dtype)} and the operator {dtype_name(self.dtype)}: "
+                "digits would be lost; convert the block, or build the operator in that precision"
+            )
+        converted: Array = self.xp.astype(X, self.dtype)
+        return converted
+
+
+def _library(xp: ModuleType) -> str:
+    return xp.__name__.removeprefix("array_api_compat.").removesuffix("._namespace")

@@ -1,0 +1,131 @@
+"""Intervals for means of probes: Student's t, its degrees of freedom, and Stein's two stages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from hessops.arrays import HostArray
+
+__all__ = ["MeanVariance", "probes_needed", "t_quantile", "welch_satterthwaite"]
+
+
+@dataclass(frozen=True)
+class MeanVariance:
+    """Means and sums of squared deviations of many quantities over the same probes.
+
+    Parameters
+    ----------
+    count : int
+        Probes seen.
+    mean : numpy.ndarray
+        Mean of each quantity.
+    squares : numpy.ndarray
+        Sum of squared deviations from the mean.
+    """
+
+    count: int
+    mean: HostArray
+    squares: HostArray
+
+    @classmethod
+    def of(cls, samples: HostArray) -> MeanVariance:
+        """Return the moments of samples along the last axis."""
+        mean = samples.mean(axis=-1)
+        return cls(samples.shape[-1], mean, ((samples - mean[..., None]) ** 2).sum(axis=-1))
+
+    def merged(self, other: MeanVariance) -> MeanVariance:
+        """Return the moments of both sets of samples (Chan, Golub & LeVeque 1983)."""
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        mean = self.mean + delta * (other.count / count)
+        squares = self.squares + other.squares + delta**2 * (self.count * other.count / count)
+        return MeanVariance(count, mean, squares)
+
+    @property
+    def variance(self) -> HostArray:
+        """Return the sample variance, NaN where one probe leaves it unknown."""
+        if self.count < 2:
+            return np.full_like(self.squares, math.nan)
+        return self.squares / (self.count - 1)
+
+
+def welch_satterthwaite(variances: HostArray, freedom: int) -> HostArray:
+    """Return the degrees of freedom of a sum of estimated variances.
+
+    With few degrees per part the textbook formula counts far too few; this is Welch's (1947)
+    form, which is nearly unbiased.
+
+    Parameters
+    ----------
+    variances : numpy.ndarray, shape (num_terms, ...)
+        Estimated variances of independent parts.
+    freedom : int
+        Degrees of freedom of each.
+
+    Returns
+    -------
+    numpy.ndarray
+        At least `freedom` and at most ``num_terms * freedom``.
+    """
+    total = variances.sum(axis=0)
+    fourth = (variances**2).sum(axis=0)
+    ratio = np.divide(total**2, fourth, out=np.ones_like(total), where=fourth > 0)
+    return np.clip(ratio * (freedom + 2) - 2, freedom, len(variances) * freedom)
+
+
+def t_quantile(confidence: float, freedom: float | HostArray) -> HostArray:
+    """Return the two-sided quantile of Student's t.
+
+    Parameters
+    ----------
+    confidence : float
+        Such as 0.95.
+    freedom : float or numpy.ndarray
+        Degrees of freedom; infinite where there are none.
+
+    Returns
+    -------
+    numpy.ndarray
+        The half-width of the interval in standard errors.
+
+    Raises
+    ------
+    ValueError
+        If `confidence` is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence} must lie between 0 and 1, e.g. 0.95")
+    known = np.maximum(np.asarray(freedom, dtype=np.float64), 1e-300)
+    quantile = stdtrit(known, 0.5 + confidence / 2)
+    return np.where(np.asarray(freedom) > 0, quantile, np.inf)
+
+
+def probes_needed(deviation: float, half_width: float, quantile: float) -> float:
+    """Return how many probes Stein's two-stage procedure (1945) takes in all.
+
+    The variance of a first stage fixes the number of probes; the interval then keeps that variance
+    and its quantile. Looking again after every probe would stop on lucky draws and lose coverage.
+
+    Parameters
+    ----------
+    deviation : float
+        Standard deviation of one probe, from the first stage.
+    half_width : float
+        Half-width wanted of the interval.
+    quantile : float
+        Of Student's t with the first stage's degrees of freedom.
+
+    Returns
+    -------
+    float
+        The number of probes; infinite if no number is enough.
+    """
+    if deviation == 0:
+        return 1.0
+    if half_width == 0:
+        return math.inf
+    return float(np.ceil((quantile * deviation / half_width) ** 2))

@@ -1,0 +1,155 @@
+"""The contestants of the product benchmark: each library behind one small function.
+
+A contestant turns a problem and a block of vectors into a call without arguments that multiplies
+the Hessian onto that block. Whatever a library needs only once (the operator, the block in its own
+layout, a gradient graph that it keeps) is made beforehand, so that a call is one product and
+nothing else.
+"""
+
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from problem import Problem, Product
+from torch import Tensor
+
+__all__ = ["Contestant", "all_contestants"]
+
+_HESSOPS = ("hessops", "hessops_torch", "pip install 'hessops[torch]'")
+_TORCH = ("torch", "torch", "pip install torch")
+_PYHESSIAN = ("pyhessian", "pyhessian", "pip install --no-deps pyhessian")
+_EIGENTHINGS = (
+    "hessian-eigenthings",
+    "hessian_eigenthings",
+    "pip install --no-deps hessian-eigenthings==1.0.0a5",
+)
+_CURVLINOPS = (
+    "curvlinops-for-pytorch",
+    "curvlinops",
+    "pip install --no-deps curvlinops-for-pytorch (and its dependencies, see README.md)",
+)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to multiply the Hessian onto a block.
+
+    Parameters
+    ----------
+    label : str
+        What the table shows.
+    library : tuple of str
+        Name on the package index, module to import, and how to install it.
+    columns : int
+        Number k of columns that one call multiplies.
+    prepare : callable
+        Takes the problem and a block, (n, k), and returns the product.
+    """
+
+    label: str
+    library: tuple[str, str, str]
+    columns: int
+    prepare: Callable[[Problem, Tensor], Product]
+
+
+def all_contestants(block: int) -> list[Contestant]:
+    """Return the contestants in the order of the table, hessops first.
+
+    Parameters
+    ----------
+    block : int
+        Number of columns for the libraries that multiply blocks.
+
+    Returns
+    -------
+    list of Contestant
+        Those that multiply blocks appear twice, with one column and with `block`.
+    """
+    widths = sorted({1, block})
+    return [
+        *(Contestant("hessops, kept", _HESSOPS, k, _hessops_kept) for k in widths),
+        *(Contestant("hessops, rebuilt", _HESSOPS, k, _hessops_rebuilt) for k in widths),
+        Contestant("torch by hand, kept", _TORCH, 1, _torch_by_hand),
+        Contestant("PyHessian, kept", _PYHESSIAN, 1, _pyhessian),
+        Contestant("hessian-eigenthings", _EIGENTHINGS, 1, _hessian_eigenthings),
+        *(Contestant("curvlinops", _CURVLINOPS, k, _curvlinops) for k in widths),
+    ]
+
+
+# The libraries are imported by name, inside the functions: each may be missing, and most carry no
+# type information.
+
+
+def _hessops_kept(problem: Problem, vectors: Tensor) -> Product:
+    return _hessops(problem, vectors, memory_budget=None)
+
+
+def _hessops_rebuilt(problem: Problem, vectors: Tensor) -> Product:
+    return _hessops(problem, vectors, memory_budget=0)
+
+
+def _hessops(problem: Problem, vectors: Tensor, *, memory_budget: int | None) -> Product:
+    hessops_torch = importlib.import_module("hessops_torch")
+    batches = [(problem.images, problem.labels)]
+    operator = hessops_torch.hessian(
+        problem.model, problem.criterion, batches, memory_budget=memory_budget
+    )
+    own = operator.domain.zeros(vectors.shape[1])
+    own.copy_(vectors)
+    return lambda: operator.apply(own)
+
+
+def _torch_by_hand(problem: Problem, vectors: Tensor) -> Product:
+    """Double backward without a library: the floor for single vectors."""
+    parameters = problem.parameters
+    gradients = torch.autograd.grad(problem.loss(), parameters, create_graph=True)
+    parts = _like_parameters(vectors, parameters)
+    return lambda: torch.autograd.grad(gradients, parameters, parts, retain_graph=True)
+
+
+def _pyhessian(problem: Problem, vectors: Tensor) -> Product:
+    """Single-batch mode; the timed function is what its own algorithms call at every step."""
+    pyhessian = importlib.import_module("pyhessian")
+    with warnings.catch_warnings():
+        # It differentiates with `backward(create_graph=True)`, against which torch warns.
+        warnings.filterwarnings("ignore", message=r"Using backward\(\) with create_graph=True")
+        operator = pyhessian.hessian(
+            problem.model,
+            problem.criterion,
+            data=(problem.images, problem.labels),
+            cuda=problem.images.is_cuda,
+        )
+    parts = _like_parameters(vectors, operator.params)
+    return lambda: pyhessian.hessian_vector_product(operator.gradsH, operator.params, parts)
+
+
+def _hessian_eigenthings(problem: Problem, vectors: Tensor) -> Product:
+    hessian_eigenthings = importlib.import_module("hessian_eigenthings")
+    loss = hessian_eigenthings.supervised_loss(problem.criterion)
+    batches = [(problem.images, problem.labels)]
+    operator = hessian_eigenthings.HessianOperator(problem.model, batches, loss)
+    vector = vectors[:, 0].contiguous()
+    return lambda: operator @ vector
+
+
+def _curvlinops(problem: Problem, vectors: Tensor) -> Product:
+    with warnings.catch_warnings():
+        # Its dependency linear_operator calls torch.jit.script at import.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        curvlinops = importlib.import_module("curvlinops")
+    batches = [(problem.images, problem.labels)]
+    operator = curvlinops.HessianLinearOperator(
+        problem.model, problem.criterion, problem.parameters, batches
+    )
+    # One column goes in as a vector, as a user would pass it.
+    own = vectors.squeeze(1).contiguous()
+    return lambda: operator @ own
+
+
+def _like_parameters(vectors: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Cut the only column into tensors of the parameters' shapes."""
+    sizes = [parameter.numel() for parameter in parameters]
+    pieces = torch.split(vectors[:, 0].contiguous(), sizes)
+    return [piece.view_as(parameter) for piece, parameter in zip(pieces, parameters, strict=True)]
