@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from array_api_compat import array_namespace, device, is_array_api_obj, to_device
+from array_api_compat import array_namespace, device, is_array_api_obj
 from array_api_compat import numpy as numpy_namespace
 from numpy.typing import NDArray
 
@@ -29,7 +29,6 @@ __all__ = [
     "namespace",
     "numpy_dtype",
     "numpy_namespace",
-    "real_dtype",
     "to_numpy",
 ]
 
@@ -82,13 +81,6 @@ def is_floating(xp: ModuleType, dtype: DType) -> bool:
     return bool(xp.isdtype(dtype, ("real floating", "complex floating")))
 
 
-def real_dtype(xp: ModuleType, dtype: DType) -> DType:
-    """Return the real type of the same precision as `dtype`."""
-    if not is_complex(xp, dtype):
-        return dtype
-    return xp.float32 if dtype == xp.complex64 else xp.float64
-
-
 def dtype_name(dtype: DType) -> str:
     """Return 'float32' for ``numpy.dtype('float32')`` and ``torch.float32`` alike."""
     return str(dtype).rsplit(".", maxsplit=1)[-1]
@@ -125,10 +117,11 @@ def to_numpy(array: Array) -> HostArray:
     if isinstance(array, np.ndarray):
         return array
     host: Any = array
-    if hasattr(host, "get"):  # CuPy spells the copy to the host its own way
-        host = host.get()
-    else:
-        host = to_device(host, "cpu")
+    # The standard has no word for "to the host": CuPy says get, torch says cpu.
+    for copy_to_host in ("get", "cpu"):
+        if hasattr(host, copy_to_host):
+            host = getattr(host, copy_to_host)()
+            break
     if hasattr(host, "resolve_conj"):  # torch conjugates lazily; NumPy cannot read that
         host = host.resolve_conj()
     return np.asarray(host)

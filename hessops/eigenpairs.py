@@ -45,7 +45,11 @@ class EigenResult(Result):
 
 
 def error_bounds(
-    values: HostArray, residuals: HostArray, others: HostArray, other_residuals: HostArray
+    values: HostArray,
+    residuals: HostArray,
+    others: HostArray,
+    other_residuals: HostArray,
+    precision: float,
 ) -> HostArray:
     """Return the smaller of residual and residual² / gap for each of some Ritz values.
 
@@ -55,6 +59,9 @@ def error_bounds(
         Ritz values and their residual norms.
     others, other_residuals : numpy.ndarray, shape (l,)
         The other Ritz values known and their residual norms.
+    precision : float
+        Machine epsilon of the products: no bound is below a few of it, relative to the largest
+        Ritz value.
 
     Returns
     -------
@@ -70,4 +77,4 @@ def error_bounds(
         gap = np.min(distance)
         if np.isfinite(gap) and gap > residual:
             bounds[index] = residual**2 / gap
-    return bounds
+    return np.maximum(bounds, 4 * precision * np.max(np.abs(everything)))

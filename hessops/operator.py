@@ -239,10 +239,7 @@ class LinearOperator(ABC):
         first = getattr(space, "first_row", 0)
         rows = np.arange(first, first + space.local_dim)[:, None]
         columns = np.arange(start, stop)[None, :]
-        block: Array = self.xp.astype(
-            space.from_host((rows == columns).astype(np.float64)), space.dtype, copy=False
-        )
-        return block
+        return space.from_host((rows == columns).astype(np.float64))
 
     def _describe(self) -> str:
         """Return what stands between the brackets of `repr`, beyond shape and dtype."""

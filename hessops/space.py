@@ -26,7 +26,6 @@ from hessops.arrays import (
     is_floating,
     namespace,
     numpy_namespace,
-    real_dtype,
 )
 from hessops.comm import Communicator, SerialComm
 from hessops.random import ProbeKind, Stream, draw
@@ -88,10 +87,10 @@ class Space(Protocol):
         """Return `column_inner` within each section, shape (max(num_sections, 1), k)."""
 
     def from_host(self, array: HostArray) -> Array:
-        """Return a small host array on this space's device, in its (real or complex) dtype."""
+        """Return a small host array on this space's device, in its dtype."""
 
     def coefficients(self, small: Array) -> Array:
-        """Return a small array on the device in this space's precision, real if it is real.
+        """Return a small array on the device in this space's dtype.
 
         Reductions come in double precision; without this, they would lift a float32 block to it.
         """
@@ -191,7 +190,7 @@ class ArraySpace:
         block = self.zeros(len(indices))
         for column, probe in enumerate(indices):
             entries = draw(stream, probe, start, stop, kind, complex_valued=complex_valued)
-            block[:, column] = self.xp.astype(self.from_host(entries), self.dtype, copy=False)
+            block[:, column] = self.from_host(entries)
         if kind == "sphere":
             norms = self.xp.sqrt(self.column_norms_squared(block))
             block = block * self.coefficients(float(np.sqrt(self.dim)) / norms)
@@ -205,10 +204,8 @@ class ArraySpace:
         return squares
 
     def coefficients(self, small: Array) -> Array:
-        """Return a small array on the device in this space's precision, real if it is real."""
-        complex_valued = is_complex(self.xp, small.dtype)
-        dtype = self.dtype if complex_valued else real_dtype(self.xp, self.dtype)
-        converted: Array = self.xp.astype(small, dtype, copy=False)
+        """Return a small array on the device in this space's dtype."""
+        converted: Array = self.xp.astype(small, self.dtype, copy=False)
         return converted
 
     def gram(self, X: Array, Y: Array) -> Array:
@@ -228,13 +225,9 @@ class ArraySpace:
         return self.comm.all_reduce(stacked)
 
     def from_host(self, array: HostArray) -> Array:
-        """Return a host array in this space's library, device and precision."""
-        dtype = self.dtype
-        if not np.iscomplexobj(array):
-            dtype = real_dtype(self.xp, dtype)
+        """Return a host array in this space's library, device and dtype."""
         moved: Array = self.xp.asarray(np.ascontiguousarray(array), device=self.device)
-        converted: Array = self.xp.astype(moved, dtype, copy=False)
-        return converted
+        return self.coefficients(moved)
 
     def validate(self, X: Array) -> Array:
         """Return the block `X` in this space's dtype.

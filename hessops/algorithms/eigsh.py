@@ -179,7 +179,8 @@ def eigsh(
     return EigenResult(
         eigenvalues=values, eigenvectors=vectors, residual_norms=residuals,
         error_bounds=error_bounds(values, residuals, np.delete(state.values, pairs),
-                                  np.delete(state.residual_norms, pairs)),
+                                  np.delete(state.residual_norms, pairs),
+                                  eps(operator.xp, operator.dtype)),
         num_products=num_products, status=status, converged=converged, history=outcome.history,
         seed=seed, seconds=time.perf_counter() - clock,
     )

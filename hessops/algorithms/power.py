@@ -164,7 +164,8 @@ def power_iteration(
     return EigenResult(
         eigenvalues=values, eigenvectors=found.X[:, :num_eigenpairs], residual_norms=residuals,
         error_bounds=error_bounds(values, residuals, found.values[num_eigenpairs:],
-                                  found.residual_norms[num_eigenpairs:]),
+                                  found.residual_norms[num_eigenpairs:],
+                                  eps(operator.xp, operator.dtype)),
         num_products=found.num_products, status=status, converged=converged,
         history=found.history, seed=seed, seconds=time.perf_counter() - clock,
     )
@@ -338,11 +339,14 @@ def _verdict(
             f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise max_steps, "
             "block_size or tol, or use eigsh, which converges faster"
         ), False
-    company = _company(found, wanted, operator)
+    # A guard that is far from converged says nothing of where its eigenvalue is.
+    company = _company(found, wanted, found.residual_norms <= 10 * allowed, operator)
     return f"converged in {steps} steps" + (f"; {company}" if company else ""), True
 
 
-def _company(found: _Found, wanted: int, operator: LinearOperator) -> str:
+def _company(
+    found: _Found, wanted: int, trusted: HostArray, operator: LinearOperator
+) -> str:
     """Say which of the wanted eigenvalues are multiple or tied in modulus with another."""
     rounding = 32 * eps(operator.xp, operator.dtype) * float(np.max(np.abs(found.values)))
     remarks: list[str] = []
@@ -352,8 +356,8 @@ def _company(found: _Found, wanted: int, operator: LinearOperator) -> str:
             continue
         value = found.values[index]
         near = found.residual_norms + found.residual_norms[index] + rounding
-        copies = np.flatnonzero(np.abs(found.values - value) <= near)
-        mirrored = np.flatnonzero(np.abs(found.values + value) <= near)
+        copies = np.flatnonzero(trusted & (np.abs(found.values - value) <= near))
+        mirrored = np.flatnonzero(trusted & (np.abs(found.values + value) <= near))
         seen.update(copies.tolist())
         if len(copies) > 1:
             remarks.append(f"{value:.6g} is multiple, at least {len(copies)} times")
