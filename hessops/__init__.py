@@ -1,4 +1,4 @@
-"""hessops: the spectrum of any operator you can multiply with.
+"""The spectrum of any operator you can multiply with.
 
 Three nouns: a `LinearOperator` multiplies blocks of vectors; a `Space` knows how those are stored and
 reduced; a result holds a value, its error, its cost and how it was found.

@@ -45,6 +45,11 @@ class Basis:
     def project(self, X: Array) -> tuple[Array, Array]:
         """Take every column of a block off its basis, in one pass of classical Gram-Schmidt.
 
+        Parameters
+        ----------
+        X : array, shape (local_dim, m)
+            Column j belongs to basis j.
+
         Returns
         -------
         block : array, shape (local_dim, m)

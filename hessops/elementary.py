@@ -150,10 +150,10 @@ class MatrixOperator(LinearOperator):
     ----------
     matrix : object
         Anything with ``matrix @ block``.
-    adjoint_matrix : object, optional
-        Its conjugate transpose, if known.
     domain, codomain : Space
         Where it acts.
+    adjoint_matrix : object, optional
+        Its conjugate transpose, if known.
     structure : Structure
         What is known of it.
     """

@@ -42,6 +42,11 @@ class History:
     The columns are `step`, `num_products`, `estimate` (the leading number), `error` (its residual
     norm or standard error, NaN where unknown) and `seconds` since the start.
 
+    Parameters
+    ----------
+    rows : iterable of tuple of float
+        The records, each with one entry per column.
+
     Examples
     --------
     >>> import numpy as np, hessops

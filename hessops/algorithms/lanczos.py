@@ -40,7 +40,7 @@ class LanczosState:
     Parameters
     ----------
     step : int
-        k.
+        The number k of steps taken.
     num_products : int
         Columns multiplied so far.
     alphas : numpy.ndarray, shape (k, m)

@@ -40,6 +40,8 @@ def main(
     """Time Hessian products of a ResNet20, in gradients on the same batch."""
     kept = keep_memory and keep_freed_memory()
     place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("this torch sees no CUDA device", param_hint="--device")
     if threads is not None:
         torch.set_num_threads(threads)
     # A GPU convolves in TF32 unless told otherwise; its rounding could hide a wrong product.

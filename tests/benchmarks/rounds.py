@@ -163,6 +163,8 @@ def _version(distribution: str) -> str:
 
 
 def _repeats(product: Product, device: torch.device) -> int:
+    """Return how many calls make a timing long enough, judged by the second call."""
+    product()  # the first one loads and chooses kernels
     return max(1, math.ceil(_SHORTEST / _seconds(product, device, 1)))
 
 

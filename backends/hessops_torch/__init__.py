@@ -1,0 +1,25 @@
+"""Curvature of PyTorch networks as hessops operators.
+
+`hessian(model, loss, data)` is the Hessian of the loss over a whole data set with respect to the
+parameters, as a `hessops.LinearOperator` that every verb of hessops runs on.
+
+Examples
+--------
+>>> import torch, hessops, hessops_torch
+>>> model = torch.nn.Linear(3, 1)
+>>> batch = torch.eye(3), torch.zeros(3, 1)
+>>> H = hessops_torch.hessian(model, torch.nn.MSELoss(), [batch])
+>>> hessops.eigsh(H, 1, rng=0).eigenvalues.shape
+(1,)
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("hessops_torch needs PyTorch: pip install 'hessops[torch]'") from error
+
+from hessops_torch.convert import convert
+from hessops_torch.hessian import Hessian, hessian
+from hessops_torch.parameters import ParameterSpace
+
+__all__ = ["Hessian", "ParameterSpace", "convert", "hessian"]

@@ -1,0 +1,198 @@
+"""Data as a fixed sequence of micro-batches on the device, the same in every pass."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["MicroBatches", "map_tensors", "tensors_in"]
+
+_DATASET_BATCH = 128
+
+
+class MicroBatches:
+    """Batches, cut into micro-batches, in an order and with contents that never change.
+
+    What fits the budget is kept on the device; a larger source is read again in every pass, and each
+    batch held against what it was in the first.
+
+    Parameters
+    ----------
+    data : DataLoader, Dataset, sequence of batches, or one batch as a tuple of tensors
+        The source.
+    device : torch.device
+        Where to put the batches.
+    micro_batch_size : int, optional
+        Most samples to a micro-batch; batches stay whole where not given.
+    memory_budget : int
+        Most bytes of data to keep on the device.
+
+    Raises
+    ------
+    ValueError
+        If there is no batch, or two passes over the source differ.
+    TypeError
+        If the source can be read only once or not at all.
+    """
+
+    def __init__(
+        self, data: Any, device: torch.device, micro_batch_size: int | None, memory_budget: int
+    ) -> None:
+        self.device = device
+        self.micro_batch_size = micro_batch_size
+        self._source = _as_source(data, micro_batch_size)
+        self._resident: list[Any] | None = []
+        self._prints: list[int] = []
+        with preserved_global_rng():
+            self._read(memory_budget)
+            if not self._prints:
+                raise ValueError("the data is empty: there is no batch to compute a loss on")
+            # Drawn again without putting the random state back, as in the user's own loop.
+            if not isinstance(self._source, list | tuple):
+                for _ in self._checked_pass():
+                    pass
+        self.count = sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._resident is not None:
+            yield from self._resident
+            return
+        with preserved_global_rng():
+            for batch in self._checked_pass():
+                yield from self._micro_batches(batch)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def _read(self, memory_budget: int) -> None:
+        used = 0
+        for batch in self._source:
+            self._prints.append(_fingerprint(batch))
+            used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
+            if self._resident is not None and used > memory_budget:
+                self._resident = None
+            if self._resident is not None:
+                self._resident.extend(self._micro_batches(batch))
+
+    def _checked_pass(self) -> Iterator[Any]:
+        count = 0
+        for index, batch in enumerate(self._source):
+            if index >= len(self._prints) or _fingerprint(batch) != self._prints[index]:
+                raise ValueError(_difference(index))
+            count += 1
+            yield batch
+        if count < len(self._prints):
+            raise ValueError(_difference(count))
+
+    def _micro_batches(self, batch: Any) -> Iterator[Any]:
+        for part in _split(batch, self.micro_batch_size):
+            yield map_tensors(lambda t: t.to(self.device, non_blocking=True), part)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Apply a function to every tensor of a nested tuple, list or mapping; keep everything else."""
+    if torch.is_tensor(batch):
+        return function(batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(function, part) for part in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(map_tensors(function, part) for part in batch)
+    if _is_mapping(batch):
+        return {key: map_tensors(function, batch[key]) for key in batch.keys()}  # noqa: SIM118
+    return batch
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a nested tuple, list or mapping."""
+    if torch.is_tensor(batch):
+        yield batch
+    elif isinstance(batch, tuple | list):
+        for part in batch:
+            yield from tensors_in(part)
+    elif _is_mapping(batch):
+        for key in batch.keys():  # noqa: SIM118 - a Hugging Face BatchEncoding iterates otherwise
+            yield from tensors_in(batch[key])
+
+
+@contextmanager
+def preserved_global_rng() -> Iterator[None]:
+    """Leave the global random states of torch, NumPy and Python as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def _as_source(data: Any, micro_batch_size: int | None) -> Iterable[Any]:
+    if isinstance(data, tuple) and data and torch.is_tensor(data[0]):
+        return [data]
+    if isinstance(data, list | tuple):
+        return data
+    if isinstance(data, DataLoader):
+        return data
+    if isinstance(data, Dataset) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        if len(data) == 0:
+            raise ValueError("the data set is empty")
+        return DataLoader(data, batch_size=micro_batch_size or _DATASET_BATCH, shuffle=False)
+    if isinstance(data, Iterator):
+        raise TypeError(
+            f"{type(data).__name__} can be read once, and every product reads the data; pass "
+            "list(...) of it"
+        )
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes) and not torch.is_tensor(data):
+        return data
+    raise TypeError(
+        f"cannot read batches from {type(data).__name__}; pass a DataLoader, a Dataset, a list of "
+        "batches, or one batch (inputs, targets)"
+    )
+
+
+def _split(batch: Any, size: int | None) -> Sequence[Any]:
+    """Cut a batch along the first axis of all its tensors."""
+    if size is None:
+        return [batch]
+    lengths = {t.shape[0] if t.ndim else 0 for t in tensors_in(batch)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"cannot split a batch whose tensors have first axes of lengths {sorted(lengths)}; leave "
+            "micro_batch_size out, or cut the data yourself"
+        )
+    (length,) = lengths
+    return [
+        map_tensors(lambda t, start=start: t[start : start + size], batch)  # type: ignore[misc]
+        for start in range(0, length, size)
+    ]
+
+
+def _fingerprint(batch: Any) -> int:
+    """Return a checksum of everything in a batch."""
+    code = 0
+    for tensor in tensors_in(batch):
+        code = zlib.crc32(f"{tuple(tensor.shape)}{tensor.dtype}".encode(), code)
+        data = tensor.detach().cpu().contiguous()
+        if data.numel():
+            code = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), code)
+    return code
+
+
+def _difference(index: int) -> str:
+    return (
+        f"two passes over the data differ, first in batch {index}: a Hessian needs the same data in "
+        "every product. Turn off shuffling (shuffle=False) and random augmentation, or draw once and "
+        "pass the list: list(loader)"
+    )
+
+
+def _is_mapping(batch: Any) -> bool:
+    return hasattr(batch, "keys") and hasattr(batch, "__getitem__")

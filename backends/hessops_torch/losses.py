@@ -1,0 +1,201 @@
+"""Losses as (sum, count) per batch, so that ragged batches and masks give the exact mean.
+
+The mean loss over a data set is the sum of all batches' sums divided by the sum of all their counts.
+Averaging the batches' means instead weighs a short last batch, or one with many masked tokens, wrongly.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name
+
+__all__ = ["BatchLoss", "Loss", "as_batch_loss"]
+
+Loss: TypeAlias = nn.Module | Callable[..., Any]
+"""A standard criterion, or a function of (model, batch) that returns (sum, count)."""
+
+
+class BatchLoss(Protocol):
+    """What the operators need of a loss."""
+
+    averages: bool
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
+        """Return the sum of the loss over a batch and the count to divide by."""
+
+
+_FUNCTIONAL: dict[Any, type[nn.Module]] = {
+    F.cross_entropy: nn.CrossEntropyLoss,
+    F.nll_loss: nn.NLLLoss,
+    F.mse_loss: nn.MSELoss,
+    F.l1_loss: nn.L1Loss,
+    F.smooth_l1_loss: nn.SmoothL1Loss,
+    F.huber_loss: nn.HuberLoss,
+    F.binary_cross_entropy: nn.BCELoss,
+    F.binary_cross_entropy_with_logits: nn.BCEWithLogitsLoss,
+}
+
+
+def as_batch_loss(loss: Loss) -> BatchLoss:
+    """Return what computes (sum, count) of a batch.
+
+    Parameters
+    ----------
+    loss : torch.nn.Module or callable
+        A criterion with a `reduction` of 'mean', 'sum' or 'batchmean', the functional form of one,
+        or a function of (model, batch) that returns (sum, count).
+
+    Returns
+    -------
+    BatchLoss
+        Its `averages` says whether the total is to be divided by the count.
+
+    Raises
+    ------
+    ValueError
+        If a criterion has another reduction.
+    TypeError
+        If `loss` is neither.
+    """
+    if loss in _FUNCTIONAL:
+        loss = _FUNCTIONAL[loss]()
+    if hasattr(loss, "reduction"):
+        return CriterionLoss(loss)
+    if isinstance(loss, nn.Module):
+        raise TypeError(
+            f"{type(loss).__name__} has no 'reduction', so it does not say how it averages; pass a "
+            "function of (model, batch) that returns (sum, count)"
+        )
+    if not callable(loss):
+        raise TypeError(f"a loss must be a criterion or a function, got {type(loss).__name__}")
+    return FunctionLoss(loss)
+
+
+class FunctionLoss:
+    """A user's function of (model, batch) that returns (sum, count).
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+    """
+
+    averages = True
+
+    def __init__(self, function: Callable[[nn.Module, Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
+        """Return the sum of the loss over a batch and the count to divide by."""
+        returned = self.function(model, batch)
+        if not (isinstance(returned, tuple) and len(returned) == 2):
+            raise TypeError(
+                f"the loss function returned {_describe(returned)}; it must return (sum, count): the "
+                "sum of the loss over the batch, and the number of samples (or tokens, or their "
+                "total weight) that the mean divides by"
+            )
+        total, count = returned
+        _require_scalar(total)
+        if not torch.is_tensor(count) and not (math.isfinite(count) and count >= 0):
+            raise ValueError(f"the loss function returned the count {count}; it must not be negative")
+        return total, count
+
+
+class CriterionLoss:
+    """A criterion of (output, target), applied to batches (input, target).
+
+    Parameters
+    ----------
+    criterion : torch.nn.Module
+        With a `reduction`.
+    """
+
+    def __init__(self, criterion: Any) -> None:
+        reduction = criterion.reduction
+        if reduction not in {"mean", "sum", "batchmean"}:
+            raise ValueError(
+                f"{type(criterion).__name__} has reduction={reduction!r}; use 'mean' or 'sum'"
+            )
+        self.averages = reduction != "sum"
+        self.criterion = criterion
+        self.unreduced = copy.copy(criterion)
+        self.unreduced.reduction = "none"
+        self._checked = False
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
+        """Return the sum of the loss over a batch and the count to divide by."""
+        inputs, target = _input_and_target(batch)
+        output = model(inputs)
+        if not torch.is_tensor(output):
+            raise TypeError(
+                f"the model returned {_describe(output)}, not a tensor that a criterion takes; pass "
+                "a function of (model, batch) that returns (sum, count)"
+            )
+        values = self.unreduced(output, target)
+        total, count = values.sum(), self._count(output, target, values)
+        if not self._checked:
+            self._check(total, count, output, target)
+        return total, count
+
+    def _count(self, output: Tensor, target: Tensor, values: Tensor) -> Tensor | float:
+        if self.criterion.reduction == "batchmean":
+            return float(output.shape[0])
+        if isinstance(self.criterion, nn.CrossEntropyLoss | nn.NLLLoss):
+            return _class_count(self.criterion, target, values)
+        return float(values.numel())
+
+    def _check(self, total: Tensor, count: Tensor | float, output: Tensor, target: Tensor) -> None:
+        """Hold (sum, count) of the first batch against the criterion's own reduction."""
+        with torch.no_grad():
+            own = float(self.criterion(output, target))
+            ours = float(total / count if self.averages else total)
+        _require_scalar(total)
+        if not math.isclose(own, ours, rel_tol=1e-3, abs_tol=1e-6) and math.isfinite(own):
+            raise ValueError(
+                f"{type(self.criterion).__name__} with reduction={self.criterion.reduction!r} gives "
+                f"{own:.6g} on the first batch, not the {ours:.6g} of its unreduced values: it "
+                "averages in a way of its own; pass a function of (model, batch) that returns "
+                "(sum, count)"
+            )
+        self._checked = True
+
+
+def _class_count(criterion: Any, target: Tensor, values: Tensor) -> Tensor | float:
+    """Count as cross-entropy's mean does: without ignored targets, by class weight."""
+    if target.dtype.is_floating_point:
+        return float(values.numel())
+    kept = target != criterion.ignore_index
+    if criterion.weight is None:
+        return kept.sum()
+    weights = criterion.weight[torch.where(kept, target, 0)]
+    return torch.where(kept, weights, 0).sum()
+
+
+def _input_and_target(batch: Any) -> tuple[Any, Tensor]:
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    raise TypeError(
+        f"a criterion takes batches (input, target), got {_describe(batch)}; pass a function of "
+        "(model, batch) that returns (sum, count)"
+    )
+
+
+def _require_scalar(total: Any) -> None:
+    if not torch.is_tensor(total) or total.ndim != 0:
+        raise ValueError(f"the loss must be a scalar tensor, got {_describe(total)}")
+    if not total.dtype.is_floating_point:
+        raise ValueError(f"the loss must be a real floating number, got {total.dtype}")
+
+
+def _describe(value: Any) -> str:
+    if torch.is_tensor(value):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"

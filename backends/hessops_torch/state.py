@@ -1,0 +1,139 @@
+"""A model is left as it was found: mode, buffers, gradients, random state, also after an exception."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["Mode", "second_order", "uses_batch_statistics"]
+
+Mode = Literal["eval", "train"]
+
+_logger = logging.getLogger("hessops")
+_told: set[str] = set()
+
+
+@contextmanager
+def second_order(
+    model: nn.Module, parameters: Iterable[nn.Parameter], mode: Mode | None
+) -> Iterator[None]:
+    """Make a model ready for second derivatives, and put everything back afterwards.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    parameters : iterable of torch.nn.Parameter
+        Those to differentiate by; no other gets a gradient graph.
+    mode : {'eval', 'train'} or None
+        Of all its modules; as they are if None.
+
+    Yields
+    ------
+    None
+        While the model is ready.
+    """
+    chosen = list(parameters)
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_mode(model, mode))
+        stack.enter_context(_gradients_for(model, chosen))
+        stack.enter_context(_own_buffers(model))
+        stack.enter_context(_differentiable_kernels(model))
+        devices = [chosen[0].device] if chosen[0].device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices=devices))
+        yield
+
+
+def uses_batch_statistics(model: nn.Module, mode: Mode | None) -> bool:
+    """Tell whether some batch norm normalises by the batch, which then must not be split."""
+    return any(
+        (module.training if mode is None else mode == "train") or module.running_mean is None
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+    )
+
+
+@contextmanager
+def _mode(model: nn.Module, mode: Mode | None) -> Iterator[None]:
+    before = {module: module.training for module in model.modules()}
+    if mode is not None:
+        for module in before:
+            module.training = mode == "train"
+    try:
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+@contextmanager
+def _gradients_for(model: nn.Module, chosen: list[nn.Parameter]) -> Iterator[None]:
+    before = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    wanted = set(chosen)
+    for parameter in before:
+        parameter.requires_grad_(parameter in wanted)
+    try:
+        yield
+    finally:
+        for parameter, requires_grad in before.items():
+            parameter.requires_grad_(requires_grad)
+
+
+@contextmanager
+def _own_buffers(model: nn.Module) -> Iterator[None]:
+    """Let the model update copies of its buffers.
+
+    Exchanging the tensors, not copying values back: kept graphs hold the copies, and writing into
+    what a graph holds would make it unusable.
+    """
+    if not any(module.training for module in model.modules()):
+        yield
+        return
+    owners: list[tuple[nn.Module, str, Tensor]] = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    for module, name, buffer in owners:
+        module._buffers[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for module, name, buffer in owners:
+            module._buffers[name] = buffer
+
+
+@contextmanager
+def _differentiable_kernels(model: nn.Module) -> Iterator[None]:
+    """Choose kernels that have a second derivative: not fused attention, not cuDNN's recurrent nets."""
+    if any("attention" in type(module).__name__.lower() for module in model.modules()):
+        _tell_once(
+            "second derivatives of attention use its unfused math kernel; first-order passes of "
+            "yours keep the fused ones"
+        )
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if recurrent:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def _tell_once(message: str) -> None:
+    if message not in _told:
+        _told.add(message)
+        _logger.info(message)
