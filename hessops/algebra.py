@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
+from itertools import pairwise
 from operator import add as add_arrays
 
 import numpy as np
@@ -56,7 +57,7 @@ class Sum(LinearOperator):
         flat: list[LinearOperator] = []
         for operator in operators:
             flat.extend(operator.operators if isinstance(operator, Sum) else [operator])
-        self.operators = tuple(flat)
+        self.operators: tuple[LinearOperator, ...] = tuple(flat)
         domain = _common_space([operator.domain for operator in flat], "sum")
         codomain = _common_space([operator.codomain for operator in flat], "sum")
         structure = PROPAGATION["sum"]([operator.structure for operator in flat])
@@ -97,9 +98,10 @@ class Scaled(LinearOperator):
         if not (math.isfinite(complex(factor).real) and math.isfinite(complex(factor).imag)):
             raise ValueError(f"cannot scale an operator by {factor}")
         if isinstance(operator, Scaled):
-            operator, factor = operator.operator, operator.factor * factor
-        self.operator = operator
-        self.factor = factor
+            factor = operator.factor * factor
+            operator = operator.operator
+        self.operator: LinearOperator = operator
+        self.factor: complex = factor
         structure: Structure = PROPAGATION["scaled"](operator.structure, factor)
         domain, codomain = operator.domain, operator.codomain
         if isinstance(factor, complex):
@@ -142,14 +144,14 @@ class Product(LinearOperator):
         flat: list[LinearOperator] = []
         for operator in operators:
             flat.extend(operator.operators if isinstance(operator, Product) else [operator])
-        for left, right in zip(flat, flat[1:], strict=False):
+        for left, right in pairwise(flat):
             if not left.domain.compatible_with(right.codomain):
                 raise ValueError(
                     f"cannot multiply shapes {left.shape} and {right.shape}: {left.domain} and "
                     f"{right.codomain} differ"
                 )
             _common_precision([left.domain, right.codomain], "product")
-        self.operators = tuple(flat)
+        self.operators: tuple[LinearOperator, ...] = tuple(flat)
         spaces = [operator.domain for operator in flat]
         complex_valued = any(is_complex(space.xp, space.dtype) for space in spaces)
         domain, codomain = flat[-1].domain, flat[0].codomain
@@ -192,7 +194,7 @@ class Adjoint(LinearOperator):
         return self.operator.apply(X)
 
     @property
-    def H(self) -> LinearOperator:
+    def H(self) -> LinearOperator:  # noqa: N802 - the field's name
         """Return the operator itself."""
         return self.operator
 
@@ -452,4 +454,3 @@ def _require_orthonormal(space: Space, basis: Array) -> None:
             f"the directions to deflate are not orthonormal: |V^H V - I| = {deviation:.2g}, allowed "
             f"{allowed:.2g}; orthonormalize them first"
         )
-

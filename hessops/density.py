@@ -159,9 +159,7 @@ class SpectralDensity(Result):
             _quantile(np.delete(self.nodes, i, axis=0), np.delete(self.weights, i, axis=0), q)
             for i in range(count)
         ]
-        return Estimate(
-            value=value, standard_error=float(np.std(left_out) * math.sqrt(count - 1))
-        )
+        return Estimate(value=value, standard_error=float(np.std(left_out) * math.sqrt(count - 1)))
 
     def moment(self, p: int) -> Estimate:
         """Return the mean p-th power of the eigenvalues, tr(A^p) / n.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, dtype_name, eps, is_complex, namespace, to_numpy
+from hessops.arrays import Array, HostArray, dtype_name, eps, namespace, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import RandomState, Stream, seed_from
 from hessops.space import Space
@@ -173,14 +173,18 @@ class _Checker:
         found, declared = self.AX.dtype, self.operator.codomain.dtype
         same = found == declared and namespace(self.AX) is self.operator.xp
         return _verdict(
-            "dtype", 0.0 if same else 1.0, 0.0,
+            "dtype",
+            0.0 if same else 1.0,
+            0.0,
             f"products are {dtype_name(found)}, declared {dtype_name(declared)}",
         )
 
     def finite(self) -> Check:
         bad = int(np.sum(~np.isfinite(to_numpy(self.AX))))
         return _verdict(
-            "finite", float(bad), 0.0,
+            "finite",
+            float(bad),
+            0.0,
             f"{bad} of {int(np.prod(self.AX.shape))} entries of a product are NaN or infinite",
         )
 
@@ -188,7 +192,9 @@ class _Checker:
         again = self.multiply(self.X)
         deviation = self.relative(again - self.AX, self.AX)
         return _verdict(
-            "deterministic", deviation, self.tolerance,
+            "deterministic",
+            deviation,
+            self.tolerance,
             f"the same block multiplied twice differs by {deviation:.2g}",
         )
 
@@ -197,7 +203,9 @@ class _Checker:
         separate = 2.5 * self.AX - 0.75 * self.multiply(self.Z)
         deviation = self.relative(combined - separate, self.AX)
         return _verdict(
-            "linear", deviation, self.tolerance,
+            "linear",
+            deviation,
+            self.tolerance,
             f"A(2.5 X - 0.75 Z) and 2.5 A X - 0.75 A Z differ by {deviation:.2g}",
         )
 
@@ -205,7 +213,9 @@ class _Checker:
         alone = self.multiply(self.X[:, :1])
         deviation = self.relative(alone - self.AX[:, :1], self.AX)
         return _verdict(
-            "block", deviation, self.tolerance,
+            "block",
+            deviation,
+            self.tolerance,
             f"a column alone and within a block differ by {deviation:.2g}",
         )
 
@@ -214,7 +224,9 @@ class _Checker:
         right = to_numpy(self.operator.domain.gram(self.multiply(self.Z), self.X))
         deviation = self.inner_deviation(left, right)
         return _verdict(
-            "self-adjoint", deviation, self.tolerance,
+            "self-adjoint",
+            deviation,
+            self.tolerance,
             f"<z, A x> and <A z, x> differ by {deviation:.2g} of |z| |A x|",
         )
 
@@ -228,16 +240,22 @@ class _Checker:
         right = to_numpy(self.operator.domain.gram(back, self.X))
         deviation = self.inner_deviation(left, right)
         return _verdict(
-            "adjoint", deviation, self.tolerance,
+            "adjoint",
+            deviation,
+            self.tolerance,
             f"<y, A x> and <A^H y, x> differ by {deviation:.2g} of |y| |A x|",
         )
 
     def positive_semidefinite(self) -> Check:
         forms = np.real(to_numpy(self.operator.domain.column_inner(self.X, self.AX)))
         lengths = _norms(self.operator.domain, self.X) * _norms(self.operator.codomain, self.AX)
-        worst = float(np.min(np.divide(forms, lengths, out=np.zeros_like(forms), where=lengths > 0)))
+        worst = float(
+            np.min(np.divide(forms, lengths, out=np.zeros_like(forms), where=lengths > 0))
+        )
         return _verdict(
-            "positive semidefinite", max(0.0, -worst), self.tolerance,
+            "positive semidefinite",
+            max(0.0, -worst),
+            self.tolerance,
             f"the smallest <x, A x> / (|x| |A x|) seen is {worst:.2g}",
         )
 
@@ -261,6 +279,9 @@ def _norms(space: Space, X: Array) -> HostArray:
 
 def _verdict(name: str, deviation: float, tolerance: float, sentence: str) -> Check:
     return Check(
-        name=name, passed=deviation <= tolerance, deviation=deviation, tolerance=tolerance,
+        name=name,
+        passed=deviation <= tolerance,
+        deviation=deviation,
+        tolerance=tolerance,
         sentence=sentence,
     )

@@ -77,4 +77,5 @@ def error_bounds(
         gap = np.min(distance)
         if np.isfinite(gap) and gap > residual:
             bounds[index] = residual**2 / gap
-    return np.maximum(bounds, 4 * precision * np.max(np.abs(everything)))
+    rounding = 4 * precision * float(np.max(np.abs(everything)))
+    return np.asarray(np.maximum(bounds, rounding))

@@ -129,7 +129,8 @@ class LowRank(LinearOperator):
             raise ValueError(f"cannot multiply U, C, V^H of shapes {shapes}: the ranks differ")
         structure = _core_structure(to_numpy(core)) if right is None else GENERAL
         super().__init__(
-            space_like(left, self.right.shape[0]), space_like(left, left.shape[0]),
+            space_like(left, self.right.shape[0]),
+            space_like(left, left.shape[0]),
             structure=structure,
         )
 

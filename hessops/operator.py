@@ -213,7 +213,9 @@ class LinearOperator(ABC):
 
     def _checked(self, X: Array, product: Any, source: Space, target: Space) -> Array:
         if not is_array(X):
-            raise TypeError(f"expected an array, got {type(X).__name__}; wrap it, e.g. np.asarray(x)")
+            raise TypeError(
+                f"expected an array, got {type(X).__name__}; wrap it, e.g. np.asarray(x)"
+            )
         if X.ndim not in {1, 2}:
             raise ValueError(f"expected a vector (n,) or a block (n, k), got shape {X.shape}")
         block = X[:, None] if X.ndim == 1 else X

@@ -40,12 +40,8 @@ def plot_density(
     ImportError
         If matplotlib is missing.
     """
-    try:
-        from matplotlib import pyplot as plt
-    except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'hessops[plot]'") from error
     if ax is None:
-        _, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+        ax = _new_axes()
     grid = result.grid(4096)
     estimate = result.density(grid, width)
     mean, error = np.asarray(estimate.value), np.asarray(estimate.standard_error)
@@ -59,4 +55,13 @@ def plot_density(
     ax.set_xlim(grid[0], grid[-1])
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("density")
+    return ax
+
+
+def _new_axes() -> Axes:
+    try:
+        from matplotlib import pyplot as plt
+    except ImportError as error:
+        raise ImportError("drawing needs matplotlib: pip install 'hessops[plot]'") from error
+    _, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
     return ax

@@ -139,7 +139,9 @@ def draw(
         If `kind` is unknown, or 'steinhaus' is asked of a real operator.
     """
     if kind not in get_args(ProbeKind):
-        raise ValueError(f"probe={kind!r} is unknown; choose one of {', '.join(get_args(ProbeKind))}")
+        raise ValueError(
+            f"probe={kind!r} is unknown; choose one of {', '.join(get_args(ProbeKind))}"
+        )
     if kind == "rademacher":
         return _signs(stream, probe, start, stop)
     if kind == "steinhaus":
@@ -147,12 +149,13 @@ def draw(
             raise ValueError(
                 "probe='steinhaus' draws complex numbers and this operator is real; use 'rademacher'"
             )
-        return np.exp(2j * np.pi * _uniform(stream, probe, start, stop, part=0))
-    normal = ndtri(_uniform(stream, probe, start, stop, part=0))
+        phase = 2 * np.pi * _uniform(stream, probe, start, stop, part=0)
+        return np.cos(phase) + 1j * np.sin(phase)
+    normal = np.asarray(ndtri(_uniform(stream, probe, start, stop, part=0)))
     if complex_valued:
         imaginary = ndtri(_uniform(stream, probe, start, stop, part=1))
-        return (normal + 1j * imaginary) / np.sqrt(2)
-    return np.asarray(normal)
+        return np.asarray((normal + 1j * imaginary) / np.sqrt(2))
+    return normal
 
 
 def _signs(stream: Stream, probe: int, start: int, stop: int) -> NDArray[np.int8]:
@@ -167,4 +170,4 @@ def _signs(stream: Stream, probe: int, start: int, stop: int) -> NDArray[np.int8
 def _uniform(stream: Stream, probe: int, start: int, stop: int, part: int) -> NDArray[np.float64]:
     # The upper 53 bits, centred, so that neither 0 nor 1 is ever drawn.
     words = stream.words(probe, start, stop, part)
-    return ((words >> np.uint64(11)) + 0.5) * 2.0**-53
+    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

@@ -125,7 +125,9 @@ class Result:
         document = {
             "format": _FORMAT,
             "kind": type(self).__name__,
-            "fields": {f.name: _encode(getattr(self, f.name), f.name, arrays) for f in fields(self)},
+            "fields": {
+                f.name: _encode(getattr(self, f.name), f.name, arrays) for f in fields(self)
+            },
         }
         np.savez(target, document=np.array(json.dumps(document)), **arrays)  # type: ignore[arg-type]
         return target
@@ -179,7 +181,9 @@ def load(path: str | Path) -> Any:
             raise ValueError(f"{path} was not written by hessops: it holds no 'document'")
         document = json.loads(str(archive["document"]))
         if document["format"] > _FORMAT:
-            raise ValueError(f"{path} was written by a later version of hessops; upgrade to read it")
+            raise ValueError(
+                f"{path} was written by a later version of hessops; upgrade to read it"
+            )
         arrays = {name: archive[name] for name in archive.files if name != "document"}
     kind = Result.kinds[document["kind"]]
     return kind(**{name: _decode(value, arrays) for name, value in document["fields"].items()})
@@ -188,8 +192,10 @@ def load(path: str | Path) -> Any:
 def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
     """Return JSON for `value`, putting arrays aside under unique names."""
     if isinstance(value, Estimate):
-        inner = {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", arrays)
-                 for f in fields(value)}
+        inner = {
+            f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", arrays)
+            for f in fields(value)
+        }
         return {"estimate": inner}
     if isinstance(value, History):
         return {"history": _encode(value.to_dict(), name, arrays)}

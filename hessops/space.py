@@ -154,9 +154,15 @@ class ArraySpace:
 
     def __post_init__(self) -> None:
         if self.dim < 1:
-            raise ValueError(f"a space of dimension {self.dim} holds no vectors; it must be positive")
-        if self.dtype is None:
-            object.__setattr__(self, "dtype", self.xp.float64)
+            raise ValueError(
+                f"a space of dimension {self.dim} holds no vectors; it must be positive"
+            )
+        # NumPy's float64 is no dtype but a class, and "cuda" is not the device of an array: ask one.
+        dtype = self.xp.float64 if self.dtype is None else self.dtype
+        example = self.xp.empty(0, dtype=dtype, device=self.device)
+        object.__setattr__(self, "dtype", example.dtype)
+        place = None if self.xp is numpy_namespace else device(example)
+        object.__setattr__(self, "device", place)
         if not is_floating(self.xp, self.dtype):
             raise TypeError(
                 f"dtype {dtype_name(self.dtype)} is not a floating type; convert to float64 (or "
@@ -250,7 +256,9 @@ class ArraySpace:
             If the number of rows or the device is not this space's.
         """
         if not is_array(X):
-            raise TypeError(f"expected an array, got {type(X).__name__}; wrap it, e.g. np.asarray(x)")
+            raise TypeError(
+                f"expected an array, got {type(X).__name__}; wrap it, e.g. np.asarray(x)"
+            )
         if namespace(X) is not self.xp:
             raise TypeError(
                 f"the operator works on arrays of {_library(self.xp)}, got one of "

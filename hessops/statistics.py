@@ -74,7 +74,10 @@ def welch_satterthwaite(variances: HostArray, freedom: int) -> HostArray:
     total = variances.sum(axis=0)
     fourth = (variances**2).sum(axis=0)
     ratio = np.divide(total**2, fourth, out=np.ones_like(total), where=fourth > 0)
-    return np.clip(ratio * (freedom + 2) - 2, freedom, len(variances) * freedom)
+    freedom_of_sum: HostArray = np.clip(
+        ratio * (freedom + 2) - 2, freedom, len(variances) * freedom
+    )
+    return freedom_of_sum
 
 
 def t_quantile(confidence: float, freedom: float | HostArray) -> HostArray:

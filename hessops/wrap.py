@@ -160,7 +160,11 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator[Any
     forward = on_host(operator.apply, operator.domain)
     backward = on_host(operator.apply_adjoint, operator.codomain)
     return scipy.sparse.linalg.LinearOperator(
-        operator.shape, matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward,
+        operator.shape,
+        matvec=forward,
+        rmatvec=backward,
+        matmat=forward,
+        rmatmat=backward,
         dtype=dtype,
     )
 
@@ -170,7 +174,9 @@ class _Declared:
 
     def __init__(self, self_adjoint: bool | None, positive_semidefinite: bool) -> None:
         if positive_semidefinite and self_adjoint is False:
-            raise ValueError("a positive semidefinite operator is self-adjoint; drop one of the two")
+            raise ValueError(
+                "a positive semidefinite operator is self-adjoint; drop one of the two"
+            )
         self.self_adjoint = True if positive_semidefinite else self_adjoint
         self.positive_semidefinite = positive_semidefinite
 
@@ -211,8 +217,11 @@ def _from_dense(matrix: Any, declared: _Declared) -> LinearOperator:
         asymmetry = float(xp.max(xp.abs(matrix - adjoint(matrix))))
         structure = declared.held_against(asymmetry, largest, eps(xp, matrix.dtype))
     return MatrixOperator(
-        matrix, space_like(matrix, columns), space_like(matrix, rows),
-        adjoint_matrix=adjoint(matrix), structure=structure,
+        matrix,
+        space_like(matrix, columns),
+        space_like(matrix, rows),
+        adjoint_matrix=adjoint(matrix),
+        structure=structure,
     )
 
 
@@ -233,8 +242,11 @@ def _from_sparse(matrix: Any, declared: _Declared) -> LinearOperator:
         structure = declared.held_against(asymmetry, largest, float(np.finfo(matrix.dtype).eps))
     rows, columns = matrix.shape
     return MatrixOperator(
-        matrix, ArraySpace(columns, matrix.dtype), ArraySpace(rows, matrix.dtype),
-        adjoint_matrix=flipped, structure=structure,
+        matrix,
+        ArraySpace(columns, matrix.dtype),
+        ArraySpace(rows, matrix.dtype),
+        adjoint_matrix=flipped,
+        structure=structure,
     )
 
 
@@ -245,7 +257,10 @@ def _from_multiplier(obj: Any, declared: _Declared, dtype: Any, like: Any) -> Li
     domain, codomain = space_like(example, columns), space_like(example, rows)
     if hasattr(obj, "matmat"):
         return FunctionOperator(
-            obj.matmat, domain, codomain, adjoint_function=getattr(obj, "rmatmat", None),
+            obj.matmat,
+            domain,
+            codomain,
+            adjoint_function=getattr(obj, "rmatmat", None),
             structure=declared.unseen(),
         )
     return MatrixOperator(
@@ -267,8 +282,12 @@ def _from_function(
     rows, columns = (shape, shape) if isinstance(shape, int) else shape
     example = _example_array(function, dtype, like)
     return FunctionOperator(
-        function, space_like(example, columns), space_like(example, rows),
-        adjoint_function=adjoint_function, vectors_only=vectors_only, structure=declared.unseen(),
+        function,
+        space_like(example, columns),
+        space_like(example, rows),
+        adjoint_function=adjoint_function,
+        vectors_only=vectors_only,
+        structure=declared.unseen(),
     )
 
 

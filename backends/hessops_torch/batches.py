@@ -150,7 +150,11 @@ def _as_source(data: Any, micro_batch_size: int | None) -> Iterable[Any]:
             f"{type(data).__name__} can be read once, and every product reads the data; pass "
             "list(...) of it"
         )
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes) and not torch.is_tensor(data):
+    if (
+        isinstance(data, Iterable)
+        and not isinstance(data, str | bytes)
+        and not torch.is_tensor(data)
+    ):
         return data
     raise TypeError(
         f"cannot read batches from {type(data).__name__}; pass a DataLoader, a Dataset, a list of "
@@ -182,7 +186,7 @@ def _fingerprint(batch: Any) -> int:
         code = zlib.crc32(f"{tuple(tensor.shape)}{tensor.dtype}".encode(), code)
         data = tensor.detach().cpu().contiguous()
         if data.numel():
-            code = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy(), code)
+            code = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy().tobytes(), code)
     return code
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 __all__ = ["digits"]
 
 
-def digits(*, num_epochs: int = 15, num_images: int = 1024, seed: int = 0) -> tuple[Any, Any, Any]:
+def digits(*, num_epochs: int = 8, num_images: int = 768, seed: int = 0) -> tuple[Any, Any, Any]:
     """Train a small convolutional network and return it with its loss and data.
 
     Parameters
@@ -39,7 +39,7 @@ def digits(*, num_epochs: int = 15, num_images: int = 1024, seed: int = 0) -> tu
         model = _network()
         _train(model, images, labels, num_epochs)
     model.eval()
-    batches = list(zip(images.split(256), labels.split(256), strict=True))
+    batches = list(zip(torch.split(images, 256), torch.split(labels, 256), strict=True))
     return model, nn.CrossEntropyLoss(), batches
 
 
@@ -71,7 +71,7 @@ def _train(model: nn.Module, images: Tensor, labels: Tensor, num_epochs: int) ->
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     for _ in range(num_epochs):
         order = torch.randperm(len(images))
-        for chosen in order.split(64):
+        for chosen in torch.split(order, 64):
             optimizer.zero_grad()
             loss(model(images[chosen]), labels[chosen]).backward()
             optimizer.step()

@@ -42,9 +42,7 @@ class GradientGraph:
         self.total = total.detach()
         gradients: Sequence[Tensor | None] = [None] * len(parameters)
         if total.requires_grad:
-            gradients = torch.autograd.grad(
-                total, parameters, create_graph=True, allow_unused=True
-            )
+            gradients = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
         # A parameter that the loss does not use, or uses linearly, has no second derivative.
         self._curved = {
             index: gradient
@@ -66,7 +64,7 @@ class GradientGraph:
             return
         sizes = [parameter.numel() for parameter in self.parameters]
         for row in range(len(columns)):
-            pieces = columns[row].split(sizes)
+            pieces = torch.split(columns[row], sizes)
             seeds = [pieces[i].view_as(self.parameters[i]) for i in self._curved]
             products = torch.autograd.grad(
                 list(self._curved.values()),
@@ -75,9 +73,9 @@ class GradientGraph:
                 retain_graph=keep or row + 1 < len(columns),
                 allow_unused=True,
             )
-            for target, product in zip(out[row].split(sizes), products, strict=True):
+            for target, product in zip(torch.split(out[row], sizes), products, strict=True):
                 if product is not None:
-                    target += product.reshape(-1)
+                    target.add_(product.reshape(-1))
 
     def num_bytes(self) -> int:
         """Return the memory that the graph holds, without the parameters themselves."""

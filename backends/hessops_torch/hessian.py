@@ -184,9 +184,7 @@ class Hessian(LinearOperator):
             out += self.weight_decay * columns
         return out.T
 
-    def _add_products(
-        self, index: int, batch: Any, columns: Tensor, out: Tensor
-    ) -> Tensor | float:
+    def _add_products(self, index: int, batch: Any, columns: Tensor, out: Tensor) -> Tensor | float:
         """Add one micro-batch's products and return its count."""
         graph = self.graphs.get(index)
         kept = graph is not None
@@ -256,7 +254,9 @@ def _total(counts: list[Tensor | float], device: Any) -> Tensor:
         start=torch.zeros((), dtype=torch.float64, device=device),
     )
     if not bool(total > 0):
-        raise ValueError(f"the counts of all batches add up to {float(total):g}: nothing to average")
+        raise ValueError(
+            f"the counts of all batches add up to {float(total):g}: nothing to average"
+        )
     return total
 
 

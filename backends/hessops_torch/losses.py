@@ -103,7 +103,9 @@ class FunctionLoss:
         total, count = returned
         _require_scalar(total)
         if not torch.is_tensor(count) and not (math.isfinite(count) and count >= 0):
-            raise ValueError(f"the loss function returned the count {count}; it must not be negative")
+            raise ValueError(
+                f"the loss function returned the count {count}; it must not be negative"
+            )
         return total, count
 
 
@@ -172,7 +174,8 @@ def _class_count(criterion: Any, target: Tensor, values: Tensor) -> Tensor | flo
         return float(values.numel())
     kept = target != criterion.ignore_index
     if criterion.weight is None:
-        return kept.sum()
+        kept_count: Tensor = kept.sum()
+        return kept_count
     weights = criterion.weight[torch.where(kept, target, 0)]
     return torch.where(kept, weights, 0).sum()
 

@@ -47,13 +47,17 @@ def select_parameters(model: nn.Module, params: ParameterSelection) -> dict[str,
     if params is None:
         chosen = {name: p for name, p in every.items() if p.requires_grad}
         if not chosen:
-            raise ValueError("the model has no parameter that requires a gradient; name some in params")
+            raise ValueError(
+                "the model has no parameter that requires a gradient; name some in params"
+            )
     else:
         patterns = [params] if isinstance(params, str | re.Pattern) else list(params)
         for pattern in patterns:
             _require_match(pattern, every)
         chosen = {
-            name: p for name, p in every.items() if any(_fits(name, pattern) for pattern in patterns)
+            name: p
+            for name, p in every.items()
+            if any(_fits(name, pattern) for pattern in patterns)
         }
         if not chosen:
             raise ValueError("params names no parameter; leave it out to take all")
@@ -138,7 +142,7 @@ class ParameterSpace(ArraySpace):
         """
         if vector.shape != (self.dim,):
             raise ValueError(f"expected a vector of shape ({self.dim},), got {tuple(vector.shape)}")
-        pieces = vector.split([shape.numel() for shape in self.shapes.values()])
+        pieces = torch.split(vector, [shape.numel() for shape in self.shapes.values()])
         return {
             name: piece.reshape(shape)
             for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)
@@ -175,7 +179,7 @@ class ParameterSpace(ArraySpace):
             pieces.append(tensors[name].reshape(-1))
         return torch.cat(pieces)
 
-    def zeros(self, count: int) -> Tensor:  # type: ignore[override]
+    def zeros(self, count: int) -> Tensor:
         """Return a block of `count` zero vectors, shape (n, count), each vector contiguous."""
         return torch.zeros((count, self.dim), dtype=self.dtype, device=self.device).T
 
@@ -186,7 +190,9 @@ class ParameterSpace(ArraySpace):
         )
 
     def __repr__(self) -> str:
-        return f"ParameterSpace({self.dim}, {len(self.shapes)} tensors, {self.dtype}, {self.device})"
+        return (
+            f"ParameterSpace({self.dim}, {len(self.shapes)} tensors, {self.dtype}, {self.device})"
+        )
 
 
 def _fits(name: str, pattern: str | re.Pattern[str]) -> bool:

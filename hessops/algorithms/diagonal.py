@@ -100,7 +100,7 @@ class DiagonalResult(Result):
         """Return host arrays (low, high): t-intervals of the entries (of real operators)."""
         half = t_quantile(self.confidence, self.freedom) * to_numpy(self.standard_errors)
         values = to_numpy(self.values)
-        return Interval(values - half, values + half)  # type: ignore[arg-type]
+        return Interval(values - half, values + half)
 
     def __str__(self) -> str:
         norm = float(np.linalg.norm(to_numpy(self.values)))
@@ -192,13 +192,19 @@ def diagonal(
         return "tolerance reached" if adaptive and state.error_norm <= target else None
 
     states = diagonal_steps(
-        operator, stream=Stream(seed), probe=probe, num_probes=budget,
+        operator,
+        stream=Stream(seed),
+        probe=probe,
+        num_probes=budget,
         block_size=block_size or default_block_size(operator.domain, budget),
         stratify=has_many_terms(operator) if stratify is None else stratify,
     )
     outcome = run(
-        states, space=operator.domain, stop=stop,
-        row=lambda state: (state.norm, state.error_norm), callback=callback,
+        states,
+        space=operator.domain,
+        stop=stop,
+        row=lambda state: (state.norm, state.error_norm),
+        callback=callback,
     )
     state, count = outcome.state, outcome.state.num_probes
     converged = not adaptive or stop(state) is not None
@@ -212,9 +218,17 @@ def diagonal(
     return DiagonalResult(
         values=state.value_sum / count,
         standard_errors=operator.xp.sqrt(state.variance_sum) / count,
-        norm_error=state.error_norm, confidence=confidence, freedom=state.freedom,
-        num_probes=count, probe=probe, num_products=state.num_products, status=status,
-        converged=converged, history=outcome.history, seed=seed, seconds=outcome.seconds,
+        norm_error=state.error_norm,
+        confidence=confidence,
+        freedom=state.freedom,
+        num_probes=count,
+        probe=probe,
+        num_products=state.num_products,
+        status=status,
+        converged=converged,
+        history=outcome.history,
+        seed=seed,
+        seconds=outcome.seconds,
     )
 
 
@@ -287,4 +301,4 @@ def _magnitude(A: LinearOperator, block: Array) -> Array:
 def _norms(A: LinearOperator, values: Array, variances: Array) -> HostArray:
     both = [values[:, None], A.xp.sqrt(variances)[:, None]]
     squares = [to_numpy(A.domain.column_norms_squared(column)) for column in both]
-    return np.sqrt(np.concatenate(squares))
+    return np.asarray(np.sqrt(np.concatenate(squares)))

@@ -99,8 +99,8 @@ def eigsh(
         Largest in modulus, largest, smallest, or half from each end (one more from the high end if
         `k` is odd).
     tol : float, optional
-        Residual norm asked for, relative to the largest |Ritz value|; eps^(2/3) of the operator's
-        precision where not given (3.7e-11 in float64, 2.4e-5 in float32).
+        Residual norm asked for, relative to the largest Ritz value in modulus; eps^(2/3) of the
+        operator's precision where not given (3.7e-11 in float64, 2.4e-5 in float32).
     max_steps : int, optional
         Most steps; the smaller of n and 300 + 10 k where not given.
     start : array, shape (n,), optional
@@ -164,7 +164,11 @@ def eigsh(
     clock = time.perf_counter()
     outcome = run(
         eigsh_steps(operator, first, stream=Stream(seed, _RESTART), capacity=limit),
-        space=operator.domain, stop=goal.stop, row=goal.row, max_steps=limit, callback=callback,
+        space=operator.domain,
+        stop=goal.stop,
+        row=goal.row,
+        max_steps=limit,
+        callback=callback,
     )
     state = outcome.state
     pairs = goal.wanted(state)
@@ -177,12 +181,22 @@ def eigsh(
     status, converged = goal.verdict(state, residuals, outcome.reason)
     warn_if_failed(converged, status)
     return EigenResult(
-        eigenvalues=values, eigenvectors=vectors, residual_norms=residuals,
-        error_bounds=error_bounds(values, residuals, np.delete(state.values, pairs),
-                                  np.delete(state.residual_norms, pairs),
-                                  eps(operator.xp, operator.dtype)),
-        num_products=num_products, status=status, converged=converged, history=outcome.history,
-        seed=seed, seconds=time.perf_counter() - clock,
+        eigenvalues=values,
+        eigenvectors=vectors,
+        residual_norms=residuals,
+        error_bounds=error_bounds(
+            values,
+            residuals,
+            np.delete(state.values, pairs),
+            np.delete(state.residual_norms, pairs),
+            eps(operator.xp, operator.dtype),
+        ),
+        num_products=num_products,
+        status=status,
+        converged=converged,
+        history=outcome.history,
+        seed=seed,
+        seconds=time.perf_counter() - clock,
     )
 
 
@@ -307,8 +321,14 @@ def _ritz_pairs(
         first = last
     residuals[first - len(diagonal) :] = state.residual_norm() * np.abs(vectors[-1])
     return EigshState(
-        step, step, values, residuals, coefficients, tuple(len(d) for d, _ in matrices),
-        not state.alive[0], basis,
+        step,
+        step,
+        values,
+        residuals,
+        coefficients,
+        tuple(len(d) for d, _ in matrices),
+        not state.alive[0],
+        basis,
     )
 
 

@@ -218,22 +218,39 @@ def trace(
     stratified = has_many_terms(operator) if stratify is None else stratify
     size = block_size or default_block_size(operator.domain, plan.first_stage)
     states = hutchinson_steps(
-        operator, stream=Stream(seed), probe=probe, block_size=size, stratify=stratified,
+        operator,
+        stream=Stream(seed),
+        probe=probe,
+        block_size=size,
+        stratify=stratified,
         num_probes=plan.budget,
     )
     outcome = run(
-        states, space=operator.domain, stop=plan.stop,
-        row=lambda state: (state.estimate(), state.standard_error()), callback=callback,
+        states,
+        space=operator.domain,
+        stop=plan.stop,
+        row=lambda state: (state.estimate(), state.standard_error()),
+        callback=callback,
     )
     state = outcome.state
     status, converged = plan.verdict(state, outcome.reason)
     warn_if_failed(converged, status)
     return TraceResult(
-        value=state.estimate(), standard_error=state.standard_error(),
-        interval=plan.interval(state), confidence=confidence, num_probes=state.moments.count,
-        probe=probe, num_terms=len(state.moments.mean), term_scatter=state.term_scatter(),
-        sections=_sections(operator, state), num_products=state.num_products, status=status,
-        converged=converged, history=outcome.history, seed=seed, seconds=outcome.seconds,
+        value=state.estimate(),
+        standard_error=state.standard_error(),
+        interval=plan.interval(state),
+        confidence=confidence,
+        num_probes=state.moments.count,
+        probe=probe,
+        num_terms=len(state.moments.mean),
+        term_scatter=state.term_scatter(),
+        sections=_sections(operator, state),
+        num_products=state.num_products,
+        status=status,
+        converged=converged,
+        history=outcome.history,
+        seed=seed,
+        seconds=outcome.seconds,
     )
 
 
@@ -274,10 +291,12 @@ def hutchinson_steps(
         count = block_size if num_probes is None else min(block_size, num_probes - done)
         indices = range(done, done + count)
         terms = A.terms() if stratify else iter((A,))
-        samples = np.stack([
-            _quadratic_forms(term, stream.for_term(index), indices, probe)
-            for index, term in enumerate(terms)
-        ])
+        samples = np.stack(
+            [
+                _quadratic_forms(term, stream.for_term(index), indices, probe)
+                for index, term in enumerate(terms)
+            ]
+        )
         done += count
         step += 1
         require_finite(samples, done, A)

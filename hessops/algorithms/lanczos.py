@@ -52,7 +52,7 @@ class LanczosState:
     alive : numpy.ndarray, shape (m,)
         Which recurrences go on.
     scale : float
-        Largest |alpha| + |beta| seen: the size of the operator.
+        Largest ``|alpha| + beta`` seen: the size of the operator.
     rounding : float
         What is rounding at that size, in the operator's precision.
     residual : array, shape (n, m)
@@ -180,11 +180,13 @@ def lanczos(
         block = space.validate(start[:, None])
     else:
         raise ValueError(f"start must be one vector of shape (n,), got shape {start.shape}")
-    states = lanczos_steps(
-        operator, block, reorthogonalize=reorthogonalize, capacity=num_steps
-    )
+    states = lanczos_steps(operator, block, reorthogonalize=reorthogonalize, capacity=num_steps)
     outcome = run(
-        states, space=space, stop=lambda _: None, max_steps=num_steps, callback=callback,
+        states,
+        space=space,
+        stop=lambda _: None,
+        max_steps=num_steps,
+        callback=callback,
         row=lambda state: (state.alphas[-1, 0], state.residual_norm()),
     )
     state = outcome.state
@@ -194,10 +196,16 @@ def lanczos(
     if exhausted:
         status = f"the Krylov space is exhausted after {state.step} steps: T holds its eigenvalues"
     return LanczosResult(
-        alphas=alphas, betas=betas, residual_norm=state.residual_norm(),
+        alphas=alphas,
+        betas=betas,
+        residual_norm=state.residual_norm(),
         basis=None if state.basis is None else state.basis.vectors(),
-        num_products=state.num_products, status=status, converged=True, history=outcome.history,
-        seed=seed, seconds=outcome.seconds,
+        num_products=state.num_products,
+        status=status,
+        converged=True,
+        history=outcome.history,
+        seed=seed,
+        seconds=outcome.seconds,
     )
 
 
@@ -260,8 +268,7 @@ def lanczos_steps(
         yield recurrence.advance(W, _to_host(A, alpha, norms, stray), basis)
         if not recurrence.alive.any():
             return
-        inverse = np.divide(1.0, recurrence.betas[-1], where=recurrence.alive,
-                            out=np.zeros(count))
+        inverse = np.divide(1.0, recurrence.betas[-1], where=recurrence.alive, out=np.zeros(count))
         beta = space.from_host(recurrence.betas[-1])
         previous, Q = Q, W * space.from_host(inverse)
 
@@ -298,8 +305,16 @@ class _Recurrence:
         self.betas.append(np.where(alive, beta, 0.0))
         self.alive = alive
         return LanczosState(
-            len(self.alphas), self.num_products, np.array(self.alphas), np.array(self.betas),
-            self.lengths, alive, self.scale, rounding, residual, basis,
+            len(self.alphas),
+            self.num_products,
+            np.array(self.alphas),
+            np.array(self.betas),
+            self.lengths,
+            alive,
+            self.scale,
+            rounding,
+            residual,
+            basis,
         )
 
     def _require_self_adjoint(self, stray: HostArray) -> None:

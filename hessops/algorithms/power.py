@@ -93,7 +93,7 @@ def power_iteration(
     num_eigenpairs : int
         Pairs wanted.
     tol : float
-        Residual norm asked for, relative to the largest |Ritz value|.
+        Residual norm asked for, relative to the largest Ritz value in modulus.
     max_steps : int
         Most steps; with ``method='deflated'``, for each pair.
     method : {'block', 'deflated'}
@@ -162,12 +162,22 @@ def power_iteration(
     status, converged = _verdict(found, num_eigenpairs, tol, operator)
     warn_if_failed(converged, status)
     return EigenResult(
-        eigenvalues=values, eigenvectors=found.X[:, :num_eigenpairs], residual_norms=residuals,
-        error_bounds=error_bounds(values, residuals, found.values[num_eigenpairs:],
-                                  found.residual_norms[num_eigenpairs:],
-                                  eps(operator.xp, operator.dtype)),
-        num_products=found.num_products, status=status, converged=converged,
-        history=found.history, seed=seed, seconds=time.perf_counter() - clock,
+        eigenvalues=values,
+        eigenvectors=found.X[:, :num_eigenpairs],
+        residual_norms=residuals,
+        error_bounds=error_bounds(
+            values,
+            residuals,
+            found.values[num_eigenpairs:],
+            found.residual_norms[num_eigenpairs:],
+            eps(operator.xp, operator.dtype),
+        ),
+        num_products=found.num_products,
+        status=status,
+        converged=converged,
+        history=found.history,
+        seed=seed,
+        seconds=time.perf_counter() - clock,
     )
 
 
@@ -215,21 +225,41 @@ class _Found:
 
 
 def _block(
-    operator: LinearOperator, wanted: int, size: int, tol: float, max_steps: int,
-    start: Array | None, seed: int, callback: Callback | None,
+    operator: LinearOperator,
+    wanted: int,
+    size: int,
+    tol: float,
+    max_steps: int,
+    start: Array | None,
+    seed: int,
+    callback: Callback | None,
 ) -> _Found:
     space = operator.domain
-    block = space.probes(Stream(seed), range(size), "normal") if start is None else _as_block(
-        space, start, size)
+    block = (
+        space.probes(Stream(seed), range(size), "normal")
+        if start is None
+        else _as_block(space, start, size)
+    )
     outcome, tied = _iterate(operator, block, wanted, tol, max_steps, Stream(seed, 1), callback)
     pairs = tied or outcome.state
-    return _Found(pairs.values, pairs.residual_norms, pairs.X, outcome.state.num_products,
-                  outcome.history, outcome.reason)
+    return _Found(
+        pairs.values,
+        pairs.residual_norms,
+        pairs.X,
+        outcome.state.num_products,
+        outcome.history,
+        outcome.reason,
+    )
 
 
 def _deflated(
-    operator: LinearOperator, wanted: int, tol: float, max_steps: int, start: Array | None,
-    seed: int, callback: Callback | None,
+    operator: LinearOperator,
+    wanted: int,
+    tol: float,
+    max_steps: int,
+    start: Array | None,
+    seed: int,
+    callback: Callback | None,
 ) -> _Found:
     """Find one pair after the other, each with the operator deflated of those before."""
     space = operator.domain
@@ -259,8 +289,13 @@ def _deflated(
 
 
 def _iterate(
-    operator: LinearOperator, block: Array, wanted: int, tol: float, max_steps: int,
-    stream: Stream, callback: Callback | None,
+    operator: LinearOperator,
+    block: Array,
+    wanted: int,
+    tol: float,
+    max_steps: int,
+    stream: Stream,
+    callback: Callback | None,
 ) -> tuple[Outcome[PowerState], PowerState | None]:
     """Iterate one block until its first pairs converge, in itself or with the block before."""
     worst: list[float] = []
@@ -280,9 +315,12 @@ def _iterate(
         return None
 
     outcome = run(
-        power_steps(operator, block, stream=stream), space=operator.domain, stop=stop,
+        power_steps(operator, block, stream=stream),
+        space=operator.domain,
+        stop=stop,
         row=lambda state: (state.values[0], np.max(state.residual_norms[:wanted])),
-        max_steps=max_steps, callback=callback,
+        max_steps=max_steps,
+        callback=callback,
     )
     return outcome, tied[0] if tied else None
 
@@ -303,8 +341,13 @@ def _two_blocks(operator: LinearOperator, state: PowerState, previous: PowerStat
     keep = np.flatnonzero(small)
     columns = xp.asarray(keep, device=space.device)
     return PowerState(
-        state.step, state.num_products, values[keep], residuals[keep],
-        xp.take(X, columns, axis=1), xp.take(product, columns, axis=1), None,
+        state.step,
+        state.num_products,
+        values[keep],
+        residuals[keep],
+        xp.take(X, columns, axis=1),
+        xp.take(product, columns, axis=1),
+        None,
     )
 
 
@@ -325,9 +368,7 @@ def _rayleigh_ritz(
     return values, norms, X, product
 
 
-def _verdict(
-    found: _Found, wanted: int, tol: float, operator: LinearOperator
-) -> tuple[str, bool]:
+def _verdict(found: _Found, wanted: int, tol: float, operator: LinearOperator) -> tuple[str, bool]:
     residuals = found.residual_norms[:wanted]
     allowed = tol * float(np.max(np.abs(found.values)))
     steps = len(found.history)
@@ -344,9 +385,7 @@ def _verdict(
     return f"converged in {steps} steps" + (f"; {company}" if company else ""), True
 
 
-def _company(
-    found: _Found, wanted: int, trusted: HostArray, operator: LinearOperator
-) -> str:
+def _company(found: _Found, wanted: int, trusted: HostArray, operator: LinearOperator) -> str:
     """Say which of the wanted eigenvalues are multiple or tied in modulus with another."""
     rounding = 32 * eps(operator.xp, operator.dtype) * float(np.max(np.abs(found.values)))
     remarks: list[str] = []

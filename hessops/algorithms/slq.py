@@ -86,11 +86,13 @@ def spectral_density(
     seed = seed_from(rng)
     space = operator.domain
     start = space.probes(Stream(seed), range(num_probes), probe)
-    states = lanczos_steps(
-        operator, start, reorthogonalize=reorthogonalize, capacity=num_steps
-    )
+    states = lanczos_steps(operator, start, reorthogonalize=reorthogonalize, capacity=num_steps)
     outcome = run(
-        states, space=space, stop=lambda _: None, max_steps=num_steps, callback=callback,
+        states,
+        space=space,
+        stop=lambda _: None,
+        max_steps=num_steps,
+        callback=callback,
         row=lambda state: (float(np.mean(state.alphas[0])), _standard_error(state.alphas[0])),
     )
     state = outcome.state
@@ -102,9 +104,17 @@ def spectral_density(
             "eigenvalues"
         )
     return SpectralDensity(
-        nodes=nodes, weights=weights, node_errors=node_errors,
-        rounding=state.rounding, dim=space.dim, num_products=state.num_products, status=status, converged=True, history=outcome.history,
-        seed=seed, seconds=outcome.seconds,
+        nodes=nodes,
+        weights=weights,
+        node_errors=node_errors,
+        rounding=state.rounding,
+        dim=space.dim,
+        num_products=state.num_products,
+        status=status,
+        converged=True,
+        history=outcome.history,
+        seed=seed,
+        seconds=outcome.seconds,
     )
 
 

@@ -1,0 +1,163 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import hessops
+from hessops.cli.analysis import Analysis, Settings, analyze_operator
+from hessops.cli.progress import ProgressBars
+from hessops.cli.report import print_analysis, write_report
+from hessops.cli.target import load_target, parse_arguments
+from hessops.errors import ConvergenceWarning
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="The spectrum of any operator you can multiply with.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DEMO = "hessops_torch.demo:digits"
+
+Output = Annotated[Path, typer.Option(help="Folder for report.json, density.png, report.html.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random probes; repeats a run.")]
+Device = Annotated[str | None, typer.Option(help="Device to move a model to, such as cuda.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hessops {hessops.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def demo(
+    output: Output = Path("hessops-demo"),
+    seed: Seed = 0,
+    device: Device = None,
+    traceback: Traceback = False,
+) -> None:
+    """Train a small network on handwritten digits and print the spectrum of its Hessian."""
+    settings = Settings(seed=seed, density_probes=6, density_steps=48, trace_probes=24)
+    with _one_line_errors(traceback):
+        _analyze(_DEMO, [], [], settings, device, output)
+
+
+@app.command()
+def analyze(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="file.py:function or module:function that returns an operator, a matrix or "
+            "(model, loss, data); or a matrix file (.npy, .npz, .mtx)."
+        ),
+    ],
+    arg: Annotated[
+        list[str] | None,
+        typer.Option("--arg", "-a", help="name=value for the function; may be repeated."),
+    ] = None,
+    compute: Annotated[
+        str, typer.Option(help="What to compute, separated by commas.")
+    ] = "eigenvalues,trace,density",
+    params: Annotated[
+        list[str] | None,
+        typer.Option(help="Parameters of a model to differentiate by: names or patterns."),
+    ] = None,
+    num_eigenvalues: Annotated[int, typer.Option("--num-eigenvalues", "-k", min=1)] = 5,
+    which: Annotated[str, typer.Option(help="LM, LA, SA or BE: which end of the spectrum.")] = "LM",
+    tol: Annotated[
+        float | None, typer.Option(help="Residual norm of eigenpairs, relative to the largest.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(help="Most Lanczos steps for eigenpairs.", min=1)
+    ] = None,
+    trace_probes: Annotated[
+        int | None, typer.Option(help="Probes for the trace; with --rtol, the most.", min=1)
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative half-width asked for of the trace's interval.")
+    ] = None,
+    confidence: Annotated[float, typer.Option(help="Coverage of intervals.")] = 0.95,
+    density_probes: Annotated[int, typer.Option(help="Probes for the density.", min=1)] = 4,
+    density_steps: Annotated[int, typer.Option(help="Lanczos steps for the density.", min=1)] = 40,
+    seed: Seed = 0,
+    device: Device = None,
+    output: Output = Path("hessops-report"),
+    traceback: Traceback = False,
+) -> None:
+    """Compute eigenvalues, trace and spectral density of TARGET, with errors, and write a report."""
+    with _one_line_errors(traceback):
+        settings = Settings.parse(
+            compute,
+            which,
+            num_eigenvalues=num_eigenvalues,
+            tol=tol,
+            max_steps=max_steps,
+            trace_probes=trace_probes,
+            rtol=rtol,
+            confidence=confidence,
+            density_probes=density_probes,
+            density_steps=density_steps,
+            seed=seed,
+        )
+        _analyze(target, arg or [], params or [], settings, device, output)
+
+
+def _analyze(
+    target: str,
+    arg: list[str],
+    params: list[str],
+    settings: Settings,
+    device: str | None,
+    output: Path,
+) -> None:
+    console, progress = Console(soft_wrap=True, highlight=False), ProgressBars()
+    with warnings.catch_warnings():
+        # The report prints the status of every result, converged or not.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        with progress.busy(f"loading {target}"):
+            operator = load_target(target, parse_arguments(arg), params=params, device=device)
+        console.print(f"{operator!r}\n", markup=False)
+        analysis: Analysis = analyze_operator(operator, settings, progress)
+    print_analysis(console, analysis)
+    written = write_report(output, target, arg, analysis)
+    console.print("\nwrote " + ", ".join(str(path) for path in written), markup=False)
+
+
+@contextmanager
+def _one_line_errors(traceback: bool) -> Iterator[None]:
+    """End with one line and exit code 2 instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write("hessops: interrupted\n")
+        raise typer.Exit(130) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if traceback:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        sys.stderr.write(f"hessops: {text}\n")
+        raise typer.Exit(2) from None
