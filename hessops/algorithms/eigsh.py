@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
+from scipy.linalg import block_diag, eigh_tridiagonal
 
 from hessops.algorithms._common import (
     require_positive,
@@ -23,24 +23,26 @@ from hessops.algorithms._common import (
     warn_if_failed,
 )
 from hessops.algorithms.lanczos import LanczosState, lanczos_steps
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps, numpy_dtype, to_numpy
 from hessops.basis import Basis
 from hessops.eigenpairs import EigenResult, error_bounds
 from hessops.operator import LinearOperator
 from hessops.random import RandomState, Stream, seed_from
 from hessops.record import Callback, run
+from hessops.space import Space
 
 __all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
 
 Which = Literal["LM", "LA", "SA", "BE"]
 
 _START, _RESTART = 0, 1
-_DEFAULT_STEPS = 300
+_BASIS_BYTES = 2**30
+_MIN_STEPS, _MAX_STEPS = 100, 2000
 
 
 @dataclass(frozen=True)
 class EigshState:
-    """All Ritz pairs after some number of products.
+    """The Ritz pairs at both ends of the spectrum after some number of products.
 
     Parameters
     ----------
@@ -48,11 +50,11 @@ class EigshState:
         Products with single vectors so far.
     num_products : int
         The same.
-    values : numpy.ndarray, shape (step,)
-        Ritz values.
-    residual_norms : numpy.ndarray, shape (step,)
+    values : numpy.ndarray, shape (r,)
+        Ritz values: the outermost of every Krylov space.
+    residual_norms : numpy.ndarray, shape (r,)
         Of each, by the Lanczos identity.
-    coefficients : numpy.ndarray, shape (step, step)
+    coefficients : numpy.ndarray, shape (step, r)
         Column i holds Ritz vector i in the basis.
     lengths : tuple of int
         Dimensions of the Krylov spaces so far, the current one last.
@@ -102,7 +104,8 @@ def eigsh(
         Residual norm asked for, relative to the largest Ritz value in modulus; eps^(2/3) of the
         operator's precision where not given (3.7e-11 in float64, 2.4e-5 in float32).
     max_steps : int, optional
-        Most steps; the smaller of n and 300 + 10 k where not given.
+        Most steps; where not given, as many as fit a gigabyte, but at least 100 + 10 k and at most
+        2000 + 10 k.
     start : array, shape (n,), optional
         Start vector, random where not given.
     verify : bool
@@ -158,12 +161,12 @@ def eigsh(
     if not tol > 0:
         raise ValueError(f"tol={tol} must be positive")
     seed = seed_from(rng)
-    limit = min(n, max_steps or _DEFAULT_STEPS + 10 * k)
+    limit = min(n, max_steps or _default_steps(operator.domain, k))
     goal = _Goal(k, which, tol)
     first = _start_block(operator, start, Stream(seed, _START))
     clock = time.perf_counter()
     outcome = run(
-        eigsh_steps(operator, first, stream=Stream(seed, _RESTART), capacity=limit),
+        eigsh_steps(operator, first, stream=Stream(seed, _RESTART), num_ends=k + 1),
         space=operator.domain,
         stop=goal.stop,
         row=goal.row,
@@ -201,9 +204,9 @@ def eigsh(
 
 
 def eigsh_steps(
-    A: LinearOperator, start: Array, *, stream: Stream, capacity: int = 16
+    A: LinearOperator, start: Array, *, stream: Stream, num_ends: int
 ) -> Iterator[EigshState]:
-    """Yield all Ritz pairs after every product; end when the basis fills the space.
+    """Yield the outermost Ritz pairs after every product; end when the basis fills the space.
 
     Parameters
     ----------
@@ -213,8 +216,8 @@ def eigsh_steps(
         Start vector.
     stream : Stream
         Where new start vectors come from, once a Krylov space is exhausted.
-    capacity : int
-        Basis vectors to make room for at first.
+    num_ends : int
+        Pairs to look at from each end of each Krylov space.
 
     Yields
     ------
@@ -222,15 +225,15 @@ def eigsh_steps(
         One product further.
     """
     space = A.domain
-    basis = Basis(space, 1, capacity)
-    finished: list[tuple[HostArray, HostArray]] = []
+    basis = Basis(space, 1)
+    finished: list[_EndPairs] = []
     step = 0
     while True:
         for state in lanczos_steps(A, start, basis=basis):
             step += 1
-            matrices = [*finished, state.tridiagonal()]
-            yield _ritz_pairs(state, matrices, step, basis)
-        finished.append(state.tridiagonal())
+            current = _end_pairs(state, num_ends)
+            yield _combined([*finished, current], step, exhausted=not state.alive[0], basis=basis)
+        finished.append(current)
         if basis.size >= space.dim:
             return
         start = space.probes(stream, range(len(finished), len(finished) + 1), "normal")
@@ -307,29 +310,48 @@ class _Goal:
         return self.tol * float(np.max(np.abs(state.values)))
 
 
-def _ritz_pairs(
-    state: LanczosState, matrices: list[tuple[HostArray, HostArray]], step: int, basis: Basis
-) -> EigshState:
-    """Solve the tridiagonal problems of all Krylov spaces so far."""
-    values, residuals = np.zeros(step), np.zeros(step)
-    coefficients = np.zeros((step, step))
-    first = 0
-    for diagonal, off_diagonal in matrices:
-        last = first + len(diagonal)
-        theta, vectors = eigh_tridiagonal(diagonal, off_diagonal)
-        values[first:last], coefficients[first:last, first:last] = theta, vectors
-        first = last
-    residuals[first - len(diagonal) :] = state.residual_norm() * np.abs(vectors[-1])
+@dataclass(frozen=True)
+class _EndPairs:
+    """Ritz pairs at both ends of one Krylov space of dimension `length`."""
+
+    length: int
+    values: HostArray
+    residual_norms: HostArray
+    vectors: HostArray
+
+
+def _end_pairs(state: LanczosState, num_ends: int) -> _EndPairs:
+    """Solve the tridiagonal problem for its outermost pairs, so that every step can afford it."""
+    diagonal, off_diagonal = state.tridiagonal()
+    length = len(diagonal)
+    if length <= 2 * num_ends:
+        values, vectors = eigh_tridiagonal(diagonal, off_diagonal)
+    else:
+        ends = [(0, num_ends - 1), (length - num_ends, length - 1)]
+        parts = [
+            eigh_tridiagonal(diagonal, off_diagonal, select="i", select_range=end) for end in ends
+        ]
+        values = np.concatenate([part[0] for part in parts])
+        vectors = np.concatenate([part[1] for part in parts], axis=1)
+    return _EndPairs(length, values, state.residual_norm() * np.abs(vectors[-1]), vectors)
+
+
+def _combined(spaces: list[_EndPairs], step: int, *, exhausted: bool, basis: Basis) -> EigshState:
     return EigshState(
         step,
         step,
-        values,
-        residuals,
-        coefficients,
-        tuple(len(d) for d, _ in matrices),
-        not state.alive[0],
+        np.concatenate([space.values for space in spaces]),
+        np.concatenate([space.residual_norms for space in spaces]),
+        block_diag(*(space.vectors for space in spaces)),
+        tuple(space.length for space in spaces),
+        exhausted,
         basis,
     )
+
+
+def _default_steps(space: Space, k: int) -> int:
+    vector_bytes = max(space.local_dim, 1) * numpy_dtype(space.dtype).itemsize
+    return min(max(_BASIS_BYTES // vector_bytes, _MIN_STEPS), _MAX_STEPS) + 10 * k
 
 
 def _start_block(operator: LinearOperator, start: Array | None, stream: Stream) -> Array:
