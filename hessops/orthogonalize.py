@@ -8,7 +8,7 @@ from hessops.arrays import Array, eps, is_complex, namespace, to_numpy
 from hessops.random import Stream
 from hessops.space import Space
 
-__all__ = ["complete_orthonormal", "orthonormalize"]
+__all__ = ["complete_orthonormal", "extend_orthonormal", "orthonormalize"]
 
 
 def orthonormalize(space: Space, X: Array) -> Array:
@@ -35,7 +35,7 @@ def orthonormalize(space: Space, X: Array) -> Array:
         inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         correlation = inverse[:, None] * gram * inverse[None, :]
         values, vectors = np.linalg.eigh(correlation)
-        floor = 10 * len(values) * eps(space.xp, space.dtype) * max(values[-1], 0.0)
+        floor = 10 * len(values) * eps(space.xp, space.dtype) * np.max(values, initial=0.0)
         kept = values > floor
         transform = inverse[:, None] * vectors[:, kept] / np.sqrt(values[kept])
         X = X @ space.from_host(transform)
@@ -61,15 +61,41 @@ def complete_orthonormal(space: Space, Q: Array, count: int, stream: Stream) -> 
     array, shape (n, count)
         Orthonormal columns, the first r those of `Q`.
     """
-    missing = count - Q.shape[1]
-    if missing <= 0:
-        return Q
-    fresh = space.probes(stream, range(missing), "normal")
+    drawn = 0
+    # Again, as random columns may be dependent to rounding where the complement is small.
+    while (missing := count - Q.shape[1]) > 0:
+        fresh = space.probes(stream, range(drawn, drawn + missing), "normal")
+        drawn += missing
+        for _ in range(2):
+            fresh = fresh - Q @ space.gram(Q, fresh)
+            fresh = orthonormalize(space, fresh)
+        Q = space.xp.concat([Q, fresh], axis=1)
+    return Q
+
+
+def extend_orthonormal(space: Space, Q: Array, X: Array) -> Array:
+    """Return `Q` with the columns of `X` added, made orthogonal to it and normalised.
+
+    Parameters
+    ----------
+    space : Space
+        Where the vectors live.
+    Q : array, shape (n, r)
+        Orthonormal columns.
+    X : array, shape (n, k)
+        Orthonormal columns, nearly orthogonal to `Q`.
+
+    Returns
+    -------
+    array, shape (n, r + k)
+        Orthonormal columns.
+    """
     for _ in range(2):
-        fresh = fresh - Q @ space.gram(Q, fresh)
-        fresh = orthonormalize(space, fresh)
-    completed: Array = space.xp.concat([Q, fresh], axis=1)
-    return completed
+        X = X - Q @ space.gram(Q, X)
+        norms = np.sqrt(to_numpy(space.column_norms_squared(X)))
+        X = X * space.from_host(1 / norms)
+    extended: Array = space.xp.concat([Q, X], axis=1)
+    return extended
 
 
 def _complex(X: Array) -> bool:

@@ -88,6 +88,18 @@ class History:
         """Return the history of the given columns."""
         return cls(zip(*(columns[name].tolist() for name in cls.columns), strict=True))
 
+    @classmethod
+    def joined(cls, parts: Iterable[History]) -> History:
+        """Return runs made one after the other as one history."""
+        rows: list[tuple[float, ...]] = []
+        before: dict[str, float] = dict.fromkeys(cls.columns, 0)
+        for part in parts:
+            for record in part:
+                rows.append(tuple(record[column] + before[column] for column in cls.columns))
+            for column in ("step", "num_products", "seconds"):
+                before[column] = dict(zip(cls.columns, rows[-1], strict=True))[column]
+        return cls(rows)
+
     def __str__(self) -> str:
         header = f"{'step':>6} {'products':>9} {'estimate':>15} {'error':>10} {'seconds':>9}"
         rows = [f"{s:6d} {p:9d} {v:15.8g} {e:10.2e} {t:9.3f}" for s, p, v, e, t in self._rows]

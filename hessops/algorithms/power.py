@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,18 +25,20 @@ from hessops.algorithms._common import (
     self_adjoint_operator,
     warn_if_failed,
 )
-from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.algorithms._rayleigh_ritz import rayleigh_ritz
+from hessops.algorithms._ties import describe_ties, two_block_pairs
+from hessops.arrays import Array, HostArray, eps
 from hessops.eigenpairs import EigenResult, error_bounds
 from hessops.operator import LinearOperator
-from hessops.orthogonalize import complete_orthonormal, orthonormalize
+from hessops.orthogonalize import complete_orthonormal, extend_orthonormal, orthonormalize
 from hessops.random import RandomState, Stream, seed_from
-from hessops.record import Callback, History, Outcome, require_finite, run
-from hessops.space import Space
+from hessops.record import Callback, History, run
 
 __all__ = ["PowerState", "power_iteration", "power_steps"]
 
 Method = Literal["block", "deflated"]
 _LOOK_BACK = 10
+_CONVERGED = "converged"
 
 
 @dataclass(frozen=True)
@@ -151,15 +153,23 @@ def power_iteration(
         raise ValueError(f"method={method!r} is unknown; choose 'block' or 'deflated'")
     seed = seed_from(rng)
     clock = time.perf_counter()
+    search = _Search(
+        operator=operator,
+        wanted=num_eigenpairs,
+        tol=tol,
+        max_steps=max_steps,
+        seed=seed,
+        callback=callback,
+    )
     if method == "block":
         size = min(n, block_size or num_eigenpairs + 1)
         if size < num_eigenpairs:
             raise ValueError(f"block_size={size} is below num_eigenpairs={num_eigenpairs}")
-        found = _block(operator, num_eigenpairs, size, tol, max_steps, start, seed, callback)
+        found = search.block(start, size)
     else:
-        found = _deflated(operator, num_eigenpairs, tol, max_steps, start, seed, callback)
+        found = search.deflated(start)
     values, residuals = found.values[:num_eigenpairs], found.residual_norms[:num_eigenpairs]
-    status, converged = _verdict(found, num_eigenpairs, tol, operator)
+    status, converged = search.verdict(found)
     warn_if_failed(converged, status)
     return EigenResult(
         eigenvalues=values,
@@ -205,16 +215,16 @@ def power_steps(A: LinearOperator, start: Array, *, stream: Stream) -> Iterator[
     while True:
         step += 1
         product = A.apply(X)
-        values, residuals, X, product = _rayleigh_ritz(space, X, product, A, step * count)
+        values, residuals, X, product = rayleigh_ritz(A, X, product, step * count)
         state = PowerState(step, step * count, values, residuals, X, product, previous)
         yield state
         previous = PowerState(step, step * count, values, residuals, X, product, None)
         X = complete_orthonormal(space, orthonormalize(space, product), count, stream)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Found:
-    """Pairs found, guards included, and what it took."""
+    """Pairs found by decreasing modulus, guards included, and what it took."""
 
     values: HostArray
     residual_norms: HostArray
@@ -224,212 +234,130 @@ class _Found:
     reason: str | None
 
 
-def _block(
-    operator: LinearOperator,
-    wanted: int,
-    size: int,
-    tol: float,
-    max_steps: int,
-    start: Array | None,
-    seed: int,
-    callback: Callback | None,
-) -> _Found:
-    space = operator.domain
-    block = (
-        space.probes(Stream(seed), range(size), "normal")
-        if start is None
-        else _as_block(space, start, size)
-    )
-    outcome, tied = _iterate(operator, block, wanted, tol, max_steps, Stream(seed, 1), callback)
-    pairs = tied or outcome.state
-    return _Found(
-        pairs.values,
-        pairs.residual_norms,
-        pairs.X,
-        outcome.state.num_products,
-        outcome.history,
-        outcome.reason,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """What both methods share: what is wanted, when to stop, where randomness comes from."""
 
+    operator: LinearOperator
+    wanted: int
+    tol: float
+    max_steps: int
+    seed: int
+    callback: Callback | None
 
-def _deflated(
-    operator: LinearOperator,
-    wanted: int,
-    tol: float,
-    max_steps: int,
-    start: Array | None,
-    seed: int,
-    callback: Callback | None,
-) -> _Found:
-    """Find one pair after the other, each with the operator deflated of those before."""
-    space = operator.domain
-    found = space.zeros(0)
-    values, residuals = np.zeros(0), np.zeros(0)
-    rows: list[History] = []
-    num_products, reason = 0, None
-    while len(values) < wanted:
-        index = len(values)
-        if start is not None and index < start.shape[1]:
-            block = space.validate(start[:, index : index + 1])
+    def block(self, start: Array | None, size: int) -> _Found:
+        """Iterate all pairs together, with guards."""
+        space = self.operator.domain
+        if start is None:
+            block = space.probes(Stream(self.seed), range(size), "normal")
+        elif start.ndim != 2 or start.shape[1] > size:
+            raise ValueError(
+                f"start must have shape (n, {size}) or fewer columns, got {start.shape}"
+            )
         else:
-            block = space.probes(Stream(seed), range(index, index + 1), "normal")
-        block = block - found @ space.gram(found, block)
-        deflated = Projected(operator, found) if index else operator
-        outcome, tied = _iterate(deflated, block, 1, tol, max_steps, Stream(seed, 1), callback)
-        pairs = tied or outcome.state
-        values = np.concatenate([values, pairs.values])
-        residuals = np.concatenate([residuals, pairs.residual_norms])
-        found = orthonormalize_against(space, found, pairs.X)
-        num_products += outcome.state.num_products
-        rows.append(outcome.history)
-        reason = outcome.reason
-        if np.any(pairs.residual_norms > tol * np.max(np.abs(values))):
-            break
-    return _Found(values, residuals, found, num_products, _joined(rows), reason)
+            block = complete_orthonormal(
+                space, orthonormalize(space, space.validate(start)), size, Stream(self.seed)
+            )
+        return self._iterate(self.operator, block)
 
+    def deflated(self, start: Array | None) -> _Found:
+        """Find one pair after the other, each with the operator deflated of those before."""
+        space = self.operator.domain
+        # Each pair's residual adds to what those after it may hide.
+        stricter = replace(self, wanted=1, tol=self.tol / math.sqrt(self.wanted))
+        basis = space.zeros(0)
+        parts: list[_Found] = []
+        values, residuals = np.zeros(0), np.zeros(0)
+        while len(values) < self.wanted:
+            index = len(values)
+            if start is not None and index < start.shape[1]:
+                vector = space.validate(start[:, index : index + 1])
+            else:
+                vector = space.probes(Stream(self.seed), range(index, index + 1), "normal")
+            vector = vector - basis @ space.gram(basis, vector)
+            operator = Projected(self.operator, basis) if index else self.operator
+            parts.append(stricter._iterate(operator, vector))
+            # What the projection hides of A x is at most what the pairs before left over.
+            hidden = float(np.linalg.norm(residuals))
+            values = np.concatenate([values, parts[-1].values])
+            residuals = np.concatenate([residuals, np.hypot(parts[-1].residual_norms, hidden)])
+            basis = extend_orthonormal(space, basis, parts[-1].X)
+            if parts[-1].reason != _CONVERGED:
+                break
+        order = np.argsort(-np.abs(values), kind="stable")
+        columns = space.xp.asarray(order, device=space.device)
+        return _Found(
+            values=values[order],
+            residual_norms=residuals[order],
+            X=space.xp.take(basis, columns, axis=1),
+            num_products=sum(part.num_products for part in parts),
+            history=History.joined([part.history for part in parts]),
+            reason=parts[-1].reason,
+        )
 
-def _iterate(
-    operator: LinearOperator,
-    block: Array,
-    wanted: int,
-    tol: float,
-    max_steps: int,
-    stream: Stream,
-    callback: Callback | None,
-) -> tuple[Outcome[PowerState], PowerState | None]:
-    """Iterate one block until its first pairs converge, in itself or with the block before."""
-    worst: list[float] = []
-    tied: list[PowerState] = []
+    def _iterate(self, operator: LinearOperator, block: Array) -> _Found:
+        """Iterate a block until its first pairs converge, in itself or with the block before."""
+        wanted = self.wanted
+        worst: list[float] = []
+        tied: list[tuple[HostArray, HostArray, Array]] = []
 
-    def stop(state: PowerState) -> str | None:
-        allowed = tol * float(np.max(np.abs(state.values)))
-        worst.append(float(np.max(state.residual_norms[:wanted])))
-        if worst[-1] <= allowed:
-            return "converged"
-        stalled = len(worst) > _LOOK_BACK and worst[-1] > 0.5 * worst[-1 - _LOOK_BACK]
-        if stalled and state.previous is not None and state.step % _LOOK_BACK == 0:
-            both = _two_blocks(operator, state, state.previous)
-            if np.all(both.residual_norms[:wanted] <= tol * np.max(np.abs(both.values))):
-                tied.append(both)
-                return "converged"
-        return None
+        def stop(state: PowerState) -> str | None:
+            worst.append(float(np.max(state.residual_norms[:wanted])))
+            if worst[-1] <= self._allowed(state.values):
+                return _CONVERGED
+            stalled = len(worst) > _LOOK_BACK and worst[-1] > 0.5 * worst[-1 - _LOOK_BACK]
+            if not stalled or state.previous is None or state.step % _LOOK_BACK:
+                return None
+            both = [state.previous, state]
+            pairs = two_block_pairs(
+                operator, [s.X for s in both], [s.product for s in both], state.num_products
+            )
+            if len(pairs[0]) < wanted or np.any(pairs[1][:wanted] > self._allowed(pairs[0])):
+                return None
+            tied.append(pairs)
+            return _CONVERGED
 
-    outcome = run(
-        power_steps(operator, block, stream=stream),
-        space=operator.domain,
-        stop=stop,
-        row=lambda state: (state.values[0], np.max(state.residual_norms[:wanted])),
-        max_steps=max_steps,
-        callback=callback,
-    )
-    return outcome, tied[0] if tied else None
+        outcome = run(
+            power_steps(operator, block, stream=Stream(self.seed, 1)),
+            space=operator.domain,
+            stop=stop,
+            row=lambda state: (state.values[0], np.max(state.residual_norms[:wanted])),
+            max_steps=self.max_steps,
+            callback=self.callback,
+        )
+        state = outcome.state
+        values, residuals, X = tied[0] if tied else (state.values, state.residual_norms, state.X)
+        return _Found(
+            values=values,
+            residual_norms=residuals,
+            X=X,
+            num_products=state.num_products,
+            history=outcome.history,
+            reason=outcome.reason,
+        )
 
+    def verdict(self, found: _Found) -> tuple[str, bool]:
+        """Return the status sentence and whether all wanted residual norms are small enough."""
+        residuals = found.residual_norms[: self.wanted]
+        allowed = self._allowed(found.values)
+        steps = len(found.history)
+        if len(residuals) < self.wanted or np.any(residuals > allowed):
+            reached = int(np.sum(residuals <= allowed))
+            stopped = "" if found.reason in {None, _CONVERGED} else f"{found.reason}; "
+            return (
+                f"{stopped}{reached} of {self.wanted} eigenpairs converged in {steps} steps: the "
+                f"largest residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise "
+                "max_steps, block_size or tol, or use eigsh, which converges faster"
+            ), False
+        precision = eps(self.operator.xp, self.operator.dtype)
+        ties = describe_ties(
+            found.values,
+            found.residual_norms,
+            wanted=self.wanted,
+            allowed=allowed,
+            rounding=32 * precision * float(np.max(np.abs(found.values))),
+        )
+        return f"converged in {steps} steps" + (f"; {ties}" if ties else ""), True
 
-def _two_blocks(operator: LinearOperator, state: PowerState, previous: PowerState) -> PowerState:
-    """Return the converged Ritz pairs of the span of two successive blocks; no product needed."""
-    space, xp = operator.domain, operator.xp
-    X = xp.concat([previous.X, state.X], axis=1)
-    product = xp.concat([previous.product, state.product], axis=1)
-    gram = to_numpy(space.gram(X, X))
-    shares, directions = np.linalg.eigh(gram)
-    kept = shares > math.sqrt(eps(xp, space.dtype))
-    transform = space.from_host(directions[:, kept] / np.sqrt(shares[kept]))
-    values, residuals, X, product = _rayleigh_ritz(
-        space, X @ transform, product @ transform, operator, state.num_products
-    )
-    small = residuals <= 10 * np.min(residuals) + 1e-3 * np.max(np.abs(values))
-    keep = np.flatnonzero(small)
-    columns = xp.asarray(keep, device=space.device)
-    return PowerState(
-        state.step,
-        state.num_products,
-        values[keep],
-        residuals[keep],
-        xp.take(X, columns, axis=1),
-        xp.take(product, columns, axis=1),
-        None,
-    )
-
-
-def _rayleigh_ritz(
-    space: Space, X: Array, product: Array, operator: LinearOperator, number: int
-) -> tuple[HostArray, HostArray, Array, Array]:
-    """Return Ritz values, residual norms, Ritz vectors and their products, by modulus."""
-    projected = to_numpy(space.gram(X, product)).astype(
-        np.complex128 if is_complex(space.xp, space.dtype) else np.float64
-    )
-    require_finite(projected, number, operator)
-    values, small = np.linalg.eigh((projected + projected.conj().T) / 2)
-    order = np.argsort(-np.abs(values), kind="stable")
-    values, rotation = values[order], space.from_host(small[:, order])
-    X, product = X @ rotation, product @ rotation
-    residual = product - X * space.from_host(values)
-    norms = np.sqrt(to_numpy(space.column_norms_squared(residual)))
-    return values, norms, X, product
-
-
-def _verdict(found: _Found, wanted: int, tol: float, operator: LinearOperator) -> tuple[str, bool]:
-    residuals = found.residual_norms[:wanted]
-    allowed = tol * float(np.max(np.abs(found.values)))
-    steps = len(found.history)
-    if len(residuals) < wanted or np.any(residuals > allowed):
-        reached = int(np.sum(residuals <= allowed))
-        stopped = "" if found.reason in {None, "converged"} else f"{found.reason}; "
-        return (
-            f"{stopped}{reached} of {wanted} eigenpairs converged in {steps} steps: the largest "
-            f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise max_steps, "
-            "block_size or tol, or use eigsh, which converges faster"
-        ), False
-    # A guard that is far from converged says nothing of where its eigenvalue is.
-    company = _company(found, wanted, found.residual_norms <= 10 * allowed, operator)
-    return f"converged in {steps} steps" + (f"; {company}" if company else ""), True
-
-
-def _company(found: _Found, wanted: int, trusted: HostArray, operator: LinearOperator) -> str:
-    """Say which of the wanted eigenvalues are multiple or tied in modulus with another."""
-    rounding = 32 * eps(operator.xp, operator.dtype) * float(np.max(np.abs(found.values)))
-    remarks: list[str] = []
-    seen: set[int] = set()
-    for index in range(wanted):
-        if index in seen:
-            continue
-        value = found.values[index]
-        near = found.residual_norms + found.residual_norms[index] + rounding
-        copies = np.flatnonzero(trusted & (np.abs(found.values - value) <= near))
-        mirrored = np.flatnonzero(trusted & (np.abs(found.values + value) <= near))
-        seen.update(copies.tolist())
-        if len(copies) > 1:
-            remarks.append(f"{value:.6g} is multiple, at least {len(copies)} times")
-        if abs(value) > rounding and len(set(mirrored) - set(copies)) > 0:
-            seen.update(mirrored.tolist())
-            dominant = "no unique dominant eigenvalue: " if index == 0 else ""
-            remarks.append(f"{dominant}{abs(value):.6g} and {-abs(value):.6g} tie in modulus")
-    return "; ".join(remarks)
-
-
-def _as_block(space: Space, start: Array, size: int) -> Array:
-    if start.ndim != 2 or start.shape[1] > size:
-        raise ValueError(f"start must have shape (n, {size}) or fewer columns, got {start.shape}")
-    return space.validate(start)
-
-
-def orthonormalize_against(space: Space, Q: Array, X: Array) -> Array:
-    """Return the orthonormal columns of `Q` with those of `X` added, made orthogonal to them."""
-    for _ in range(2):
-        X = X - Q @ space.gram(Q, X)
-        norms = space.from_host(1 / np.sqrt(to_numpy(space.column_norms_squared(X))))
-        X = X * norms
-    joined: Array = space.xp.concat([Q, X], axis=1)
-    return joined
-
-
-def _joined(parts: list[History]) -> History:
-    rows: list[tuple[float, ...]] = []
-    offset = {"step": 0.0, "num_products": 0.0, "seconds": 0.0}
-    for part in parts:
-        for record in part:
-            rows.append(tuple(record[c] + offset.get(c, 0) for c in History.columns))
-        for column, last in zip(History.columns, rows[-1], strict=True):
-            if column in offset:
-                offset[column] = last
-    return History(rows)
+    def _allowed(self, values: HostArray) -> float:
+        return self.tol * float(np.max(np.abs(values)))
