@@ -14,22 +14,14 @@ Examples
 5050.0
 """
 
-from hessops.algebra import (
-    Adjoint,
-    BlockDiagonal,
-    FiniteSum,
-    Product,
-    Projected,
-    Scaled,
-    Shifted,
-    Sum,
-)
+from hessops.algebra import Adjoint, Product, Scaled, Shifted, Sum
 from hessops.algorithms.diagonal import diagonal
 from hessops.algorithms.eigsh import eigsh
 from hessops.algorithms.hutchinson import trace
 from hessops.algorithms.lanczos import lanczos
 from hessops.algorithms.power import power_iteration
 from hessops.algorithms.slq import spectral_density
+from hessops.block_diagonal import BlockDiagonal
 from hessops.comm import Communicator, SerialComm
 from hessops.diagnostics import check_operator
 from hessops.elementary import Diagonal, Identity, LowRank
@@ -39,7 +31,9 @@ from hessops.errors import (
     NonFiniteError,
     NotSelfAdjointError,
 )
+from hessops.finite_sum import FiniteSum
 from hessops.operator import LinearOperator
+from hessops.projected import Projected
 from hessops.result import load
 from hessops.space import ArraySpace, Space
 from hessops.structure import Structure

@@ -149,14 +149,17 @@ class _Checker:
         self.X = operator.domain.probes(stream, range(count), "normal")
         self.Z = operator.domain.probes(stream, range(count, 2 * count), "normal")
         self.Y = operator.codomain.probes(stream.for_purpose(1), range(count), "normal")
-        self.AX = self.multiply(self.X)
+        # By the hook, as `apply` would raise where the shape is wrong.
+        self.AX = operator._apply(self.X)
+        self.num_products += count
 
     def multiply(self, X: Array) -> Array:
         self.num_products += X.shape[1]
         return self.operator.apply(X)
 
     def basics(self) -> list[Check]:
-        return [self.honest_dtype(), self.finite()]
+        shape = self.honest_shape()
+        return [shape, self.honest_dtype(), self.finite()] if shape.passed else [shape]
 
     def laws(self) -> list[Check]:
         checks = [self.deterministic(), self.linear(), self.columnwise()]
@@ -168,6 +171,15 @@ class _Checker:
         if structure.positive_semidefinite:
             checks.append(self.positive_semidefinite())
         return checks
+
+    def honest_shape(self) -> Check:
+        found, expected = tuple(self.AX.shape), (self.operator.codomain.local_dim, self.count)
+        return _verdict(
+            "shape",
+            0.0 if found == expected else 1.0,
+            0.0,
+            f"the product with a block of {self.count} columns has shape {found}, declared {expected}",
+        )
 
     def honest_dtype(self) -> Check:
         found, declared = self.AX.dtype, self.operator.codomain.dtype

@@ -120,17 +120,20 @@ class LowRank(LinearOperator):
         rank = left.shape[1]
         if core is None:
             core = xp.ones(rank, dtype=left.dtype, device=device(left))
+        factors = (left, core, left if right is None else right)
+        shapes = tuple(tuple(factor.shape) for factor in factors)
+        if shapes[1] not in {(rank,), (rank, rank)} or shapes[2][1] != rank:
+            raise ValueError(f"cannot multiply U, C, V^H of shapes {shapes}: the ranks differ")
         if core.ndim == 1:
             core = core[:, None] * xp.eye(rank, dtype=core.dtype, device=device(core))
-        self.left, self.core = left, core
-        self.right = left if right is None else right
-        shapes = (left.shape, core.shape, self.right.shape)
-        if core.shape != (rank, rank) or self.right.shape[1] != rank:
-            raise ValueError(f"cannot multiply U, C, V^H of shapes {shapes}: the ranks differ")
+        dtype = xp.result_type(*(factor.dtype for factor in factors))
+        self.left: Array = xp.astype(left, dtype, copy=False)
+        self.core: Array = xp.astype(core, dtype, copy=False)
+        self.right: Array = xp.astype(factors[2], dtype, copy=False)
         structure = _core_structure(to_numpy(core)) if right is None else GENERAL
         super().__init__(
-            space_like(left, self.right.shape[0]),
-            space_like(left, left.shape[0]),
+            space_like(self.left, self.right.shape[0]),
+            space_like(self.left, left.shape[0]),
             structure=structure,
         )
 
@@ -233,7 +236,9 @@ class FunctionOperator(LinearOperator):
         stacked: Array = self.xp.stack(columns, axis=1)
         return stacked
 
-    def _require_array(self, product: Array) -> Array:
+    def _require_array(self, product: Any) -> Array:
+        # A function of trainable tensors would drag its graph through the whole run.
+        product = product.detach() if hasattr(product, "detach") else product
         if not is_array(product) or namespace(product) is not self.xp:
             raise TypeError(
                 f"the function of {self} returned {type(product).__name__}, not an array of the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, Self, overload
+from typing import Any, overload
 
 import numpy as np
 
@@ -164,7 +164,7 @@ class LinearOperator(ABC):
             raise ValueError(f"block_size={block_size} must be positive")
         n = self.shape[1]
         blocks = [
-            self.apply(self._identity_columns(start, min(start + block_size, n)))
+            self.apply(self.domain.unit_vectors(start, min(start + block_size, n)))
             for start in range(0, n, block_size)
         ]
         dense: Array = self.xp.concat(blocks, axis=1)
@@ -236,13 +236,6 @@ class LinearOperator(ABC):
         Y: Array = product(source.validate(block))
         return Y
 
-    def _identity_columns(self, start: int, stop: int) -> Array:
-        space = self.domain
-        first = getattr(space, "first_row", 0)
-        rows = np.arange(first, first + space.local_dim)[:, None]
-        columns = np.arange(start, stop)[None, :]
-        return space.from_host((rows == columns).astype(np.float64))
-
     def _describe(self) -> str:
         """Return what stands between the brackets of `repr`, beyond shape and dtype."""
         return ""
@@ -252,6 +245,3 @@ class LinearOperator(ABC):
         detail = self._describe()
         parts = [f"{rows}x{columns}", dtype_name(self.dtype), str(self.structure), detail]
         return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
-
-    def __copy__(self) -> Self:
-        return self

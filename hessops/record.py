@@ -163,6 +163,7 @@ def run(
         out_of_steps = max_steps is not None and state.step >= max_steps
         # Rank 0 decides: clocks, callbacks and rounding may differ between ranks.
         if space.agree(reason is not None or out_of_steps):
+            reason = space.comm.broadcast(reason)
             break
     return Outcome(state, reason, History(rows), time.perf_counter() - start)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -176,16 +177,19 @@ def load(path: str | Path) -> Any:
     ...     hessops.load(result.save(folder + "/trace")).value
     4.0
     """
-    with np.load(path, allow_pickle=False) as archive:
-        if "document" not in archive:
-            raise ValueError(f"{path} was not written by hessops: it holds no 'document'")
-        document = json.loads(str(archive["document"]))
-        if document["format"] > _FORMAT:
-            raise ValueError(
-                f"{path} was written by a later version of hessops; upgrade to read it"
-            )
-        arrays = {name: archive[name] for name in archive.files if name != "document"}
-    kind = Result.kinds[document["kind"]]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        document = json.loads(str(arrays.pop("document")))
+        version, name = document["format"], document["kind"]
+    # What NumPy raises of a file that is no archive depends on what else it is.
+    except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
+        raise ValueError(f"{path} was not written by hessops: {error}") from error
+    if version > _FORMAT:
+        raise ValueError(f"{path} was written by a later version of hessops; upgrade to read it")
+    if name not in Result.kinds:
+        raise ValueError(f"{path} holds a {name!r}: import the package that defines it first")
+    kind = Result.kinds[name]
     return kind(**{name: _decode(value, arrays) for name, value in document["fields"].items()})
 
 
@@ -203,7 +207,7 @@ def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
         return {"interval": list(value)}
     if isinstance(value, Mapping):
         return {"mapping": {k: _encode(v, f"{name}.{k}", arrays) for k, v in value.items()}}
-    if is_array(value):
+    if is_array(value) and not isinstance(value, np.generic):
         arrays[name] = to_numpy(value)
         return {"array": name}
     return value.item() if isinstance(value, np.generic) else value

@@ -65,11 +65,14 @@ class Space(Protocol):
         """Return the communicator of the ranks that share the vectors."""
 
     @property
-    def section_names(self) -> tuple[str, ...]:
-        """Return the names of the parts that the rows fall into (layers, say); may be empty."""
+    def sections(self) -> Mapping[str, tuple[int, int]]:
+        """Return the named row ranges that the rows fall into (layers, say); may be empty."""
 
     def zeros(self, count: int) -> Array:
         """Return a block of `count` zero vectors, laid out as this space likes it."""
+
+    def unit_vectors(self, start: int, stop: int) -> Array:
+        """Return columns `start` to `stop` of the identity."""
 
     def probes(self, stream: Stream, indices: range, kind: ProbeKind) -> Array:
         """Return the random vectors `indices` of a stream: the same for any number of ranks."""
@@ -132,7 +135,7 @@ class ArraySpace:
     Raises
     ------
     ValueError
-        If `dim` is not positive.
+        If `dim` is not positive, or `rows` or `sections` do not fit it.
     TypeError
         If `dtype` is not a floating type.
 
@@ -168,6 +171,7 @@ class ArraySpace:
                 f"dtype {dtype_name(self.dtype)} is not a floating type; convert to float64 (or "
                 "float32, complex64, complex128) first"
             )
+        self._require_ranges()
 
     @property
     def first_row(self) -> int:
@@ -179,15 +183,15 @@ class ArraySpace:
         """Return the number of rows held here."""
         return self.rows[1] - self.rows[0] if self.rows else self.dim
 
-    @property
-    def section_names(self) -> tuple[str, ...]:
-        """Return the names of the sections, in order."""
-        return tuple(self.sections)
-
     def zeros(self, count: int) -> Array:
         """Return a block of `count` zero vectors, shape (local_dim, count)."""
         block: Array = self.xp.zeros((self.local_dim, count), dtype=self.dtype, device=self.device)
         return block
+
+    def unit_vectors(self, start: int, stop: int) -> Array:
+        """Return columns `start` to `stop` of the identity, shape (local_dim, stop - start)."""
+        rows = np.arange(self.first_row, self.first_row + self.local_dim)
+        return self.from_host((rows[:, None] == np.arange(start, stop)).astype(np.float64))
 
     def probes(self, stream: Stream, indices: range, kind: ProbeKind) -> Array:
         """Return the random vectors `indices` of a stream, shape (local_dim, len(indices))."""
@@ -289,6 +293,16 @@ class ArraySpace:
     def __repr__(self) -> str:
         place = "" if self.device is None else f" on {self.device}"
         return f"ArraySpace({self.dim}, {dtype_name(self.dtype)}, {_library(self.xp)}{place})"
+
+    def _require_ranges(self) -> None:
+        first, last = self.rows or (0, self.dim)
+        if not 0 <= first <= last <= self.dim:
+            raise ValueError(f"({first}, {last}) are no rows of a space of dimension {self.dim}")
+        ranges = sorted(self.sections.values())
+        ends = [0, *(stop for _, stop in ranges)]
+        adjoin = all(end == start <= stop for end, (start, stop) in zip(ends, ranges, strict=False))
+        if ranges and not (adjoin and ends[-1] == self.dim):
+            raise ValueError(f"the sections must cover the rows 0 to {self.dim} once")
 
     def _entrywise(self, X: Array, Y: Array) -> Array:
         products: Array = (self.xp.conj(X) if is_complex(self.xp, X.dtype) else X) * Y

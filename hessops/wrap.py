@@ -260,12 +260,28 @@ def _from_multiplier(obj: Any, declared: _Declared, dtype: Any, like: Any) -> Li
             obj.matmat,
             domain,
             codomain,
-            adjoint_function=getattr(obj, "rmatmat", None),
+            adjoint_function=_adjoint_product(obj),
             structure=declared.unseen(),
         )
     return MatrixOperator(
         obj, domain, codomain, adjoint_matrix=getattr(obj, "H", None), structure=declared.unseen()
     )
+
+
+def _adjoint_product(obj: Any) -> Callable[[Any], Any] | None:
+    if not hasattr(obj, "rmatmat"):
+        return None
+
+    def multiply(X: Any) -> Any:
+        try:
+            return obj.rmatmat(X)
+        except TypeError as error:
+            # What SciPy does with an operator that was given no rmatvec.
+            if "'NoneType' object is not callable" not in str(error):
+                raise
+            raise NotImplementedError(f"{obj} has no adjoint: give it rmatvec") from error
+
+    return multiply
 
 
 def _from_function(
@@ -320,7 +336,11 @@ def _example_array(obj: Any, dtype: Any, like: Any) -> Any:
     if isinstance(chosen, str):
         chosen = getattr(xp, chosen)
     if not xp.isdtype(chosen, ("real floating", "complex floating")):
-        raise TypeError(_integer_message(chosen))
+        # SciPy guesses int8 of a function that keeps the dtype of what it multiplies.
+        raise TypeError(
+            f"the {type(obj).__name__} has the dtype {dtype_name(chosen)}, and products would be "
+            "rounded to it; pass dtype='float64' if it multiplies floating-point vectors"
+        )
     return xp.empty(0, dtype=chosen, device=getattr(obj, "device", None) if is_array(obj) else None)
 
 

@@ -288,8 +288,8 @@ def diagonal_steps(
 
 
 def _even_blocks(total: int, size: int) -> list[int]:
-    """Split `total` into blocks of nearly equal size, so that none is a single probe by chance."""
-    count = -(-total // max(size, min(total, 2)))
+    """Split `total` into blocks of nearly equal size; a single probe would have no variance."""
+    count = min(-(-total // size), max(total // 2, 1))
     return [total // count + (index < total % count) for index in range(count)]
 
 

@@ -52,7 +52,7 @@ class LanczosState:
     alive : numpy.ndarray, shape (m,)
         Which recurrences go on.
     scale : float
-        Largest ``|alpha| + beta`` seen: the size of the operator.
+        Largest absolute row sum of T seen: the size of the operator.
     rounding : float
         What is rounding at that size, in the operator's precision.
     residual : array, shape (n, m)

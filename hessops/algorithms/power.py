@@ -19,7 +19,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from hessops.algebra import Projected
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
@@ -31,6 +30,7 @@ from hessops.arrays import Array, HostArray, eps
 from hessops.eigenpairs import EigenResult, error_bounds
 from hessops.operator import LinearOperator
 from hessops.orthogonalize import complete_orthonormal, extend_orthonormal, orthonormalize
+from hessops.projected import Projected
 from hessops.random import RandomState, Stream, seed_from
 from hessops.record import Callback, History, run
 

@@ -78,7 +78,7 @@ def spectral_density(
     --------
     >>> import numpy as np, hessops
     >>> density = hessops.spectral_density(np.diag([0.0, 0.0, 1.0, 3.0]), num_probes=4, rng=0)
-    >>> float(density.moment(1))
+    >>> round(float(density.moment(1)), 12)
     1.0
     """
     operator = self_adjoint_operator(A, "spectral_density")
