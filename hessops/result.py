@@ -178,7 +178,7 @@ def load(path: str | Path) -> Any:
     4.0
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         document = json.loads(str(arrays.pop("document")))
         version, name = document["format"], document["kind"]

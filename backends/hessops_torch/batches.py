@@ -94,7 +94,13 @@ class MicroBatches:
 
     def _micro_batches(self, batch: Any) -> Iterator[Any]:
         for part in _split(batch, self.micro_batch_size):
-            yield map_tensors(lambda t: t.to(self.device, non_blocking=True), part)
+            yield map_tensors(self._on_device, part)
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        # What was made in inference mode cannot be saved for a backward pass; its copy can.
+        with torch.inference_mode(mode=False):
+            moved = tensor.to(self.device, non_blocking=True)
+            return moved.clone() if moved.is_inference() else moved
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
@@ -123,10 +129,10 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def preserved_global_rng() -> Iterator[None]:
-    """Leave the global random states of torch, NumPy and Python as they were."""
+def preserved_global_rng(devices: Sequence[torch.device] = ()) -> Iterator[None]:
+    """Leave the global random states of torch (also on `devices`), NumPy and Python as they were."""
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
@@ -145,6 +151,8 @@ def _as_source(data: Any, micro_batch_size: int | None) -> Iterable[Any]:
         if len(data) == 0:
             raise ValueError("the data set is empty")
         return DataLoader(data, batch_size=micro_batch_size or _DATASET_BATCH, shuffle=False)
+    if _is_mapping(data):
+        raise TypeError(f"{type(data).__name__} is one batch, not a list of batches; pass [batch]")
     if isinstance(data, Iterator):
         raise TypeError(
             f"{type(data).__name__} can be read once, and every product reads the data; pass "

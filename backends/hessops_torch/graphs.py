@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class GradientGraph:
             for index, gradient in enumerate(gradients)
             if gradient is not None and gradient.requires_grad
         }
+        _require_second_derivatives(self._curved.values())
 
     def add_products(self, columns: Tensor, out: Tensor, *, keep: bool) -> None:
         """Add the Hessian products of the summed loss with each row of `columns` to `out`.
@@ -80,7 +82,8 @@ class GradientGraph:
     def num_bytes(self) -> int:
         """Return the memory that the graph holds, without the parameters themselves."""
         sizes: dict[int, int] = {}
-        for tensor in _saved_tensors(self._curved.values()):
+        gradients = self._curved.values()
+        for tensor in chain(gradients, _saved_tensors(gradients)):
             storage = tensor.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
         for parameter in self.parameters:
@@ -94,7 +97,7 @@ class GraphCache:
     Parameters
     ----------
     model : torch.nn.Module
-        A change of its parameters or buffers empties the cache.
+        A change of its parameters, buffers or mode empties the cache.
     memory_budget : int
         Most bytes to hold.
     """
@@ -104,7 +107,7 @@ class GraphCache:
         self.num_bytes = 0
         self._model = model
         self._graphs: dict[int, GradientGraph] = {}
-        self._state: tuple[tuple[int, int], ...] = ()
+        self._state: Any = None
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -116,7 +119,8 @@ class GraphCache:
     def drop_stale(self) -> None:
         """Forget all graphs if the model has changed since they were built."""
         tensors = [*self._model.parameters(), *self._model.buffers()]
-        state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
+        values = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        state = values, [module.training for module in self._model.modules()]
         if state != self._state:
             self.clear()
             self._state = state
@@ -157,9 +161,28 @@ def free_memory(device: torch.device) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def _require_second_derivatives(roots: Iterable[Tensor]) -> None:
+    # No path leads through such a node, so that autograd would leave it out and give zero.
+    if any(node.name() == "torch::autograd::Error" for node in _nodes(roots)):
+        raise RuntimeError(
+            "the model or the loss calls a torch.autograd.Function that is marked "
+            "once_differentiable, so there is no Hessian: use one that can be differentiated twice"
+        )
+
+
 def _saved_tensors(roots: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the tensors that the nodes of a graph keep for their backward passes."""
-    stack = [root.grad_fn for root in roots]
+    for node in _nodes(roots):
+        for name in dir(node):
+            if name.startswith("_saved_") or name == "saved_tensors":
+                value = getattr(node, name)
+                kept = value if isinstance(value, tuple | list) else [value]
+                yield from (tensor for tensor in kept if torch.is_tensor(tensor))
+
+
+def _nodes(roots: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield every node of the graph behind some tensors once."""
+    stack: list[Any] = [root.grad_fn for root in roots]
     seen: set[Any] = set()
     while stack:
         node = stack.pop()
@@ -167,8 +190,4 @@ def _saved_tensors(roots: Iterable[Tensor]) -> Iterator[Tensor]:
             continue
         seen.add(node)
         stack.extend(following for following, _ in node.next_functions)
-        for name in dir(node):
-            if name.startswith("_saved_") or name == "saved_tensors":
-                value = getattr(node, name)
-                kept = value if isinstance(value, tuple | list) else [value]
-                yield from (tensor for tensor in kept if torch.is_tensor(tensor))
+        yield node

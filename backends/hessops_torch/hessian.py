@@ -98,11 +98,6 @@ def hessian(
         raise ValueError(f"mode={mode!r} is unknown; choose 'eval' or 'train'")
     if micro_batch_size is not None and micro_batch_size < 1:
         raise ValueError(f"micro_batch_size={micro_batch_size} must be positive")
-    if micro_batch_size is not None and uses_batch_statistics(model, mode):
-        raise ValueError(
-            "batch norm in train mode makes a batch one function of all its samples, so it cannot be "
-            "split: leave micro_batch_size out, or use mode='eval'"
-        )
     if not math.isfinite(weight_decay):
         raise ValueError(f"weight_decay={weight_decay} must be finite")
     device = next(iter(chosen.values())).device
@@ -171,10 +166,10 @@ class Hessian(LinearOperator):
             yield Scaled(Identity(self.domain), self.weight_decay)
 
     def _apply(self, X: Any) -> Any:
-        columns = X.T.contiguous()
-        out = torch.zeros_like(columns)
         counts: list[Tensor | float] = []
         with self._ready():
+            columns = X.detach().T.contiguous()
+            out = torch.zeros_like(columns)
             for index, batch in enumerate(self.batches):
                 counts.append(self._add_products(index, batch, columns, out))
         if self.loss.averages:
@@ -195,6 +190,11 @@ class Hessian(LinearOperator):
         return graph.count
 
     def _ready(self) -> Any:
+        if self.batches.micro_batch_size is not None:
+            _require_separate_samples(self.model, self.mode)
+        # Looked up again: load_state_dict(..., assign=True) puts new ones in place.
+        current = dict(self.model.named_parameters())
+        self.parameters = {name: current[name] for name in self.parameters}
         self.graphs.drop_stale()
         return second_order(self.model, self.parameters.values(), self.mode)
 
@@ -239,13 +239,21 @@ class _MicroBatchHessian(LinearOperator):
         self.batch = batch
 
     def _apply(self, X: Any) -> Any:
-        columns = X.T.contiguous()
-        out = torch.zeros_like(columns)
         with self.whole._ready():
+            columns = X.detach().T.contiguous()
+            out = torch.zeros_like(columns)
             self.whole._add_products(self.index, self.batch, columns, out)
         if self.whole._count is not None:
             out /= self.whole._count.to(out.dtype)
         return out.T
+
+
+def _require_separate_samples(model: nn.Module, mode: Mode | None) -> None:
+    if uses_batch_statistics(model, mode):
+        raise ValueError(
+            "batch norm in train mode makes a batch one function of all its samples, so it cannot be "
+            "split: leave micro_batch_size out, or use mode='eval'"
+        )
 
 
 def _total(counts: list[Tensor | float], device: Any) -> Tensor:

@@ -106,6 +106,11 @@ class FunctionLoss:
             raise ValueError(
                 f"the loss function returned the count {count}; it must not be negative"
             )
+        if torch.is_tensor(count) and count.requires_grad:
+            raise ValueError(
+                "the count that the loss function returned depends on the parameters; a mean is "
+                "differentiated with its count held fixed"
+            )
         return total, count
 
 
@@ -140,6 +145,11 @@ class CriterionLoss:
                 "a function of (model, batch) that returns (sum, count)"
             )
         values = self.unreduced(output, target)
+        if values.ndim == 0 and output.ndim > 1:
+            raise ValueError(
+                f"{type(self.criterion).__name__} ignores reduction='none', so it averages in a way "
+                "of its own; pass a function of (model, batch) that returns (sum, count)"
+            )
         total, count = values.sum(), self._count(output, target, values)
         if not self._checked:
             self._check(total, count, output, target)
@@ -165,7 +175,8 @@ class CriterionLoss:
                 "averages in a way of its own; pass a function of (model, batch) that returns "
                 "(sum, count)"
             )
-        self._checked = True
+        # The mean over a batch without a valid target is NaN and shows nothing.
+        self._checked = math.isfinite(own)
 
 
 def _class_count(criterion: Any, target: Tensor, values: Tensor) -> Tensor | float:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from hessops_torch.batches import preserved_global_rng
+
 __all__ = ["Mode", "second_order", "uses_batch_statistics"]
 
 Mode = Literal["eval", "train"]
@@ -48,7 +50,7 @@ def second_order(
         stack.enter_context(_own_buffers(model))
         stack.enter_context(_differentiable_kernels(model))
         devices = [chosen[0].device] if chosen[0].device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(preserved_global_rng(devices))
         yield
 
 
@@ -92,11 +94,9 @@ def _own_buffers(model: nn.Module) -> Iterator[None]:
     """Let the model update copies of its buffers.
 
     Exchanging the tensors, not copying values back: kept graphs hold the copies, and writing into
-    what a graph holds would make it unusable.
+    what a graph holds would make it unusable. In eval mode, too: observers and caches are written
+    then.
     """
-    if not any(module.training for module in model.modules()):
-        yield
-        return
     owners: list[tuple[nn.Module, str, Tensor]] = [
         (module, name, buffer)
         for module in model.modules()

@@ -227,10 +227,10 @@ def eigsh_steps(
     space = A.domain
     basis = Basis(space, 1)
     finished: list[_EndPairs] = []
-    step = 0
+    step, scale = 0, 0.0
     while True:
-        for state in lanczos_steps(A, start, basis=basis):
-            step += 1
+        for state in lanczos_steps(A, start, basis=basis, scale=scale):
+            step, scale = step + 1, state.scale
             current = _end_pairs(state, num_ends)
             yield _combined([*finished, current], step, exhausted=not state.alive[0], basis=basis)
         finished.append(current)

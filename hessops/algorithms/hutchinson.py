@@ -34,7 +34,7 @@ from hessops.result import Estimate, Interval, Result
 from hessops.space import Space
 from hessops.statistics import MeanVariance, welch_satterthwaite
 
-__all__ = ["HutchinsonState", "TraceResult", "hutchinson_steps", "trace"]
+__all__ = ["HutchinsonState", "TraceResult", "has_many_terms", "hutchinson_steps", "trace"]
 
 
 @dataclass(frozen=True)

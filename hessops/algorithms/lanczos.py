@@ -215,6 +215,7 @@ def lanczos_steps(
     *,
     reorthogonalize: bool = True,
     basis: Basis | None = None,
+    scale: float = 0.0,
     capacity: int = 16,
 ) -> Iterator[LanczosState]:
     """Yield the state of m Lanczos recurrences in lock-step; end when all are exhausted.
@@ -232,6 +233,8 @@ def lanczos_steps(
     basis : Basis, optional
         Vectors of an earlier run (of an invariant subspace) to stay orthogonal to; extended in
         place. `start` must be orthogonal to them.
+    scale : float
+        Size of the operator as the earlier run saw it: within a null space, everything is rounding.
     capacity : int
         Steps to make room for at first.
 
@@ -245,21 +248,24 @@ def lanczos_steps(
     ValueError
         If a start vector is zero or not finite.
     NotSelfAdjointError
-        If products show that the operator is not self-adjoint (seen only with reorthogonalisation).
+        If products show that the operator is not self-adjoint (seen by reorthogonalisation, and
+        wherever there are several start vectors).
     """
     space = A.domain
     count = start.shape[1]
     if reorthogonalize and basis is None:
         basis = Basis(space, count, capacity)
     deflated = basis.size if basis is not None else 0
-    recurrence = _Recurrence(A, count, deflated)
+    recurrence = _Recurrence(A, count, deflated, scale)
     Q = start * _inverse(space, _start_norms(A, start))
     previous, beta = space.zeros(count), None
     while True:
         W = A.apply(Q)
+        if beta is None and count > 1:
+            recurrence.require_symmetric(space.gram(Q, W), space.column_norms_squared(W))
         if basis is not None:
             basis.append(Q)
-            W, alpha, stray = _reorthogonalized(W, basis, deflated)
+            W, alpha, stray = _reorthogonalized(W, basis, deflated, beta)
         else:
             W = W if beta is None else W - previous * beta
             alpha, stray = space.column_inner(Q, W), None
@@ -276,7 +282,7 @@ def lanczos_steps(
 class _Recurrence:
     """The coefficients of m recurrences on the host, and which of them go on."""
 
-    def __init__(self, A: LinearOperator, count: int, deflated: int) -> None:
+    def __init__(self, A: LinearOperator, count: int, deflated: int, scale: float) -> None:
         self.operator = A
         self.eps = eps(A.xp, A.dtype)
         # A space of dimension n holds no more than n orthogonal vectors.
@@ -285,7 +291,7 @@ class _Recurrence:
         self.betas: list[HostArray] = []
         self.alive = np.ones(count, dtype=bool)
         self.lengths = np.zeros(count, dtype=np.int64)
-        self.scale = 0.0
+        self.scale = scale
         self.num_products = 0
 
     def advance(self, residual: Array, host: HostArray, basis: Basis | None) -> LanczosState:
@@ -295,7 +301,9 @@ class _Recurrence:
         require_finite(host, self.num_products, self.operator)
         before = self.betas[-1] if self.betas else np.zeros_like(beta)
         self.scale = max(self.scale, float(np.max(np.abs(alpha) + beta + before)))
-        self._require_self_adjoint(stray)
+        # From a null vector the first step sees nothing but rounding.
+        if self.alphas:
+            self._require_self_adjoint(stray, self.scale)
         self.lengths = self.lengths + self.alive
         rounding = _BREAKDOWN * self.eps * self.scale
         alive = self.alive & (beta > rounding)
@@ -317,25 +325,35 @@ class _Recurrence:
             basis,
         )
 
-    def _require_self_adjoint(self, stray: HostArray) -> None:
-        # For a self-adjoint operator A q_k has no component along q_1 ... q_{k-2}.
-        worst = float(np.max(stray))
-        if worst > np.sqrt(self.eps) * self.scale:
+    def require_symmetric(self, projected: Array, squares: Array) -> None:
+        """Raise if Q^H A Q of the start vectors shows that A is not self-adjoint."""
+        host = to_numpy(projected)
+        require_finite(host, len(host), self.operator)
+        scale = float(np.sqrt(np.max(to_numpy(squares))))
+        self._require_self_adjoint(np.abs(host - host.conj().T), scale)
+
+    def _require_self_adjoint(self, asymmetry: HostArray, scale: float) -> None:
+        worst = float(np.max(asymmetry))
+        if worst > np.sqrt(self.eps) * scale:
             raise NotSelfAdjointError(
-                f"{self.operator} is declared self-adjoint, but its products are not: an inner "
-                f"product <q_i, A q_j> is {worst:.3g} where <q_j, A q_i> is 0, at a scale of "
-                f"{self.scale:.3g}; see hessops.check_operator"
+                f"{self.operator} is declared self-adjoint, but its products are not: inner "
+                f"products <q_i, A q_j> and <A q_i, q_j> differ by {worst:.3g} at a scale of "
+                f"{scale:.3g}; see hessops.check_operator"
             )
 
 
-def _reorthogonalized(W: Array, basis: Basis, deflated: int) -> tuple[Array, Array, Array]:
+def _reorthogonalized(
+    W: Array, basis: Basis, deflated: int, beta: Array | None
+) -> tuple[Array, Array, Array]:
     xp = basis.space.xp
     W, first = basis.project(W)
     W, second = basis.project(W)
     alpha = first[:, -1] + second[:, -1]
-    earlier = xp.abs(first[:, deflated:-2]) if first.shape[1] > deflated + 2 else None
-    stray = xp.max(earlier, axis=1) if earlier is not None else xp.abs(alpha) * 0
-    return W, alpha, stray
+    if beta is None:
+        return W, alpha, xp.abs(alpha) * 0
+    # What a self-adjoint operator does not do: <q_i, A q_k> is 0 but for beta_{k-1} and alpha_k.
+    stray = [first[:, deflated:-2], (first[:, -2] - beta)[:, None]]
+    return W, alpha, xp.max(xp.abs(xp.concat(stray, axis=1)), axis=1)
 
 
 def _start_norms(A: LinearOperator, start: Array) -> HostArray:
@@ -358,7 +376,8 @@ def _real(A: LinearOperator, small: Array) -> Array:
 def _to_host(A: LinearOperator, alpha: Array, norms: Array, stray: Array | None) -> HostArray:
     """Copy the coefficients of one step to the host together: the step's one synchronisation."""
     double = A.xp.float64
-    alpha = A.xp.astype(_real(A, alpha), double)
-    stray = alpha * 0 if stray is None else A.xp.astype(stray, double)
-    together: Array = A.xp.stack([alpha, A.xp.astype(norms, double), stray])
+    real = _real(A, alpha)
+    imaginary = A.xp.abs(alpha - real)
+    rows = [real, norms, imaginary if stray is None else imaginary + stray]
+    together: Array = A.xp.stack([A.xp.astype(row, double) for row in rows])
     return to_numpy(together)

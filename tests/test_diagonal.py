@@ -1,0 +1,234 @@
+"""Diagonals by random probes: exact cases, variances as theory has them, honest intervals."""
+
+import math
+
+import numpy as np
+import problems
+import pytest
+from scipy import stats
+
+import hessops
+from hessops import ArraySpace, ConvergenceWarning, Diagonal, FiniteSum, LowRank, aslinearoperator
+from hessops.random import Stream
+
+REAL_KINDS = ("rademacher", "normal", "sphere")
+
+
+def batches_of_rows(dtype=np.float64):
+    """Return X^H X / N as a finite sum over batches of rows, and its matrix."""
+    rng = np.random.default_rng(3)
+    X = 1 + rng.standard_normal((48, 20))
+    if np.issubdtype(dtype, np.complexfloating):
+        X = X + 1j * rng.standard_normal((48, 20))
+    X = X.astype(dtype)
+    terms = [LowRank(np.ascontiguousarray(part.conj().T)) for part in np.split(X, 6)]
+    return FiniteSum(terms, [1 / 48] * 6), X.conj().T @ X / 48
+
+
+def entrywise_variance(A, probe):
+    """Return the variance of one probe for every entry, of a real matrix."""
+    n, diagonal = len(A), np.diag(A) ** 2
+    others = np.sum(A**2, axis=1) - diagonal
+    return {
+        "rademacher": others,
+        "normal": others + 2 * diagonal,
+        "sphere": n / (n + 2) * others + (3 * n / (n + 2) - 1) * diagonal,
+    }[probe]
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "probe"),
+    [
+        (np.linspace(-3, 5, 40), "rademacher"),
+        (np.exp(1j * np.arange(40.0)), "rademacher"),
+        (np.exp(1j * np.arange(40.0)), "steinhaus"),
+    ],
+    ids=["signs", "signs-complex", "steinhaus"],
+)
+def test_one_probe_is_exact_on_a_diagonal_operator(diagonal, probe):
+    """T7."""
+    result = hessops.diagonal(Diagonal(diagonal), num_probes=1, probe=probe, rng=2)
+    np.testing.assert_allclose(result.values, diagonal, rtol=1e-14)
+
+
+@pytest.mark.parametrize("probe", REAL_KINDS)
+def test_values_and_errors_are_means_over_probes(probe):
+    A = problems.matrix_of(np.linspace(-1, 2, 12))
+    for num_probes in (2, 9):
+        result = hessops.diagonal(A, num_probes=num_probes, probe=probe, confidence=0.9, rng=4)
+        Z = ArraySpace(12).probes(Stream(4), range(num_probes), probe)
+        samples = Z * (A @ Z)
+        errors = stats.sem(samples, axis=1)
+        half = stats.t.ppf(0.95, num_probes - 1) * errors
+        np.testing.assert_allclose(result.values, samples.mean(axis=1), atol=1e-14)
+        np.testing.assert_allclose(result.standard_errors, errors, rtol=1e-10)
+        np.testing.assert_allclose(result.interval.low, samples.mean(axis=1) - half, atol=1e-10)
+        np.testing.assert_allclose(result.interval.high, samples.mean(axis=1) + half, atol=1e-10)
+        assert result.norm_error == pytest.approx(np.linalg.norm(errors), rel=1e-10)
+        assert result.freedom == num_probes - 1
+
+
+@pytest.mark.parametrize("probe", REAL_KINDS)
+def test_variance_of_every_entry(probe):
+    """A sample variance of 4000 has a relative deviation of at most 4 %: 20 % are 5 sigma."""
+    A = problems.matrix_of(np.linspace(-1, 2, 15))
+    result = hessops.diagonal(A, num_probes=4000, probe=probe, rng=0)
+    variances = 4000 * result.standard_errors**2
+    np.testing.assert_allclose(variances, entrywise_variance(A, probe), rtol=0.2)
+
+
+SEEDS = range(400)
+
+
+def share_held(A, truth, **options):
+    """Return the share of entries and seeds whose interval holds the truth."""
+    held = []
+    for seed in SEEDS:
+        low, high = hessops.diagonal(A, rng=seed, **options).interval
+        held.append(np.mean((low <= truth) & (truth <= high)))
+    return np.mean(held)
+
+
+@pytest.mark.parametrize("probe", REAL_KINDS)
+def test_coverage_of_the_entries(probe):
+    """A mean of 400 * 60 intervals, which share probes, deviates by 0.1 to 1.1 %.
+
+    A large diagonal would put squares of z_i into all probes but signs, and a t-interval of so
+    skewed a sample is too short.
+    """
+    A = problems.matrix_of(np.linspace(-2, 2, 60))
+    share = share_held(aslinearoperator(A), np.diag(A), num_probes=20, probe=probe)
+    assert 0.93 <= share <= 0.975
+
+
+def test_coverage_with_a_fresh_probe_for_every_term():
+    """At least nominal: the degrees of freedom are those of a single term."""
+    operator, A = batches_of_rows()
+    assert share_held(operator, np.diag(A), num_probes=12) >= 0.94
+
+
+def test_the_error_of_the_whole_vector_is_as_large_as_reported():
+    """The mean of 400 squared errors has a relative deviation of 2 to 4 %: 15 % are 4 sigma."""
+    operator, A = batches_of_rows()
+    for stratify in (False, True):
+        runs = [hessops.diagonal(operator, num_probes=6, stratify=stratify, rng=s) for s in SEEDS]
+        errors = [np.sum((run.values - np.diag(A)) ** 2) for run in runs]
+        reported = [run.norm_error**2 for run in runs]
+        assert np.mean(errors) == pytest.approx(np.mean(reported), rel=0.15)
+
+
+def test_fresh_probes_vary_as_theory_says():
+    """A mean of 400 sample variances of 6 probes deviates by 3 %, relatively: 15 % are 5 sigma."""
+    operator, A = batches_of_rows()
+    parts = sum(entrywise_variance(t.to_dense(), "rademacher").sum() for t in operator.terms())
+    whole = entrywise_variance(A, "rademacher").sum()
+    assert parts < whole / 3
+    for stratify, variance in ((True, parts), (False, whole)):
+        reported = [
+            hessops.diagonal(operator, num_probes=6, stratify=stratify, rng=s).norm_error ** 2
+            for s in SEEDS
+        ]
+        assert np.mean(reported) * 6 == pytest.approx(variance, rel=0.15)
+
+
+@pytest.mark.parametrize("probe", [*REAL_KINDS, "steinhaus"])
+def test_complex_operators(probe):
+    """A mean of 60 * 20 squared errors deviates by 4 % at most, relatively: 20 % are 5 sigma."""
+    operator, A = batches_of_rows(np.complex128)
+    skew = operator + 0.3j * operator
+    runs = [hessops.diagonal(skew, num_probes=20, probe=probe, rng=s) for s in range(60)]
+    truth = (1 + 0.3j) * np.diag(A)
+    for run in runs:
+        assert run.values.dtype == np.complex128
+        assert run.standard_errors.dtype == np.float64
+    squares = np.mean([np.abs(run.values - truth) ** 2 for run in runs])
+    reported = np.mean([run.standard_errors**2 for run in runs])
+    assert squares == pytest.approx(reported, rel=0.2)
+
+
+def test_an_operator_that_is_not_symmetric():
+    """30 entries, each within 5 standard errors of 500 probes: false alarm below 1e-4."""
+    A = np.random.default_rng(0).standard_normal((30, 30))
+    result = hessops.diagonal(A, num_probes=500, rng=1)
+    assert np.all(np.abs(result.values - np.diag(A)) < 5 * result.standard_errors)
+
+
+def test_a_real_term_of_a_complex_sum_takes_complex_probes():
+    real = Diagonal(np.arange(1.0, 6.0))
+    other = aslinearoperator(np.diag(1j * np.arange(5.0)))
+    result = hessops.diagonal(FiniteSum([real, other]), num_probes=2, probe="steinhaus", rng=0)
+    np.testing.assert_allclose(result.values, np.arange(1, 6) + 1j * np.arange(5), atol=1e-14)
+
+
+def test_stops_where_the_error_is_as_small_as_asked_for():
+    A = problems.matrix_of(np.linspace(1, 5, 50))
+    result = hessops.diagonal(A, rtol=0.05, rng=0)
+    assert result.converged
+    assert result.norm_error <= 0.05 * np.linalg.norm(result.values)
+    # One block less would not have been enough.
+    assert result.history["error"][-2] > 0.05 * result.history["estimate"][-2]
+    assert np.linalg.norm(result.values - np.diag(A)) < 2 * result.norm_error
+
+
+def test_a_tolerance_out_of_reach_warns():
+    A = problems.matrix_of(np.linspace(1, 5, 50))
+    with pytest.warns(ConvergenceWarning, match="after 10 probes.*raise num_probes"):
+        result = hessops.diagonal(A, atol=1e-6, num_probes=10, rng=0)
+    assert not result.converged
+    assert result.num_probes == 10
+
+
+def test_one_probe_gives_values_and_no_errors():
+    result = hessops.diagonal(problems.laplacian_1d(20), num_probes=1, rng=0)
+    assert np.all(np.isfinite(result.values))
+    assert np.all(np.isnan(result.standard_errors))
+    assert math.isnan(result.norm_error)
+
+
+@pytest.mark.parametrize("num_probes", [2, 3, 5, 12, 13])
+@pytest.mark.parametrize("block_size", [1, 2, 3, 5, 32])
+@pytest.mark.parametrize("stratify", [False, True])
+def test_every_block_size_gives_the_same_values_and_finite_errors(num_probes, block_size, stratify):
+    operator, _ = batches_of_rows()
+    options = {"num_probes": num_probes, "stratify": stratify, "rng": 5}
+    expected = hessops.diagonal(operator, block_size=32, **options)
+    result = hessops.diagonal(operator, block_size=block_size, **options)
+    np.testing.assert_allclose(result.values, expected.values, rtol=1e-11)
+    assert result.num_products == num_probes
+    assert np.all(np.isfinite(result.standard_errors))
+    assert result.freedom >= 1
+
+
+def test_errors_of_small_blocks_are_unbiased():
+    """The mean of 400 variances deviates by at most 4 %, relatively: 15 % are about 4 sigma."""
+    A = problems.matrix_of(np.linspace(-1, 2, 15))
+    variance = entrywise_variance(A, "rademacher").sum()
+    runs = [hessops.diagonal(A, num_probes=7, block_size=2, rng=s) for s in SEEDS]
+    assert np.mean([run.norm_error**2 for run in runs]) * 7 == pytest.approx(variance, rel=0.15)
+
+
+def test_a_callback_ends_the_run():
+    result = hessops.diagonal(
+        np.eye(4), num_probes=40, block_size=8, rng=0, callback=lambda state: state.step == 2
+    )
+    assert result.num_probes == 16
+    assert "stopped by the callback" in result.status
+
+
+def test_float32_stays_float32():
+    A = problems.matrix_of(np.linspace(1, 5, 20))
+    result = hessops.diagonal(A.astype(np.float32), num_probes=16, rng=0)
+    assert result.values.dtype == result.standard_errors.dtype == np.float32
+    wide = hessops.diagonal(A, num_probes=16, rng=0)
+    np.testing.assert_allclose(result.values, wide.values, atol=1e-4)
+    np.testing.assert_allclose(result.standard_errors, wide.standard_errors, rtol=1e-3)
+
+
+def test_torch_tensors_see_the_same_signs():
+    torch = pytest.importorskip("torch")
+    A = problems.matrix_of(np.linspace(-1, 4, 30))
+    ours = hessops.diagonal(A, num_probes=8, rng=0)
+    theirs = hessops.diagonal(torch.from_numpy(A), num_probes=8, rng=0)
+    assert isinstance(theirs.values, torch.Tensor)
+    np.testing.assert_allclose(theirs.values.numpy(), ours.values, atol=1e-13)
+    np.testing.assert_allclose(theirs.standard_errors.numpy(), ours.standard_errors, rtol=1e-12)

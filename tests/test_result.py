@@ -1,0 +1,285 @@
+"""Results: frozen, readable, saved and loaded without pickle."""
+
+import dataclasses
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import LIBRARIES, Place, normal, with_spectrum
+
+import hessops
+from hessops import ArraySpace, ConvergenceError, ConvergenceWarning
+from hessops.arrays import to_numpy
+from hessops.elementary import MatrixOperator
+from hessops.record import History
+from hessops.result import Estimate, Interval, Result, load
+from hessops.structure import SELF_ADJOINT
+
+N = 12
+MATRIX = with_spectrum(np.linspace(-1.0, 5.0, N))
+SECTIONS = {"layer.weight": (0, 8), "layer/bias": (8, N)}
+
+
+def operator(library="numpy"):
+    place = Place(library, "float64")
+    space = ArraySpace(N, place.dtype_object, place.xp, sections=SECTIONS)
+    return MatrixOperator(place.put(MATRIX), space, space, structure=SELF_ADJOINT)
+
+
+MAKE = {
+    "TraceResult": lambda A: hessops.trace(A, num_probes=4, rng=0),
+    "DiagonalResult": lambda A: hessops.diagonal(A, num_probes=4, rng=0),
+    "LanczosResult": lambda A: hessops.lanczos(A, num_steps=4, rng=0),
+    "EigenResult": lambda A: hessops.eigsh(A, 2, rng=0),
+    "SpectralDensity": lambda A: hessops.spectral_density(A, num_probes=3, num_steps=4, rng=0),
+}
+ENDINGS = {
+    **MAKE,
+    "trace of one probe": lambda A: hessops.trace(A, num_probes=1, rng=0),
+    "trace of a sum": lambda A: hessops.trace(A + A, num_probes=2, rng=0),
+    "diagonal of one probe": lambda A: hessops.diagonal(A, num_probes=1, rng=0),
+    "lanczos without basis": lambda A: hessops.lanczos(
+        A, num_steps=4, reorthogonalize=False, rng=0
+    ),
+    "power iteration": lambda A: hessops.power_iteration(A, rng=0),
+    "density of one probe": lambda A: hessops.spectral_density(A, num_probes=1, num_steps=3, rng=0),
+}
+every_ending = pytest.mark.parametrize("name", ENDINGS)
+
+
+def failed_result():
+    with pytest.warns(ConvergenceWarning, match="of 1 eigenpairs converged in 1 steps"):
+        return hessops.power_iteration(operator(), max_steps=1, tol=1e-12, rng=0)
+
+
+def assert_same(found, expected):
+    """Equal in value and, but for the library of arrays, in type."""
+    if dataclasses.is_dataclass(expected):
+        assert type(found) is type(expected)
+        for field in dataclasses.fields(expected):
+            assert_same(getattr(found, field.name), getattr(expected, field.name))
+    elif isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key, value in expected.items():
+            assert_same(found[key], value)
+    elif hasattr(expected, "shape"):
+        assert isinstance(found, np.ndarray)
+        assert found.dtype == to_numpy(expected).dtype
+        assert np.array_equal(found, to_numpy(expected), equal_nan=True)
+    elif isinstance(expected, float) and math.isnan(expected):
+        assert math.isnan(found)
+    else:
+        assert type(found) is type(expected)
+        assert found == expected
+
+
+def test_every_kind_of_result_has_an_example_here():
+    core = {name for name, kind in Result.kinds.items() if kind.__module__.startswith("hessops.")}
+    assert core == set(MAKE)
+
+
+@every_ending
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_what_is_saved_is_loaded(name, library, tmp_path):
+    result = ENDINGS[name](operator(library))
+    assert_same(load(result.save(tmp_path / "result")), result)
+
+
+@every_ending
+def test_files_hold_no_pickle(name, tmp_path):
+    path = ENDINGS[name](operator()).save(tmp_path / "result.npz")
+    with np.load(path, allow_pickle=False) as archive:
+        document = json.loads(str(archive["document"]))
+        assert all(archive[entry].dtype != object for entry in archive.files)
+    assert document["format"] == 1
+
+
+def test_a_loaded_result_can_be_saved_again(tmp_path):
+    once = load(MAKE["TraceResult"](operator()).save(tmp_path / "once"))
+    assert_same(load(once.save(tmp_path / "twice")), once)
+
+
+def test_the_suffix_is_appended_where_it_is_missing(tmp_path):
+    result = MAKE["TraceResult"](operator())
+    assert result.save(tmp_path / "run") == tmp_path / "run.npz"
+    assert result.save(str(tmp_path / "run.v2")) == tmp_path / "run.v2.npz"
+    assert result.save(tmp_path / "run.npz") == tmp_path / "run.npz"
+
+
+def test_complex_eigenvectors_are_saved(tmp_path):
+    result = hessops.eigsh(with_spectrum(np.arange(8.0), dtype="complex128"), 2, rng=0)
+    assert_same(load(result.save(tmp_path / "complex")), result)
+
+
+def _write(path, **document):
+    np.savez(path, document=np.array(json.dumps(document)))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: np.savez(path, x=np.ones(3)), "not written by hessops: .*'document'"),
+        (lambda path: np.save(path.with_suffix(".npy"), 1.0) or path.with_suffix(".npy").rename(path),
+         "not written by hessops"),
+        (lambda path: path.write_bytes(b""), "not written by hessops"),
+        (lambda path: path.write_bytes(b"PK\x03\x04 no zip"), "not written by hessops"),
+        (lambda path: path.write_text("no archive"), "not written by hessops"),
+        (lambda path: path.write_bytes(pickle.dumps({"a": 1})), "not written by hessops"),
+        (lambda path: np.savez(path, document=np.array("no json")), "not written by hessops"),
+        (lambda path: _write(path, kind="TraceResult", fields={}), "not written by hessops"),
+        (lambda path: _write(path, format=99, kind="TraceResult", fields={}), "by a later version"),
+        (lambda path: _write(path, format=1, kind="Unheard", fields={}), "holds a 'Unheard'.*import"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_results_are_refused(write, message, tmp_path):
+    path = tmp_path / "file.npz"
+    write(path)
+    with pytest.raises(ValueError, match=message):
+        load(path)
+
+
+def test_a_missing_file_is_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nothing.npz")
+
+
+@every_ending
+def test_a_result_prints_as_readable_text(name):
+    text = str(ENDINGS[name](operator()))
+    first, *rest = text.splitlines()
+    assert 20 < len(first) <= 250
+    assert len(rest) <= 2
+    assert " products, " in first
+    assert "array(" not in text
+    assert "object at" not in text
+
+
+def test_the_texts_say_what_was_found():
+    A = operator()
+    assert str(MAKE["TraceResult"](A)).startswith("trace = ")
+    assert "4 rademacher probes" in str(MAKE["TraceResult"](A))
+    assert str(MAKE["DiagonalResult"](A)).startswith("diagonal of 12 entries, norm ")
+    assert str(MAKE["LanczosResult"](A)).startswith("Lanczos: 4 steps, Ritz values in [")
+    assert str(MAKE["EigenResult"](A)).startswith("2 eigenpairs (")
+    assert "5   residual" in str(MAKE["EigenResult"](A))
+    assert str(MAKE["SpectralDensity"](A)).startswith("spectral density of 12 eigenvalues: ")
+
+
+@every_ending
+def test_every_result_has_the_names_that_users_rely_on(name):
+    result = ENDINGS[name](operator())
+    assert isinstance(result.num_products, int)
+    assert result.num_products > 0
+    assert isinstance(result.status, str)
+    assert len(result.status) > 10
+    assert result.converged is True
+    assert isinstance(result.history, History)
+    assert result.seed == 0
+    assert result.seconds >= 0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.seed = 1
+
+
+@every_ending
+def test_the_report_dictionary_is_plain_and_small(name):
+    result = ENDINGS[name](operator())
+    document = json.loads(json.dumps(result.to_dict()))
+    assert document["status"] == result.status
+    assert "history" not in document
+    assert not {"eigenvectors", "basis", "values", "standard_errors"} & set(document)
+
+
+VERBS = {
+    "trace": (hessops.trace, "value"),
+    "diagonal": (hessops.diagonal, "values"),
+    "lanczos": (lambda A, **options: hessops.lanczos(A, num_steps=5, **options), "alphas"),
+    "eigsh": (lambda A, **options: hessops.eigsh(A, 2, **options), "eigenvalues"),
+    "power_iteration": (hessops.power_iteration, "eigenvectors"),
+    "spectral_density": (hessops.spectral_density, "nodes"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_seed_of_a_result_repeats_it(verb):
+    run, value = VERBS[verb]
+    # Unseeded, so that the seed in the result is the only way back.
+    once = run(operator())
+    again = run(operator(), rng=once.seed)
+    assert again.seed == once.seed
+    assert np.array_equal(getattr(once, value), getattr(again, value))
+    generator = np.random.default_rng(3)
+    assert run(operator(), rng=generator).seed != run(operator(), rng=generator).seed
+
+
+def test_raise_if_failed_returns_or_raises_the_status():
+    good = MAKE["EigenResult"](operator())
+    assert good.raise_if_failed() is good
+    bad = failed_result()
+    assert not bad.converged
+    with pytest.raises(ConvergenceError, match="raise max_steps, block_size or tol"):
+        bad.raise_if_failed()
+
+
+def test_a_failed_result_is_saved_as_failed(tmp_path):
+    bad = failed_result()
+    assert_same(load(bad.save(tmp_path / "bad")), bad)
+
+
+def test_the_history_is_a_table():
+    history = hessops.lanczos(operator(), num_steps=3, rng=0).history
+    assert len(history) == 3
+    assert history["step"].tolist() == [1, 2, 3]
+    assert history["num_products"].tolist() == [1, 2, 3]
+    assert [row["step"] for row in history] == [1, 2, 3]
+    assert list(history.to_dict()) == list(History.columns)
+    assert np.all(np.diff(history["seconds"]) >= 0)
+    header, *rows = str(history).splitlines()
+    assert header.split() == ["step", "products", "estimate", "error", "seconds"]
+    assert len(rows) == 3
+    assert all(len(row.split()) == 5 for row in rows)
+    assert repr(history) == "History(3 steps)"
+    with pytest.raises(KeyError, match="no column 'time'; there are step, num_products, estimate"):
+        history["time"]
+
+
+numbers = st.floats(allow_infinity=True, allow_nan=True)
+rows = st.tuples(st.integers(0, 9), st.integers(0, 9), numbers, numbers, numbers)
+
+
+@given(st.lists(rows, max_size=4))
+def test_a_history_survives_its_dictionary(records):
+    history = History(records)
+    again = History.from_dict(history.to_dict())
+    assert again == history
+    assert str(again) == str(history)
+    assert (history == History([*records, (1, 1, 0.0, 0.0, 0.0)])) is False
+    assert (history == "a history") is False
+
+
+@given(numbers, numbers)
+def test_an_estimate_is_its_value_as_a_number(value, error):
+    estimate = Estimate(value=value, standard_error=error)
+    assert np.array_equal(float(estimate), value, equal_nan=True)
+    assert np.array_equal(np.asarray(estimate), np.asarray(value), equal_nan=True)
+    assert str(estimate) == f"{value} ± {error}"
+
+
+def test_an_estimate_of_many_is_its_values_as_an_array():
+    values, errors = normal(0, (5,)), np.ones(5)
+    estimate = Estimate(value=values, standard_error=errors)
+    assert np.array_equal(np.asarray(estimate), values)
+    assert np.asarray(estimate, dtype=np.float32).dtype == np.float32
+    assert np.sum(estimate) == np.sum(values)
+    copied = np.array(estimate)
+    copied[0] = 7.0
+    assert values[0] != 7.0
+
+
+def test_an_interval_has_two_ends():
+    low, high = Interval(1.0, 2.0)
+    assert (low, high) == (1.0, 2.0)
+    assert Interval(1.0, 2.0)._asdict() == {"low": 1.0, "high": 2.0}
