@@ -52,10 +52,12 @@ def link_short_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
 ) -> nodes.reference | None:
     """Link `TraceResult`, or `TraceResult.save`, to the one documented object whose name ends so."""
-    if node.get("refdomain") != "py":
+    target = node["reftarget"]
+    # A lone word in lower case is a parameter, not some attribute of the same name.
+    if node.get("refdomain") != "py" or not (target[:1].isupper() or "." in target):
         return None
     objects: dict[str, Any] = env.get_domain("py").objects  # type: ignore[attr-defined]
-    found = [name for name in objects if name.endswith("." + node["reftarget"])]
+    found = [name for name in objects if name.endswith(f".{target}")]
     if len(found) != 1:
         return None
     entry = objects[found[0]]

@@ -11,6 +11,9 @@ from hessops.result import Result
 
 __all__ = ["EigenResult", "error_bounds"]
 
+# What products and recurrences add, in units of machine epsilon.
+_ROUNDING = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class EigenResult(Result):
@@ -60,8 +63,8 @@ def error_bounds(
     others, other_residuals : numpy.ndarray, shape (l,)
         The other Ritz values known and their residual norms.
     precision : float
-        Machine epsilon of the products: no bound is below a few of it, relative to the largest
-        Ritz value.
+        Machine epsilon of the products: no bound is below the rounding they make, a few of it
+        relative to the largest Ritz value.
 
     Returns
     -------
@@ -77,5 +80,5 @@ def error_bounds(
         gap = np.min(distance)
         if np.isfinite(gap) and gap > residual:
             bounds[index] = residual**2 / gap
-    rounding = 4 * precision * float(np.max(np.abs(everything)))
+    rounding = _ROUNDING * precision * float(np.max(np.abs(everything)))
     return np.asarray(np.maximum(bounds, rounding))

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hessops.arrays import Array, eps, to_numpy
-from hessops.compatibility import require_square
+from hessops.arrays import Array, eps, is_array, is_complex, namespace, to_numpy
+from hessops.compatibility import complexified, require_square
 from hessops.operator import LinearOperator
 from hessops.space import Space
 from hessops.structure import PROPAGATION
@@ -24,7 +24,7 @@ class Projected(LinearOperator):
     operator : LinearOperator
         Square.
     basis : array, shape (n, r)
-        Orthonormal columns.
+        Orthonormal columns; complex ones make a complex operator.
 
     Raises
     ------
@@ -35,10 +35,13 @@ class Projected(LinearOperator):
     def __init__(self, operator: LinearOperator, basis: Array) -> None:
         require_square(operator, "deflate")
         self.operator = operator
-        self.basis = operator.domain.validate(basis)
-        _require_orthonormal(operator.domain, self.basis)
+        space = operator.domain
+        if is_array(basis) and is_complex(namespace(basis), basis.dtype):
+            space = complexified(space)
+        self.basis = space.validate(basis)
+        _require_orthonormal(space, self.basis)
         structure = PROPAGATION["projected"](operator.structure)
-        super().__init__(operator.domain, structure=structure)
+        super().__init__(space, structure=structure)
 
     def _apply(self, X: Array) -> Array:
         return self._project(self.operator.apply(self._project(X)))

@@ -247,6 +247,17 @@ def test_deflation_removes_the_directions_and_nothing_else(data, place):
     assert_close(Projected(node, V).to_dense(), dense(node), 8 * A.size)
 
 
+def test_complex_directions_make_a_complex_operator():
+    A, V = wrapped(4, 4), orthonormal(0, (4, 2), "complex128")
+    P = np.eye(4) - V @ V.conj().T
+    node = Projected(A, V)
+    assert dtype_name(node.dtype) == "complex128"
+    assert_close(node.to_dense(), P @ dense(A) @ P, norm(dense(A)))
+    # A complex sum may have real terms, which are deflated of the same directions.
+    terms = list(Projected(A + 1j * A, V).terms())
+    assert_close(sum(map(dense, terms)), P @ ((1 + 1j) * dense(A)) @ P, 2 * norm(dense(A)))
+
+
 @pytest.mark.parametrize("library", ["numpy", "strict"])
 def test_a_finite_sum_weighs_its_terms(library):
     place = Place(library, "float64")

@@ -142,6 +142,14 @@ def test_zeros_are_zeros_of_the_space(place, n, count):
     assert not np.any(to_numpy(block))
 
 
+@given(places(), sizes(), st.integers(0, 6), st.integers(0, 6))
+def test_unit_vectors_are_columns_of_the_identity(place, n, start, stop):
+    start, stop = min(start, n), min(stop, n)
+    block = space_at(place, n).unit_vectors(start, max(start, stop))
+    assert dtype_name(block.dtype) == place.dtype
+    assert np.array_equal(to_numpy(block), np.eye(n)[:, start : max(start, stop)])
+
+
 @given(places(), blocks(3, 2))
 def test_host_arrays_come_in_the_spaces_dtype(place, host):
     moved = space_at(place, 5).from_host(host)

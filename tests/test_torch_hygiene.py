@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch_problems import (
+    OnceDifferentiable,
     assert_is_hessian,
     assert_same,
     build,
@@ -200,30 +201,6 @@ def test_a_product_works_after_one_that_failed(device):
     assert_is_hessian(operator, problem.dense())
 
 
-class OnlyOnce(torch.autograd.Function):
-    """A function whose derivative has none."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.sin()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        return gradient * x.cos()
-
-
-class OnceDifferentiable(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 2)
-
-    def forward(self, x):
-        return OnlyOnce.apply(self.linear(x))
-
-
 @every_device
 def test_an_exception_in_a_derivative_leaves_no_trace(device):
     problem = regression(device)
@@ -247,7 +224,7 @@ class Draws(nn.Module):
 
 DRAWS = {
     "torch": lambda: torch.rand(()).item(),
-    "numpy": np.random.rand,  # noqa: NPY002
+    "numpy": np.random.rand,
     "python": random.random,
 }
 
@@ -366,7 +343,7 @@ def test_operators_leave_no_tensors_behind(device, make_problem):
     before = live_tensors()
     gc.disable()
     try:
-        for _ in range(60):
+        for _ in range(100):
             use()
         # Reference counts alone let go of everything: there are no cycles to collect.
         assert live_tensors() == before
@@ -414,10 +391,10 @@ def test_hundreds_of_operators_take_no_more_memory_than_a_few(device):
 
     of_one = [use() for _ in range(20)][-1]
     before = memory_in_use(device)
-    for _ in range(300):
+    for _ in range(200):
         use()
-    assert memory_in_use(device) - before < 0.05 * 300 * of_one
-    assert 300 * of_one > 500e6
+    assert memory_in_use(device) - before < 0.05 * 200 * of_one
+    assert 200 * of_one > 500e6
 
 
 @every_device

@@ -194,6 +194,30 @@ class Residual(nn.Module):
         return self.inner(x) + x if self.shortcut else self.inner(x)
 
 
+class OnlyOnce(torch.autograd.Function):
+    """A function whose derivative has none."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.sin()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * x.cos()
+
+
+class OnceDifferentiable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return OnlyOnce.apply(self.linear(x))
+
+
 def mlp(
     width: int = 3, activation: type[nn.Module] = nn.Tanh, *, bias: bool = True, outputs: int = 2
 ) -> nn.Module:

@@ -25,7 +25,7 @@ from hessops.algorithms._common import (
     warn_if_failed,
 )
 from hessops.algorithms._rayleigh_ritz import rayleigh_ritz
-from hessops.algorithms._ties import describe_ties, two_block_pairs
+from hessops.algorithms._ties import TRUSTED, describe_ties, two_block_pairs
 from hessops.arrays import Array, HostArray, eps
 from hessops.eigenpairs import EigenResult, error_bounds
 from hessops.operator import LinearOperator
@@ -264,10 +264,10 @@ class _Search:
         """Find one pair after the other, each with the operator deflated of those before."""
         space = self.operator.domain
         # Each pair's residual adds to what those after it may hide.
-        stricter = replace(self, wanted=1, tol=self.tol / math.sqrt(self.wanted))
+        single = replace(self, wanted=1, tol=self.tol / math.sqrt(self.wanted))
         basis = space.zeros(0)
         parts: list[_Found] = []
-        values, residuals = np.zeros(0), np.zeros(0)
+        values, visible = np.zeros(0), np.zeros(0)
         while len(values) < self.wanted:
             index = len(values)
             if start is not None and index < start.shape[1]:
@@ -276,14 +276,20 @@ class _Search:
                 vector = space.probes(Stream(self.seed), range(index, index + 1), "normal")
             vector = vector - basis @ space.gram(basis, vector)
             operator = Projected(self.operator, basis) if index else self.operator
-            parts.append(stricter._iterate(operator, vector))
-            # What the projection hides of A x is at most what the pairs before left over.
-            hidden = float(np.linalg.norm(residuals))
-            values = np.concatenate([values, parts[-1].values])
-            residuals = np.concatenate([residuals, np.hypot(parts[-1].residual_norms, hidden)])
-            basis = extend_orthonormal(space, basis, parts[-1].X)
-            if parts[-1].reason != _CONVERGED:
+            scale = float(np.max(np.abs(values), initial=0.0))
+            part = single._iterate(operator, vector, scale)
+            parts.append(part)
+            # A tie brings two pairs at once; company that has not converged is left for later.
+            done = part.residual_norms <= single._allowed(part.values, scale)
+            done[0] = True
+            values = np.concatenate([values, part.values[done]])
+            visible = np.concatenate([visible, part.residual_norms[done]])
+            chosen = space.xp.asarray(np.flatnonzero(done), device=space.device)
+            basis = extend_orthonormal(space, basis, space.xp.take(part.X, chosen, axis=1))
+            if part.reason != _CONVERGED:
                 break
+        # What the projection hides of A x is at most what the pairs before left over.
+        residuals = np.sqrt(np.cumsum(visible**2))
         order = np.argsort(-np.abs(values), kind="stable")
         columns = space.xp.asarray(order, device=space.device)
         return _Found(
@@ -295,24 +301,32 @@ class _Search:
             reason=parts[-1].reason,
         )
 
-    def _iterate(self, operator: LinearOperator, block: Array) -> _Found:
+    def _iterate(self, operator: LinearOperator, block: Array, scale: float = 0.0) -> _Found:
         """Iterate a block until its first pairs converge, in itself or with the block before."""
         wanted = self.wanted
         worst: list[float] = []
+        arrived: list[int] = []
         tied: list[tuple[HostArray, HostArray, Array]] = []
 
         def stop(state: PowerState) -> str | None:
             worst.append(float(np.max(state.residual_norms[:wanted])))
-            if worst[-1] <= self._allowed(state.values):
-                return _CONVERGED
+            if worst[-1] <= self._allowed(state.values, scale):
+                arrived.append(state.step)
+                # A guard that may yet be a copy or a mirror image gets as many steps again.
+                late = state.step >= 2 * arrived[0] + _LOOK_BACK
+                if late or self._told_apart(state.values, state.residual_norms):
+                    return _CONVERGED
             stalled = len(worst) > _LOOK_BACK and worst[-1] > 0.5 * worst[-1 - _LOOK_BACK]
-            if not stalled or state.previous is None or state.step % _LOOK_BACK:
+            if not (arrived or stalled) or state.previous is None or state.step % _LOOK_BACK:
                 return None
             both = [state.previous, state]
             pairs = two_block_pairs(
                 operator, [s.X for s in both], [s.product for s in both], state.num_products
             )
-            if len(pairs[0]) < wanted or np.any(pairs[1][:wanted] > self._allowed(pairs[0])):
+            allowed = self._allowed(pairs[0], scale)
+            if len(pairs[0]) < wanted or np.any(pairs[1][:wanted] > allowed):
+                return None
+            if arrived and not (len(pairs[0]) > wanted and self._told_apart(*pairs[:2])):
                 return None
             tied.append(pairs)
             return _CONVERGED
@@ -359,5 +373,12 @@ class _Search:
         )
         return f"converged in {steps} steps" + (f"; {ties}" if ties else ""), True
 
-    def _allowed(self, values: HostArray) -> float:
-        return self.tol * float(np.max(np.abs(values)))
+    def _told_apart(self, values: HostArray, residuals: HostArray) -> bool:
+        """Tell whether it is known of every guard if it ties with a wanted pair in modulus."""
+        moduli, guards = np.abs(values), residuals[self.wanted :]
+        distance = np.abs(moduli[self.wanted :, None] - moduli[None, : self.wanted])
+        near = np.min(distance, axis=1) <= guards
+        return not np.any(near & (guards > TRUSTED * self._allowed(values)))
+
+    def _allowed(self, values: HostArray, scale: float = 0.0) -> float:
+        return self.tol * float(np.max(np.abs(values), initial=scale))

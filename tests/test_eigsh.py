@@ -1,0 +1,364 @@
+"""Eigenpairs at the ends of the spectrum: right, multiple where they are, honest of their errors."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import problems
+import pytest
+import scipy.io
+import scipy.sparse as sp
+import scipy.sparse.linalg
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hessops
+from hessops import ConvergenceWarning, Diagonal, aslinearoperator
+
+MATRICES = Path(__file__).resolve().parents[2] / "shared" / "data" / "matrices"
+WHICH = ("LM", "LA", "SA", "BE")
+
+
+def wanted(eigenvalues, k, which):
+    """Return the k eigenvalues asked for, in the order of the result."""
+    ascending = np.sort(eigenvalues)
+    if which == "LM":
+        return ascending[np.argsort(-np.abs(ascending), kind="stable")][:k]
+    if which == "LA":
+        return ascending[::-1][:k]
+    if which == "SA":
+        return ascending[:k]
+    low = k // 2
+    return np.concatenate([ascending[:low], ascending[len(ascending) - (k - low) :]])
+
+
+def true_residuals(A, result):
+    vectors = np.asarray(result.eigenvectors)
+    return np.linalg.norm(A @ vectors - vectors * result.eigenvalues, axis=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128, np.complex64])
+@pytest.mark.parametrize("which", WHICH)
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_against_the_dense_solver(k, which, dtype):
+    A = problems.matrix_of(np.linspace(-2, 3, 40) ** 3, rng=1, dtype=dtype)
+    result = hessops.eigsh(A, k, which=which, rng=0)
+    eps = float(np.finfo(dtype).eps)
+    exact = wanted(np.linalg.eigvalsh(A.astype(np.complex128)), k, which)
+    assert result.converged
+    assert result.eigenvalues.dtype == np.float64
+    assert result.eigenvectors.shape == (40, k)
+    assert result.eigenvectors.dtype == dtype
+    np.testing.assert_allclose(result.eigenvalues, exact, atol=50 * 27 * eps)
+    gram = result.eigenvectors.conj().T @ result.eigenvectors
+    np.testing.assert_allclose(gram, np.eye(k), atol=100 * eps)
+    # The product made here rounds in its own way.
+    np.testing.assert_allclose(
+        true_residuals(A, result), result.residual_norms, atol=100 * 27 * eps
+    )
+
+
+def test_torch_tensors():
+    torch = pytest.importorskip("torch")
+    A = problems.matrix_of(np.linspace(-2, 3, 40) ** 3, rng=1)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
+        result = hessops.eigsh(torch.from_numpy(A).to(dtype), 3, which="BE", rng=0)
+        exact = wanted(np.linalg.eigvalsh(A), 3, "BE")
+        np.testing.assert_allclose(result.eigenvalues, exact, atol=tolerance)
+        assert result.eigenvectors.dtype == dtype
+        assert isinstance(result.eigenvalues, np.ndarray)
+
+
+# --- multiple eigenvalues ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_of_an_eigenvalue_of_the_kneser_graph(seed):
+    """T9."""
+    result = hessops.eigsh(problems.kneser(11, 4), 6, which="LA", rng=seed)
+    np.testing.assert_allclose(result.eigenvalues, [35, 10, 10, 10, 10, 10], atol=1e-8)
+    assert result.converged
+    assert "no copies of multiple eigenvalues are missing" in result.status
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_ends_of_the_hypercube(seed):
+    """T10."""
+    result = hessops.eigsh(problems.hypercube(8), 6, which="BE", rng=seed)
+    np.testing.assert_allclose(result.eigenvalues, [-8, -6, -6, 6, 6, 8], atol=1e-8)
+
+
+def test_copies_of_zero():
+    """Within a null space products are rounding, and are not to be taken for a spectrum."""
+    A = problems.matrix_of(np.repeat([0.0, 1.0], [12, 4]))
+    result = hessops.eigsh(A, 6, which="SA", rng=0)
+    np.testing.assert_allclose(result.eigenvalues, 0, atol=1e-14)
+    result = hessops.eigsh(A, 6, which="LA", rng=0)
+    np.testing.assert_allclose(result.eigenvalues, [1, 1, 1, 1, 0, 0], atol=1e-14)
+
+
+@st.composite
+def spectra_with_copies(draw):
+    levels = draw(st.lists(st.integers(-5, 5), min_size=1, max_size=5, unique=True))
+    copies = [draw(st.integers(1, 6)) for _ in levels]
+    eigenvalues = np.repeat(np.array(levels, dtype=float), copies)
+    k = draw(st.integers(1, len(eigenvalues)))
+    return eigenvalues, k, draw(st.sampled_from(WHICH)), draw(st.integers(0, 1000))
+
+
+def claims_hold(result, eigenvalues, k, which):
+    """Check what the status says of multiple eigenvalues against the spectrum."""
+    if "no copies of multiple eigenvalues are missing" in result.status:
+        expected = wanted(eigenvalues, k, which)
+        if which == "LM":  # +λ and -λ may come in either order
+            return np.allclose(np.abs(result.eigenvalues), np.abs(expected), atol=1e-8)
+        return np.allclose(result.eigenvalues, expected, atol=1e-8)
+    distances = np.abs(result.eigenvalues[:, None] - eigenvalues[None, :]).min(axis=1)
+    return "a multiple eigenvalue would appear once" in result.status and np.all(distances < 1e-8)
+
+
+@given(spectra_with_copies())
+def test_what_the_status_says_of_copies_is_true(problem):
+    eigenvalues, k, which, seed = problem
+    result = hessops.eigsh(problems.matrix_of(eigenvalues, seed), k, which=which, rng=seed)
+    assert result.converged
+    assert claims_hold(result, eigenvalues, k, which)
+
+
+@given(spectra_with_copies(), st.data())
+def test_a_special_start_vector_hides_nothing_that_is_claimed(problem, data):
+    """Start in the span of a few eigenvectors, whose Krylov space is soon exhausted."""
+    eigenvalues, k, which, seed = problem
+    A = problems.matrix_of(eigenvalues, seed)
+    n = len(eigenvalues)
+    chosen = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=3, unique=True))
+    start = np.linalg.eigh(A)[1][:, chosen].sum(axis=1)
+    result = hessops.eigsh(A, k, which=which, start=start, rng=seed)
+    assert result.converged
+    assert claims_hold(result, eigenvalues, k, which)
+
+
+@pytest.mark.parametrize("index", [0, 7, 29])
+def test_an_eigenvector_as_start_vector(index):
+    A = problems.matrix_of(np.linspace(-1, 5, 30))
+    start = np.linalg.eigh(A)[1][:, index]
+    result = hessops.eigsh(A, 3, which="LA", start=start, rng=0)
+    np.testing.assert_allclose(result.eigenvalues, np.linspace(5, -1, 30)[:3], atol=1e-10)
+
+
+def test_wilkinson_pairs_are_found_twice_or_said_to_appear_once():
+    """T3: pairs of eigenvalues that differ by rounding."""
+    for n in (21, 101):
+        diagonal, off_diagonal = problems.wilkinson(n)
+        A = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
+        result = hessops.eigsh(A, 4, which="LA", rng=0)
+        exact = problems.wilkinson_eigenvalues(n)[::-1]
+        complete = np.allclose(result.eigenvalues, exact[:4], atol=1e-9)
+        once = np.allclose(result.eigenvalues, exact[:8:2], atol=1e-9)
+        assert complete or (once and "would appear once" in result.status)
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+def distance_to_spectrum(result, eigenvalues):
+    return np.abs(result.eigenvalues[:, None] - eigenvalues[None, :]).min(axis=1)
+
+
+@pytest.mark.parametrize("gap", [1e-1, 1e-4, 1e-8, 1e-12])
+@pytest.mark.parametrize("tol", [1e-2, 1e-5, None])
+def test_an_eigenvalue_lies_within_every_residual_norm(tol, gap):
+    """Also in clusters at both ends, resolved or not: nothing is assumed of the spectrum."""
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        cluster = gap * rng.uniform(0, 1, 6)
+        eigenvalues = np.concatenate([rng.uniform(0, 1, 30), 2 + cluster[:3], -2 - cluster[3:]])
+        A = problems.matrix_of(eigenvalues, seed)
+        result = hessops.eigsh(A, 4, which=WHICH[seed % 4], tol=tol, rng=seed)
+        distance = distance_to_spectrum(result, np.linalg.eigvalsh(A))
+        assert np.all(distance <= result.residual_norms + 1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("tol", [1e-2, 1e-3, 1e-6, None])
+def test_error_bounds_hold_where_gaps_are_resolved(tol, dtype):
+    """Residual² / gap, on 100 spectra whose gaps no Ritz value can hide in."""
+    sharper = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(5, 60))
+        eigenvalues = np.arange(n) + rng.uniform(-0.2, 0.2, n) - rng.integers(0, n)
+        A = problems.matrix_of(eigenvalues, seed, dtype)
+        k = int(rng.integers(1, 5))
+        result = hessops.eigsh(A, k, which=WHICH[seed % 4], tol=tol, rng=seed)
+        distance = distance_to_spectrum(result, np.linalg.eigvalsh(A.astype(np.float64)))
+        assert np.all(distance <= result.error_bounds)
+        rounding = 100 * float(np.finfo(dtype).eps) * n
+        assert np.all(result.error_bounds <= result.residual_norms + rounding)
+        sharper += np.sum(result.error_bounds < 0.1 * result.residual_norms)
+    # The square of a residual is what the bound is for.
+    assert sharper > 0 or tol is None or dtype == np.float32
+
+
+def test_unverified_residuals_are_those_of_the_recurrence():
+    A = problems.matrix_of(np.linspace(-1, 5, 60))
+    checked = hessops.eigsh(A, 3, tol=1e-6, rng=0)
+    unchecked = hessops.eigsh(A, 3, tol=1e-6, rng=0, verify=False)
+    assert checked.num_products == unchecked.num_products + 3
+    np.testing.assert_allclose(unchecked.residual_norms, checked.residual_norms, atol=1e-13)
+
+
+# --- cost ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+@pytest.mark.parametrize("tol", [1e-3, 1e-6, 1e-10])
+def test_takes_no_more_products_than_arpack_on_a_gapped_spectrum(tol, k):
+    """Ten outliers over a bulk; ARPACK only looks when it restarts."""
+    diagonal = np.concatenate([np.linspace(0, 1, 990), [2, 3, 4, 5, 6, 8, 10, 12, 14, 16]])
+    calls = []
+
+    def multiply(x):
+        calls.append(1)
+        return diagonal * x.ravel()
+
+    arpack = scipy.sparse.linalg.LinearOperator((1000, 1000), matvec=multiply, dtype=np.float64)
+    v0 = np.random.default_rng(0).standard_normal(1000)
+    scipy.sparse.linalg.eigsh(arpack, k=k, which="LM", tol=tol, v0=v0)
+    result = hessops.eigsh(Diagonal(diagonal), k, tol=tol, start=v0, verify=False)
+    np.testing.assert_allclose(result.eigenvalues, diagonal[::-1][:k], atol=20 * tol)
+    assert result.num_products <= len(calls)
+
+
+def test_products_are_counted_as_they_are_made():
+    columns = []
+    diagonal = np.linspace(0, 1, 200) ** 2
+
+    def multiply(X):
+        columns.append(X.shape[1])
+        return diagonal[:, None] * X
+
+    operator = aslinearoperator(multiply, shape=200, self_adjoint=True)
+    result = hessops.eigsh(operator, 4, rng=0)
+    assert sum(columns) == result.num_products
+    assert columns[-1] == 4
+    assert result.history["num_products"].tolist() == list(range(1, len(result.history) + 1))
+    # The history ends with the step that converged, and not later.
+    assert np.sum(result.history["error"] <= 3.7e-11) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_the_scale_of_the_operator_changes_nothing(scale, dtype):
+    """An absolute test of the residual would never or always be met."""
+    A = problems.matrix_of(np.linspace(-1, 5, 60) ** 3)
+    one, scaled = (hessops.eigsh((c * A).astype(dtype), 3, which="BE", rng=0) for c in (1.0, scale))
+    assert abs(scaled.num_products - one.num_products) <= 1
+    rounding = 1000 * float(np.finfo(dtype).eps)
+    np.testing.assert_allclose(scaled.eigenvalues / scale, one.eigenvalues, atol=125 * rounding)
+    assert scaled.converged
+
+
+def test_a_smaller_tolerance_takes_more_steps_and_is_met():
+    A = problems.matrix_of(np.linspace(0, 1, 150) ** 2)
+    steps = []
+    for tol in (1e-2, 1e-5, 1e-10):
+        result = hessops.eigsh(A, 2, tol=tol, rng=0)
+        assert np.all(result.residual_norms <= tol * 1.001)
+        steps.append(len(result.history))
+    assert steps == sorted(set(steps))
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_too_few_steps_give_a_warning_and_what_was_found():
+    A = problems.matrix_of(np.linspace(0, 1, 100))
+    with pytest.warns(ConvergenceWarning, match=r"of 3 pairs converged in 10 steps.*asked for"):
+        result = hessops.eigsh(A, 3, max_steps=10, rng=0)
+    assert not result.converged
+    assert len(result.history) == 10
+    np.testing.assert_allclose(true_residuals(A, result), result.residual_norms, rtol=1e-6)
+    distance = distance_to_spectrum(result, np.linalg.eigvalsh(A))
+    assert np.all(distance <= result.residual_norms + 1e-14)
+    with pytest.raises(hessops.ConvergenceError, match="raise max_steps or tol"):
+        result.raise_if_failed()
+
+
+def test_fewer_steps_than_pairs():
+    with pytest.warns(ConvergenceWarning, match="of 6 pairs converged in 2 steps"):
+        result = hessops.eigsh(problems.laplacian_1d(30), 6, max_steps=2, rng=0)
+    assert len(result.eigenvalues) == len(result.residual_norms) == 2
+
+
+@pytest.mark.parametrize("which", WHICH)
+def test_all_pairs(which):
+    eigenvalues = np.array([-3.0, -1.0, -1.0, 0.0, 2.0, 2.0, 2.0, 7.0])
+    result = hessops.eigsh(problems.matrix_of(eigenvalues), 8, which=which, rng=0)
+    np.testing.assert_allclose(result.eigenvalues, wanted(eigenvalues, 8, which), atol=1e-12)
+    assert result.converged
+    assert len(result.history) == 8
+
+
+def test_a_callback_ends_the_run():
+    A = problems.matrix_of(np.linspace(0, 1, 100))
+    with pytest.warns(ConvergenceWarning, match="stopped by the callback; 0 of 1 pairs"):
+        result = hessops.eigsh(A, 1, rng=0, callback=lambda state: state.step == 5)
+    assert len(result.history) == 5
+
+
+@pytest.mark.parametrize("A", [np.zeros((5, 5)), np.eye(5), np.ones((5, 5)), -np.ones((5, 5))])
+def test_operators_with_one_or_two_eigenvalues(A):
+    result = hessops.eigsh(A, 3, which="LM", rng=0)
+    exact = wanted(np.linalg.eigvalsh(A), 3, "LM")
+    np.testing.assert_allclose(result.eigenvalues, exact, atol=1e-13)
+    assert result.converged
+
+
+def test_the_seed_of_a_result_repeats_it():
+    A = problems.laplacian_1d(30)
+    first = hessops.eigsh(A, 2, tol=1e-3)
+    again = hessops.eigsh(A, 2, tol=1e-3, rng=first.seed)
+    assert np.array_equal(first.eigenvectors, again.eigenvectors)
+
+
+# --- real data ----------------------------------------------------------------------------------
+
+
+def read(name):
+    path = MATRICES / name
+    if path.suffix == ".mtx":
+        return sp.csr_array(scipy.io.mmread(path), dtype=np.float64)
+    return sp.csr_array(scipy.io.loadmat(path)["A"], dtype=np.float64)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not MATRICES.is_dir(), reason="needs the matrices in ../shared/data")
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [
+        ("1138_bus.mtx", "LA"), ("1138_bus.mtx", "LM"), ("airfoil.mat", "LA"),
+        ("airfoil.mat", "SA"), ("airfoil.mat", "BE"), ("unit_cube.mat", "LA"),
+        ("unit_cube.mat", "SA"), ("unit_cube.mat", "BE"),
+    ],
+)  # fmt: skip
+def test_against_scipy_on_real_matrices(name, which):
+    A = read(name)
+    theirs = scipy.sparse.linalg.eigsh(A, 5, which=which, return_eigenvectors=False)
+    ours = hessops.eigsh(A, 5, which=which, rng=0)
+    scale = np.abs(ours.eigenvalues).max()
+    assert ours.converged
+    np.testing.assert_allclose(np.sort(ours.eigenvalues), np.sort(theirs), atol=1e-11 * scale)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not MATRICES.is_dir(), reason="needs the matrices in ../shared/data")
+def test_a_hard_matrix_is_not_said_to_have_converged():
+    """The smallest eigenvalues of bloweybq lie within 1e-5 of each other, relatively."""
+    A = read("bloweybq.mtx")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = hessops.eigsh(A, 5, which="SA", max_steps=100, rng=0)
+    assert [warning.category for warning in caught] == [ConvergenceWarning]
+    assert not result.converged
+    np.testing.assert_allclose(true_residuals(A, result), result.residual_norms, rtol=1e-8)

@@ -1,0 +1,567 @@
+"""Wrong input, each kind with a sentence of its own."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the field's name
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch_problems import (
+    OnceDifferentiable,
+    assert_is_hessian,
+    build,
+    dense_hessian,
+    every_device,
+    images,
+    normal,
+    regression,
+    seeded,
+)
+
+import hessops
+from hessops_torch import hessian
+from hessops_torch.batches import MicroBatches
+
+SQUARES = nn.MSELoss()
+
+
+def example(device, count=8):
+    """Return a model and one batch of data."""
+    problem = regression(device, sizes=(count,))
+    return problem.model, problem.batches[0]
+
+
+class Augmented(Dataset):
+    """Items with noise from one of the global generators."""
+
+    def __init__(self, batch, draw):
+        self.x, self.y = batch
+        self.draw = draw
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] + self.draw(), self.y[index]
+
+
+DRAWS = {
+    "torch": lambda: torch.randn(()).item(),
+    "numpy": np.random.rand,
+    "python": random.random,
+}
+
+
+@every_device
+def test_a_loader_that_shuffles(device):
+    model, batch = example(device)
+    loader = DataLoader(TensorDataset(*batch), batch_size=3, shuffle=True)
+    with (
+        seeded(0),
+        pytest.raises(
+            ValueError, match=r"passes over the data differ.*shuffle=False.*list\(loader"
+        ),
+    ):
+        hessian(model, SQUARES, loader)
+    # What the sentence says to do works.
+    assert hessian(model, SQUARES, list(loader)).to_dense().isfinite().all()
+
+
+@every_device
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS.keys())
+def test_data_that_is_augmented_at_random(device, wrapped, draw):
+    model, batch = example(device)
+    data = Augmented(batch, draw)
+    source = DataLoader(data, batch_size=3) if wrapped else data
+    with pytest.raises(
+        ValueError, match=r"passes over the data differ, first in batch 0.*augmentation"
+    ):
+        hessian(model, SQUARES, source)
+
+
+class Shrinking:
+    """One batch fewer, or more, in every pass."""
+
+    def __init__(self, batches, by):
+        self.batches = batches
+        self.count = 2
+        self.by = by
+
+    def __iter__(self):
+        yield from self.batches[: self.count]
+        self.count += self.by
+
+
+@every_device
+@pytest.mark.parametrize("by", [-1, 1])
+def test_data_of_another_length_in_every_pass(device, by):
+    problem = regression(device)
+    first = 1 if by < 0 else 2
+    with pytest.raises(ValueError, match=f"differ, first in batch {first}"):
+        hessian(problem.model, SQUARES, Shrinking(problem.batches, by))
+
+
+class ChangesLater:
+    """The same in so many passes, and then not."""
+
+    def __init__(self, batch, passes):
+        self.batch = batch
+        self.left = passes
+
+    def __iter__(self):
+        self.left -= 1
+        x, y = self.batch
+        yield (x, y) if self.left >= 0 else (x + 1, y)
+
+
+@every_device
+def test_data_that_changes_later_and_is_not_resident(device):
+    _, batch = example(device)
+    batches = MicroBatches(
+        ChangesLater(batch, passes=4), torch.device(device), None, memory_budget=0
+    )
+    assert len(list(batches)) == 1
+    with pytest.raises(ValueError, match="differ, first in batch 0"):
+        list(batches)
+
+
+@every_device
+@pytest.mark.parametrize("mode", [None, "train"])
+def test_dropout_in_train_mode(device, mode):
+    model, batch = example(device, count=50)
+    model = nn.Sequential(model[0], nn.Dropout(0.5), model[2]).train(mode is None)
+    with pytest.raises(ValueError, match=r"draws random numbers \(dropout.*mode='eval'"):
+        hessian(model, SQUARES, batch, mode=mode)
+    assert hessian(model, SQUARES, batch, mode="eval").to_dense().isfinite().all()
+
+
+@every_device
+@pytest.mark.parametrize("mode", [None, "train"])
+def test_batch_norm_in_train_mode_is_not_split(device, mode):
+    problem = images(device, train=mode is None)
+    with pytest.raises(ValueError, match="cannot be split: leave micro_batch_size out"):
+        hessian(*problem.arguments, mode=mode, micro_batch_size=2)
+    in_eval_mode = hessian(*problem.arguments, mode="eval", micro_batch_size=2)
+    assert_is_hessian(in_eval_mode, images(device).dense())
+
+
+@every_device
+def test_batch_norm_that_is_put_into_train_mode_later_is_not_split(device):
+    problem = images(device)
+    operator = hessian(*problem.arguments, micro_batch_size=2)
+    term = next(operator.terms())
+    problem.model.train()
+    vector = torch.ones(operator.shape[0], dtype=torch.float64, device=device)
+    for product in (operator, term):
+        with pytest.raises(ValueError, match="cannot be split"):
+            product @ vector
+
+
+@every_device
+def test_batch_norm_without_running_statistics_is_not_split(device):
+    def norm(channels):
+        return nn.BatchNorm2d(channels, track_running_stats=False)
+
+    problem = images(device, train=True, norm=norm)
+    with pytest.raises(ValueError, match="cannot be split"):
+        hessian(*problem.arguments, mode="eval", micro_batch_size=2)
+
+
+NO_DATA = {
+    "iterator": (iter, TypeError, r"iterator can be read once.*list\(\.\.\.\)"),
+    "generator": (lambda b: (x for x in b), TypeError, "generator can be read once"),
+    "zip": (lambda b: zip(*b, strict=True), TypeError, "zip can be read once"),
+    "empty list": (lambda _: [], ValueError, "data is empty"),
+    "empty tuple": (lambda _: (), ValueError, "data is empty"),
+    "empty loader": (
+        lambda b: DataLoader(TensorDataset(b[0][0][:0]), shuffle=False), ValueError, "data is empty",
+    ),
+    "empty data set": (
+        lambda b: TensorDataset(*(t[:0] for t in b[0])), ValueError, "data set is empty",
+    ),
+    "nothing": (lambda _: None, TypeError, "cannot read batches from NoneType; pass a DataLoader"),
+    "number": (lambda _: 3, TypeError, "cannot read batches from int"),
+    "text": (lambda _: "data", TypeError, "cannot read batches from str"),
+    "inputs alone": (lambda b: b[0][0], TypeError, "cannot read batches from Tensor"),
+    "one dict": (lambda b: {"x": b[0][0]}, TypeError, r"dict is one batch.*pass \[batch\]"),
+}  # fmt: skip
+
+
+@every_device
+@pytest.mark.parametrize("name", NO_DATA)
+def test_sources_that_cannot_be_read(device, name):
+    make, error, sentence = NO_DATA[name]
+    problem = regression(device)
+    with pytest.raises(error, match=sentence):
+        hessian(problem.model, SQUARES, make(problem.batches))
+
+
+BATCHES = {
+    "one tensor": (lambda x, _: x, "batches \\(input, target\\), got a tensor of shape \\(8, 3\\)"),
+    "three": (lambda x, y: (x, y, y), "got a tuple of 3"),
+    "dict": (lambda x, y: {"x": x, "y": y}, "got a dict; pass a function"),
+    "nothing": (lambda x, y: None, "got a NoneType"),
+}
+
+
+@every_device
+@pytest.mark.parametrize("name", BATCHES)
+def test_batches_that_a_criterion_does_not_take(device, name):
+    make, sentence = BATCHES[name]
+    model, batch = example(device)
+    with pytest.raises(TypeError, match=sentence):
+        hessian(model, SQUARES, [make(*batch)])
+
+
+@every_device
+def test_batches_that_cannot_be_split(device):
+    model, (x, y) = example(device)
+    with pytest.raises(ValueError, match=r"cannot split a batch.*lengths \[7, 8\]"):
+        hessian(model, SQUARES, [(x, y[:7])], micro_batch_size=2)
+    with pytest.raises(ValueError, match=r"cannot split a batch.*lengths \[0, 8\]"):
+        hessian(model, SQUARES, [(x, {"y": y, "n": torch.tensor(8)})], micro_batch_size=2)
+
+
+def total(model, batch):
+    x, y = batch
+    return F.mse_loss(model(x), y, reduction="sum")
+
+
+RETURNED = {
+    "scalar alone": (
+        lambda total: total, TypeError, r"returned a tensor of shape \(\).*must return \(sum, count\)",
+    ),
+    "number alone": (float, TypeError, "returned a float"),
+    "nothing": (lambda total: None, TypeError, "returned a NoneType"),
+    "three": (lambda total: (total, 1, 2), TypeError, "returned a tuple of 3"),
+    "vector": (
+        lambda total: (total.repeat(3), 1), ValueError, r"must be a scalar tensor.*of shape \(3,\)",
+    ),
+    "one-element vector": (lambda total: (total[None], 1), ValueError, r"of shape \(1,\)"),
+    "sum that is a number": (lambda total: (float(total), 1), ValueError, "scalar tensor, got a float"),
+    "integer": (lambda total: (total.long(), 1), ValueError, "must be a real floating number.*int64"),
+    "complex": (lambda total: (total * 1j, 1), ValueError, "must be a real floating number.*complex"),
+    "NaN": (lambda total: (total * float("nan"), 1), ValueError, "loss of the first batch is nan"),
+    "infinity": (lambda total: (total * float("inf"), 1), ValueError, "loss of the first batch is inf"),
+    "negative count": (lambda total: (total, -1), ValueError, "count -1; it must not be negative"),
+    "infinite count": (lambda total: (total, float("inf")), ValueError, "count inf"),
+}  # fmt: skip
+
+
+@every_device
+@pytest.mark.parametrize("name", RETURNED)
+def test_what_a_loss_function_returns(device, name):
+    change, error, sentence = RETURNED[name]
+    model, batch = example(device)
+    with pytest.raises(error, match=sentence):
+        hessian(model, lambda model, batch: change(total(model, batch)), batch)
+
+
+@every_device
+@pytest.mark.parametrize(
+    "count", [0, 0.0, torch.tensor(0), torch.tensor(-2.0), torch.tensor(np.nan)]
+)
+def test_counts_that_add_up_to_nothing(device, count):
+    model, batch = example(device)
+    operator = hessian(model, lambda model, batch: (total(model, batch), count), batch)
+    with pytest.raises(ValueError, match=r"counts of all batches add up to .*nothing to average"):
+        operator.to_dense()
+    with pytest.raises(ValueError, match="nothing to average"):
+        next(operator.terms())
+
+
+@every_device
+def test_labels_that_are_all_ignored(device):
+    model, (x, _) = example(device)
+    labels = torch.full((8,), -100, device=device)
+    operator = hessian(model, nn.CrossEntropyLoss(), (x, labels))
+    with pytest.raises(ValueError, match="add up to 0: nothing to average"):
+        operator.to_dense()
+
+
+@every_device
+def test_a_count_that_depends_on_the_parameters(device):
+    model, batch = example(device)
+    operator = hessian(
+        model, lambda model, batch: (total(model, batch), model[0].weight.square().sum()), batch
+    )
+    with pytest.raises(
+        ValueError, match="count that the loss function returned depends on the param"
+    ):
+        operator.to_dense()
+
+
+@every_device
+def test_nan_in_a_later_batch_is_named_by_the_verb(device):
+    model, (x, y) = example(device)
+    broken = torch.full_like(x, float("nan"))
+    operator = hessian(model, SQUARES, [(x, y), (broken, y)])
+    with pytest.raises(hessops.NonFiniteError, match=r"product 1 .*NaN or infinity"):
+        hessops.eigsh(operator, 1, rng=0)
+
+
+@every_device
+def test_nan_in_the_parameters(device):
+    model, batch = example(device)
+    nn.init.constant_(model[0].bias, float("nan"))
+    with pytest.raises(ValueError, match="loss of the first batch is nan"):
+        hessian(model, SQUARES, batch)
+
+
+class AveragesOverClasses(nn.Module):
+    """A mean of class means: of another count than the number of its values."""
+
+    def __init__(self, reduction="mean"):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, output, target):
+        values = F.cross_entropy(output, target, reduction="none")
+        if self.reduction == "none":
+            return values
+        means = [values[target == label].mean() for label in target.unique()]
+        return torch.stack(means).mean()
+
+
+class AveragesAlways(nn.Module):
+    """Says that it has a reduction, and does not look at it."""
+
+    reduction = "mean"
+
+    def forward(self, output, target):
+        return (output - target).square().mean()
+
+
+@every_device
+def test_criteria_that_average_in_a_way_of_their_own(device):
+    model, (x, y) = example(device)
+    labels = torch.tensor([0, 1, 1, 1, 0, 1, 1, 1], device=device)
+    with pytest.raises(
+        ValueError, match=r"AveragesOverClasses with reduction='mean'.*way of its own"
+    ):
+        hessian(model, AveragesOverClasses(), (x, labels))
+    with pytest.raises(ValueError, match=r"ignores reduction='none'.*way of its own"):
+        hessian(model, AveragesAlways(), [(x, y), (x[:2], y[:2])])
+    # Of a single class, the mean of class means is the mean.
+    of_one_class = torch.ones_like(labels)
+    operator = hessian(model, AveragesOverClasses(), (x, of_one_class))
+    expected = dense_hessian(model, lambda f: F.cross_entropy(f(x), of_one_class))
+    assert_is_hessian(operator, expected)
+
+
+@every_device
+def test_a_criterion_is_looked_at_in_the_first_batch_that_has_a_mean(device):
+    class Doubled(nn.CrossEntropyLoss):
+        def forward(self, output, target):
+            return super().forward(output, target) * (1 if self.reduction == "none" else 2)
+
+    model, (x, _) = example(device)
+    labels = torch.ones(8, dtype=torch.long, device=device)
+    operator = hessian(model, Doubled(), [(x, labels * -100), (x, labels)])
+    with pytest.raises(ValueError, match=r"Doubled with reduction='mean'.*way of its own"):
+        operator.to_dense()
+
+
+NO_LOSSES = {
+    "reduction none": (
+        nn.MSELoss(reduction="none"),
+        ValueError,
+        "MSELoss has reduction='none'; use",
+    ),
+    "module": (nn.Identity(), TypeError, "Identity has no 'reduction'.*function of"),
+    "nothing": (None, TypeError, "must be a criterion or a function, got NoneType"),
+    "name": ("mse", TypeError, "must be a criterion or a function, got str"),
+}
+
+
+@every_device
+@pytest.mark.parametrize("name", NO_LOSSES)
+def test_losses_that_are_none(device, name):
+    loss, error, sentence = NO_LOSSES[name]
+    model, batch = example(device)
+    with pytest.raises(error, match=sentence):
+        hessian(model, loss, batch)
+
+
+@every_device
+def test_a_model_that_returns_no_tensor(device):
+    class Returns(nn.Linear):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    model = build(lambda: Returns(3, 2), 0, device)
+    _, batch = example(device)
+    with pytest.raises(TypeError, match=r"model returned a dict, not a tensor.*pass a function"):
+        hessian(model, SQUARES, batch)
+
+
+@every_device
+def test_functions_without_a_second_derivative(device):
+    """Autograd itself, asked for the derivative by the parameters, would give zero."""
+
+    model = build(OnceDifferentiable, 0, device)
+    _, batch = example(device)
+    operator = hessian(model, SQUARES, batch)
+    with pytest.raises(RuntimeError, match="once_differentiable, so there is no Hessian"):
+        operator.to_dense()
+
+
+SHAPES = {
+    "features": (lambda x, y: (x[:, :2], y), r"\(8, 2\) torch.float64.*cannot be multiplied"),
+    "targets": (lambda x, y: (x, y[:, :1].expand(8, 3)), r"\(8, 3\) torch.float64.*must match"),
+    "single precision data": (
+        lambda x, y: (x.float(), y), r"torch.float32 on .*parameters are torch.float64.*same dtype",
+    ),
+    "integer data": (lambda x, y: (x.long(), y), r"torch.int64 on .*parameters are torch.float64"),
+}  # fmt: skip
+
+
+@every_device
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("name", SHAPES)
+def test_data_that_does_not_fit_the_model(device, name):
+    change, sentence = SHAPES[name]
+    model, batch = example(device)
+    with pytest.raises(RuntimeError, match=f"cannot be applied to the first batch .*{sentence}"):
+        hessian(model, SQUARES, change(*batch))
+
+
+@every_device
+def test_double_precision_data_for_a_single_precision_model(device):
+    model, batch = example(device)
+    sentence = r"\(8, 3\) torch.float64 on .*parameters are torch.float32 on"
+    with pytest.raises(RuntimeError, match=sentence):
+        hessian(model.float(), SQUARES, batch)
+
+
+@every_device
+def test_labels_that_are_no_classes(device):
+    if device == "cuda":
+        pytest.skip("a kernel that fails leaves the device unusable")
+    model, (x, _) = example(device)
+    labels = torch.full((8,), 7)
+    with pytest.raises((RuntimeError, IndexError), match=r"first batch .*out of bounds"):
+        hessian(model, nn.CrossEntropyLoss(), (x, labels))
+
+
+@every_device
+def test_labels_for_a_batch_of_another_size(device):
+    model, (x, _) = example(device)
+    labels = torch.zeros(5, dtype=torch.long, device=device)
+    with pytest.raises(ValueError, match=r"batch_size \(8\) to match target batch_size \(5\)"):
+        hessian(model, nn.CrossEntropyLoss(), (x, labels))
+
+
+@every_device
+def test_parameters_of_mixed_kinds(device):
+    model, batch = example(device)
+    model[2].float()
+    sentence = "0.weight has dtype torch.float64 and 2.weight torch.float32.*select by params"
+    with pytest.raises(ValueError, match=sentence):
+        hessian(model, SQUARES, batch)
+
+
+@every_device
+def test_parameters_on_mixed_devices(device):
+    model, batch = example(device)
+    model[2].to("meta")
+    with pytest.raises(ValueError, match=rf"0.weight has device {device}\S* and 2.weight meta"):
+        hessian(model, SQUARES, batch)
+
+
+@every_device
+def test_parameters_that_are_integers(device):
+    model, batch = example(device)
+    model.table = nn.Parameter(torch.zeros(3, dtype=torch.long), requires_grad=False)
+    with pytest.raises(
+        ValueError, match=r"parameter table is torch.int64, which has no derivative"
+    ):
+        hessian(model, SQUARES, batch, params="table")
+    # Frozen, as it has to be, it is no parameter to differentiate by.
+    assert hessian(model, SQUARES, batch).shape == (20, 20)
+
+
+def test_a_model_without_numbers():
+    model, batch = example("cpu")
+    with pytest.raises(RuntimeError, match=r"parameters are torch.float64 on meta"):
+        hessian(model.to("meta"), SQUARES, batch)
+
+
+NO_PARAMETERS = {
+    "misspelt": ("0.wieght", "no parameter fits '0.wieght'; did you mean '0.weight'"),
+    "far off": (
+        "qqq",
+        r"no parameter fits 'qqq'; did you mean '0.weight' or '0.bias' or '2.weight'\?",
+    ),
+    "glob": ("layer*.bias", "no parameter fits 'layer"),
+    "regex": (re.compile("^conv"), "no parameter fits '\\^conv'"),
+    "one of two": (["0.bias", "3"], "no parameter fits '3'"),
+    "none": ([], "params names no parameter; leave it out to take all"),
+}
+
+
+@every_device
+@pytest.mark.parametrize("name", NO_PARAMETERS)
+def test_selections_that_fit_nothing(device, name):
+    params, sentence = NO_PARAMETERS[name]
+    model, batch = example(device)
+    with pytest.raises(ValueError, match=sentence):
+        hessian(model, SQUARES, batch, params=params)
+
+
+@every_device
+def test_a_model_with_nothing_to_differentiate_by(device):
+    model, batch = example(device)
+    model.requires_grad_(False)
+    with pytest.raises(
+        ValueError, match="no parameter that requires a gradient; name some in params"
+    ):
+        hessian(model, SQUARES, batch)
+    with pytest.raises(ValueError, match="no parameter that requires a gradient"):
+        hessian(nn.Tanh(), SQUARES, batch)
+
+
+OPTIONS = [
+    ({"mode": "test"}, "mode='test' is unknown; choose 'eval' or 'train'"),
+    ({"micro_batch_size": 0}, "micro_batch_size=0 must be positive"),
+    ({"micro_batch_size": -1}, "micro_batch_size=-1 must be positive"),
+    ({"weight_decay": float("nan")}, "weight_decay=nan must be finite"),
+    ({"weight_decay": float("inf")}, "weight_decay=inf must be finite"),
+]
+
+
+@every_device
+@pytest.mark.parametrize(("options", "sentence"), OPTIONS)
+def test_options_out_of_range(device, options, sentence):
+    model, batch = example(device)
+    with pytest.raises(ValueError, match=sentence):
+        hessian(model, SQUARES, batch, **options)
+
+
+@every_device
+def test_blocks_that_do_not_fit(device):
+    operator = hessian(*regression(device).arguments)
+    with pytest.raises(ValueError, match="expected 20 rows"):
+        operator @ normal(0, 19, device=device)
+    with pytest.raises(TypeError, match="integer or boolean dtype int64"):
+        operator @ torch.ones(20, dtype=torch.long, device=device)
+    with pytest.raises(TypeError, match="arrays of torch, got one of numpy"):
+        operator @ np.ones(20)
+    with pytest.raises(ValueError, match="the block on meta"):
+        operator @ torch.ones(20, device="meta")
+
+
+@every_device
+def test_a_model_alone_is_no_operator(device):
+    model, batch = example(device)
+    with pytest.raises(TypeError, match=r"\(Sequential\) alone has no Hessian; pass \(model, loss"):
+        hessops.aslinearoperator(model)
+    with pytest.raises(TypeError, match="cannot make a linear operator of tuple"):
+        hessops.aslinearoperator((model, batch))
