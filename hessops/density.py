@@ -121,7 +121,14 @@ class SpectralDensity(Result):
         -------
         Estimate
             Mean and standard error over probes, of the shape of `x`.
+
+        Raises
+        ------
+        ValueError
+            If `width` is negative or not finite.
         """
+        if not (math.isfinite(width) and width >= 0):
+            raise ValueError(f"width={width} must not be negative")
         points = np.asarray(x, dtype=np.float64)
 
         def of_probe(index: int) -> HostArray:

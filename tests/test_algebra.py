@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from strategies import (
     COMPLEX,
     LEAVES,
+    LIBRARIES,
     NODES,
     Place,
     assert_close,
@@ -117,7 +118,7 @@ def test_a_tree_of_any_nodes_multiplies_as_its_matrix(data):
     assert_close(known.operator @ array, known.matrix @ X, known.size * norm(X))
 
 
-@pytest.mark.parametrize("library", ["numpy", "strict", "torch"])
+@pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 @pytest.mark.parametrize(
     "scalar",
@@ -136,7 +137,6 @@ def test_a_tree_of_any_nodes_multiplies_as_its_matrix(data):
 def test_scalars_of_any_kind_scale_from_both_sides_in_the_operators_precision(
     library, dtype, scalar
 ):
-    pytest.importorskip("torch") if library == "torch" else None
     place = Place(library, dtype)
     A = normal(3, (3, 3), dtype)
     operator = aslinearoperator(place.put(A))
@@ -311,9 +311,8 @@ def test_low_rank_is_u_c_v(place, n, r, data):
         assert_close(operator.H.to_dense(), expected.conj().T, size)
 
 
-@pytest.mark.parametrize("library", ["numpy", "strict", "torch"])
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_low_rank_takes_the_widest_dtype_of_its_factors(library):
-    pytest.importorskip("torch") if library == "torch" else None
     U, C = normal(0, (4, 2)), normal(1, (2, 2), "complex128")
     operator = LowRank(Place(library, "float64").put(U), Place(library, "complex128").put(C))
     assert dtype_name(operator.dtype) == "complex128"

@@ -362,3 +362,23 @@ def test_a_hard_matrix_is_not_said_to_have_converged():
     assert [warning.category for warning in caught] == [ConvergenceWarning]
     assert not result.converged
     np.testing.assert_allclose(true_residuals(A, result), result.residual_norms, rtol=1e-8)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+def test_copies_of_multiple_eigenvalues_are_found_in_small_spectra(which) -> None:
+    """A handful of distinct eigenvalues exhausts the Krylov space, and the copies must follow.
+
+    The last residual is rounding amplified by small earlier ones, so it is seldom exactly at
+    machine precision; this must not be taken for a space that goes on.
+    """
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        values = np.repeat(rng.normal(size=5) * 10 ** rng.uniform(-2, 2), rng.integers(1, 6, 5))
+        basis = np.linalg.qr(rng.normal(size=(len(values),) * 2))[0]
+        k = min(6, len(values))
+        result = hessops.eigsh((basis * values) @ basis.T, k, which=which, rng=seed)
+        order = {"LA": -values, "SA": values, "LM": -np.abs(values)}[which]
+        expected = values[np.argsort(order, kind="stable")][:k]
+        np.testing.assert_allclose(
+            np.sort(result.eigenvalues), np.sort(expected), atol=1e-9 * np.abs(values).max()
+        )

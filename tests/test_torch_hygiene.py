@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torch_problems import (
+    Encoder,
     OnceDifferentiable,
     assert_is_hessian,
     assert_same,
@@ -36,6 +37,10 @@ import hessops
 from hessops_torch import hessian
 
 STATM = Path("/proc/self/statm")
+
+
+def encoder_layer(device):
+    return language(device, factory=Encoder)
 
 
 def random_states():
@@ -121,6 +126,24 @@ def test_use_leaves_no_trace(device, make_problem, options):
     for _ in range(7):
         with nothing_changes(model):
             next(uses)
+
+
+@every_device
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("make_problem", [language, encoder_layer])
+def test_the_choice_of_kernels_is_put_back(device, make_problem, enabled):
+    problem = make_problem(device)
+    expected = problem.dense()
+    mha, cuda = torch.backends.mha, torch.backends.cuda
+    before = mha.get_fastpath_enabled(), cuda.math_sdp_enabled()
+    mha.set_fastpath_enabled(enabled)
+    cuda.enable_math_sdp(enabled)
+    try:
+        with nothing_changes(problem.model):
+            assert_is_hessian(hessian(*problem.arguments), expected)
+    finally:
+        mha.set_fastpath_enabled(before[0])
+        cuda.enable_math_sdp(before[1])
 
 
 class Observer(nn.Module):

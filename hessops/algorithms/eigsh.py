@@ -9,6 +9,7 @@ random vector orthogonal to it, until a fresh Krylov space brings nothing new to
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from scipy.linalg import block_diag, eigh_tridiagonal
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
+    start_vector,
     warn_if_failed,
 )
 from hessops.algorithms.lanczos import LanczosState, lanczos_steps
@@ -60,6 +62,9 @@ class EigshState:
         Dimensions of the Krylov spaces so far, the current one last.
     exhausted : bool
         Whether the current one is invariant.
+    blurred : bool
+        Whether a residual of the current one has lost half its digits to rounding, which then
+        brings in copies of multiple eigenvalues, some of them and not others.
     basis : Basis
         Its and the earlier spaces' vectors.
     """
@@ -71,6 +76,7 @@ class EigshState:
     coefficients: HostArray
     lengths: tuple[int, ...]
     exhausted: bool
+    blurred: bool
     basis: Basis
 
 
@@ -163,10 +169,10 @@ def eigsh(
     seed = seed_from(rng)
     limit = min(n, max_steps or _default_steps(operator.domain, k))
     goal = _Goal(k, which, tol)
-    first = _start_block(operator, start, Stream(seed, _START))
+    first = start_vector(operator.domain, start, Stream(seed, _START))
     clock = time.perf_counter()
     outcome = run(
-        eigsh_steps(operator, first, stream=Stream(seed, _RESTART), num_ends=k + 1),
+        eigsh_steps(operator, first, stream=Stream(seed, _RESTART), num_ends=k + 1, tol=tol),
         space=operator.domain,
         stop=goal.stop,
         row=goal.row,
@@ -204,7 +210,7 @@ def eigsh(
 
 
 def eigsh_steps(
-    A: LinearOperator, start: Array, *, stream: Stream, num_ends: int
+    A: LinearOperator, start: Array, *, stream: Stream, num_ends: int, tol: float = 0.0
 ) -> Iterator[EigshState]:
     """Yield the outermost Ritz pairs after every product; end when the basis fills the space.
 
@@ -218,6 +224,9 @@ def eigsh_steps(
         Where new start vectors come from, once a Krylov space is exhausted.
     num_ends : int
         Pairs to look at from each end of each Krylov space.
+    tol : float
+        A Krylov space whose residual norm is a quarter of that, relative to the scale, is exhausted:
+        all its pairs have converged.
 
     Yields
     ------
@@ -227,12 +236,18 @@ def eigsh_steps(
     space = A.domain
     basis = Basis(space, 1)
     finished: list[_EndPairs] = []
-    step, scale = 0, 0.0
+    scale = 0.0
+    # The scale is up to three times the largest Ritz value; and a loose tolerance must not end a
+    # space that has yet to see the spectrum.
+    half_the_digits = math.sqrt(eps(A.xp, A.dtype))
+    breakdown = min(tol / 4, half_the_digits)
     while True:
-        for state in lanczos_steps(A, start, basis=basis, scale=scale):
-            step, scale = step + 1, state.scale
+        blurred = False
+        for state in lanczos_steps(A, start, basis=basis, scale=scale, breakdown=breakdown):
+            scale = state.scale
+            blurred = blurred or state.residual_norm() <= half_the_digits * scale
             current = _end_pairs(state, num_ends)
-            yield _combined([*finished, current], step, exhausted=not state.alive[0], basis=basis)
+            yield _combined([*finished, current], not state.alive[0], blurred, basis)
         finished.append(current)
         if basis.size >= space.dim:
             return
@@ -246,7 +261,7 @@ class _Goal:
 
     def __init__(self, k: int, which: Which, tol: float) -> None:
         self.k, self.which, self.tol = k, which, tol
-        self._before_restart: HostArray | None = None
+        self._before: HostArray | None = None
         self._complete = False
 
     def wanted(self, state: EigshState) -> HostArray:
@@ -266,21 +281,21 @@ class _Goal:
     def stop(self, state: EigshState) -> str | None:
         """Stop when the wanted pairs have converged and a fresh Krylov space adds none."""
         pairs = self.wanted(state)
-        converged = bool(np.all(state.residual_norms[pairs] <= self._allowed(state)))
-        if len(pairs) < self.k or not converged:
+        if len(pairs) < self.k:
             return None
-        if not state.exhausted:
-            # From a random start, later Krylov spaces are no longer than the first. One that is
-            # says that the start was special, and counts as the first.
-            *earlier, current = state.lengths
-            return "converged" if current > max(earlier, default=0) else None
-        # An exhausted space may lack copies of multiple eigenvalues: compare with the one before.
-        values, before = np.sort(state.values[pairs]), self._before_restart
-        self._before_restart = values
-        if before is not None and np.allclose(values, before, rtol=0, atol=self._allowed(state)):
-            self._complete = True
-            return "converged"
-        return None
+        *earlier, current = state.lengths
+        if state.exhausted:
+            # The space may lack copies of multiple eigenvalues: hold it against the one before.
+            values, before = np.sort(state.values[pairs]), self._before
+            self._before = values
+            near = self._allowed(state)
+            self._complete = before is not None and np.allclose(values, before, rtol=0, atol=near)
+        if np.any(state.residual_norms[pairs] > self._allowed(state)):
+            return None
+        # From a random start, later Krylov spaces are no longer than the first, but for what rounding
+        # adds. One that is says that the start was special, and counts as the first.
+        first = not earlier or current > 2 * max(earlier) + 10
+        return "converged" if self._complete or (first and not state.blurred) else None
 
     def row(self, state: EigshState) -> tuple[float, float]:
         """Return the leading wanted Ritz value and the largest residual norm of the wanted."""
@@ -336,15 +351,17 @@ def _end_pairs(state: LanczosState, num_ends: int) -> _EndPairs:
     return _EndPairs(length, values, state.residual_norm() * np.abs(vectors[-1]), vectors)
 
 
-def _combined(spaces: list[_EndPairs], step: int, *, exhausted: bool, basis: Basis) -> EigshState:
+def _combined(spaces: list[_EndPairs], exhausted: bool, blurred: bool, basis: Basis) -> EigshState:
+    lengths = tuple(space.length for space in spaces)
     return EigshState(
-        step,
-        step,
+        sum(lengths),
+        sum(lengths),
         np.concatenate([space.values for space in spaces]),
         np.concatenate([space.residual_norms for space in spaces]),
         block_diag(*(space.vectors for space in spaces)),
-        tuple(space.length for space in spaces),
+        lengths,
         exhausted,
+        blurred,
         basis,
     )
 
@@ -352,15 +369,6 @@ def _combined(spaces: list[_EndPairs], step: int, *, exhausted: bool, basis: Bas
 def _default_steps(space: Space, k: int) -> int:
     vector_bytes = max(space.local_dim, 1) * numpy_dtype(space.dtype).itemsize
     return min(max(_BASIS_BYTES // vector_bytes, _MIN_STEPS), _MAX_STEPS) + 10 * k
-
-
-def _start_block(operator: LinearOperator, start: Array | None, stream: Stream) -> Array:
-    space = operator.domain
-    if start is None:
-        return space.probes(stream, range(1), "normal")
-    if start.ndim != 1:
-        raise ValueError(f"start must be one vector of shape (n,), got shape {start.shape}")
-    return space.validate(start[:, None])
 
 
 def _verified(

@@ -18,7 +18,12 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from hessops.algorithms._common import require_positive, self_adjoint_operator
+from hessops.algorithms._common import (
+    require_positive,
+    self_adjoint_operator,
+    start_norms,
+    start_vector,
+)
 from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
 from hessops.basis import Basis
 from hessops.errors import NotSelfAdjointError
@@ -174,12 +179,7 @@ def lanczos(
     require_positive(num_steps=num_steps)
     seed = seed_from(rng)
     space = operator.domain
-    if start is None:
-        block = space.probes(Stream(seed), range(1), "normal")
-    elif start.ndim == 1:
-        block = space.validate(start[:, None])
-    else:
-        raise ValueError(f"start must be one vector of shape (n,), got shape {start.shape}")
+    block = start_vector(space, start, Stream(seed))
     states = lanczos_steps(operator, block, reorthogonalize=reorthogonalize, capacity=num_steps)
     outcome = run(
         states,
@@ -216,6 +216,7 @@ def lanczos_steps(
     reorthogonalize: bool = True,
     basis: Basis | None = None,
     scale: float = 0.0,
+    breakdown: float = 0.0,
     capacity: int = 16,
 ) -> Iterator[LanczosState]:
     """Yield the state of m Lanczos recurrences in lock-step; end when all are exhausted.
@@ -235,6 +236,9 @@ def lanczos_steps(
         place. `start` must be orthogonal to them.
     scale : float
         Size of the operator as the earlier run saw it: within a null space, everything is rounding.
+    breakdown : float
+        A Krylov space is exhausted once its residual norm is this small, relative to the scale; at
+        least 32 roundings of the operator's precision.
     capacity : int
         Steps to make room for at first.
 
@@ -256,8 +260,8 @@ def lanczos_steps(
     if reorthogonalize and basis is None:
         basis = Basis(space, count, capacity)
     deflated = basis.size if basis is not None else 0
-    recurrence = _Recurrence(A, count, deflated, scale)
-    Q = start * _inverse(space, _start_norms(A, start))
+    recurrence = _Recurrence(A, count, deflated, scale, breakdown)
+    Q = start * _inverse(space, start_norms(space, start))
     previous, beta = space.zeros(count), None
     while True:
         W = A.apply(Q)
@@ -282,9 +286,12 @@ def lanczos_steps(
 class _Recurrence:
     """The coefficients of m recurrences on the host, and which of them go on."""
 
-    def __init__(self, A: LinearOperator, count: int, deflated: int, scale: float) -> None:
+    def __init__(
+        self, A: LinearOperator, count: int, deflated: int, scale: float, breakdown: float
+    ) -> None:
         self.operator = A
         self.eps = eps(A.xp, A.dtype)
+        self.breakdown = max(_BREAKDOWN * self.eps, breakdown)
         # A space of dimension n holds no more than n orthogonal vectors.
         self.room = A.domain.dim - deflated
         self.alphas: list[HostArray] = []
@@ -306,7 +313,7 @@ class _Recurrence:
             self._require_self_adjoint(stray, self.scale)
         self.lengths = self.lengths + self.alive
         rounding = _BREAKDOWN * self.eps * self.scale
-        alive = self.alive & (beta > rounding)
+        alive = self.alive & (beta > self.breakdown * self.scale)
         if basis is not None and len(self.alphas) + 1 >= self.room:
             alive = np.zeros_like(alive)
         self.alphas.append(np.where(self.alive, alpha, 0.0))
@@ -354,13 +361,6 @@ def _reorthogonalized(
     # What a self-adjoint operator does not do: <q_i, A q_k> is 0 but for beta_{k-1} and alpha_k.
     stray = [first[:, deflated:-2], (first[:, -2] - beta)[:, None]]
     return W, alpha, xp.max(xp.abs(xp.concat(stray, axis=1)), axis=1)
-
-
-def _start_norms(A: LinearOperator, start: Array) -> HostArray:
-    norms = np.sqrt(to_numpy(A.domain.column_norms_squared(start)))
-    if not (np.all(np.isfinite(norms)) and np.all(norms > 0)):
-        raise ValueError(f"a start vector has norm {norms.min():g}; it must be finite and not zero")
-    return norms
 
 
 def _inverse(space: Any, norms: HostArray) -> Array:

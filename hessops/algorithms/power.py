@@ -22,6 +22,7 @@ import numpy as np
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
+    start_block,
     warn_if_failed,
 )
 from hessops.algorithms._rayleigh_ritz import rayleigh_ritz
@@ -250,14 +251,9 @@ class _Search:
         space = self.operator.domain
         if start is None:
             block = space.probes(Stream(self.seed), range(size), "normal")
-        elif start.ndim != 2 or start.shape[1] > size:
-            raise ValueError(
-                f"start must have shape (n, {size}) or fewer columns, got {start.shape}"
-            )
         else:
-            block = complete_orthonormal(
-                space, orthonormalize(space, space.validate(start)), size, Stream(self.seed)
-            )
+            given = orthonormalize(space, start_block(space, start, size))
+            block = complete_orthonormal(space, given, size, Stream(self.seed))
         return self._iterate(self.operator, block)
 
     def deflated(self, start: Array | None) -> _Found:
@@ -265,13 +261,14 @@ class _Search:
         space = self.operator.domain
         # Each pair's residual adds to what those after it may hide.
         single = replace(self, wanted=1, tol=self.tol / math.sqrt(self.wanted))
+        given = None if start is None else start_block(space, start, space.dim)
         basis = space.zeros(0)
         parts: list[_Found] = []
         values, visible = np.zeros(0), np.zeros(0)
         while len(values) < self.wanted:
             index = len(values)
-            if start is not None and index < start.shape[1]:
-                vector = space.validate(start[:, index : index + 1])
+            if given is not None and index < given.shape[1]:
+                vector = given[:, index : index + 1]
             else:
                 vector = space.probes(Stream(self.seed), range(index, index + 1), "normal")
             vector = vector - basis @ space.gram(basis, vector)
