@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from hessops.arrays import Array
 from hessops.space import Space
 
@@ -41,6 +43,10 @@ class Basis:
         """Return the basis of one recurrence, shape (local_dim, size), as a view."""
         view: Array = self.space.xp.matrix_transpose(self._buffer[column, : self.size, :])
         return view
+
+    def snapshot(self) -> Basis:
+        """Return the basis as it is now; what is appended later does not show in it."""
+        return copy.copy(self)
 
     def project(self, X: Array) -> tuple[Array, Array]:
         """Take every column of a block off its basis, in one pass of classical Gram-Schmidt.

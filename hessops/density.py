@@ -21,7 +21,7 @@ __all__ = ["SpectralDensity"]
 _GRID_POINTS = 1024
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SpectralDensity(Result):
     """The density of eigenvalues, (1/n) Σ δ(x - λ_i), as one quadrature rule per probe.
 
@@ -149,7 +149,8 @@ class SpectralDensity(Result):
         Returns
         -------
         Estimate
-            The quantile of the mean over probes, with a jackknife standard error.
+            The quantile of the mean over probes. Its standard error is that of the cdf, seen through
+            the cdf.
 
         Raises
         ------
@@ -158,15 +159,14 @@ class SpectralDensity(Result):
         """
         if not 0 <= q <= 1:
             raise ValueError(f"q={q} must lie between 0 and 1")
-        count = len(self.nodes)
         value = _quantile(self.nodes, self.weights, q)
-        if count < 2:
-            return Estimate(value=value, standard_error=math.nan)
-        left_out = [
-            _quantile(np.delete(self.nodes, i, axis=0), np.delete(self.weights, i, axis=0), q)
-            for i in range(count)
-        ]
-        return Estimate(value=value, standard_error=float(np.std(left_out) * math.sqrt(count - 1)))
+        # The error of the cdf, seen through the cdf: where that is flat, a quantile is uncertain.
+        error = float(self.cdf(value).standard_error)
+        if math.isnan(error):
+            return Estimate(value=value, standard_error=math.nan, freedom=0)
+        low = _quantile(self.nodes, self.weights, max(q - error, 0.0))
+        high = _quantile(self.nodes, self.weights, min(q + error, 1.0))
+        return Estimate(value=value, standard_error=(high - low) / 2, freedom=len(self.nodes) - 1)
 
     def moment(self, p: int) -> Estimate:
         """Return the mean p-th power of the eigenvalues, tr(A^p) / n.
@@ -272,8 +272,10 @@ class SpectralDensity(Result):
         if len(samples) > 1:
             error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
         if mean.ndim == 0:
-            return Estimate(value=float(mean), standard_error=float(error))
-        return Estimate(value=mean, standard_error=error)
+            return Estimate(
+                value=float(mean), standard_error=float(error), freedom=len(samples) - 1
+            )
+        return Estimate(value=mean, standard_error=error, freedom=len(samples) - 1)
 
 
 def _step(distance: HostArray, rounding: float) -> HostArray:

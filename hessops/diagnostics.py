@@ -14,7 +14,7 @@ import numpy as np
 
 from hessops.arrays import Array, HostArray, dtype_name, eps, namespace, to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.space import Space
 from hessops.wrap import aslinearoperator
 
@@ -127,8 +127,14 @@ def check_operator(
     ['self-adjoint']
     """
     operator = aslinearoperator(A)
+    if num_vectors < 1:
+        raise ValueError(f"num_vectors={num_vectors} must be positive")
+    if tol is not None and not tol >= 0:
+        raise ValueError(f"tol={tol} must not be negative")
     tolerance = eps(operator.xp, operator.dtype) ** 0.75 if tol is None else tol
-    checker = _Checker(operator, num_vectors, tolerance, Stream(seed_from(rng)))
+    checker = _Checker(
+        operator, num_vectors, tolerance, Stream(seed_from(rng), Purpose.CHECK_DOMAIN)
+    )
     checks = checker.basics()
     # Inner products of NaN say nothing more.
     if all(check.passed for check in checks):
@@ -148,7 +154,9 @@ class _Checker:
         self.count = count
         self.X = operator.domain.probes(stream, range(count), "normal")
         self.Z = operator.domain.probes(stream, range(count, 2 * count), "normal")
-        self.Y = operator.codomain.probes(stream.for_purpose(1), range(count), "normal")
+        self.Y = operator.codomain.probes(
+            stream.for_purpose(Purpose.CHECK_CODOMAIN), range(count), "normal"
+        )
         # By the hook, as `apply` would raise where the shape is wrong.
         self.AX = operator._apply(self.X)
         self.num_products += count
@@ -192,7 +200,11 @@ class _Checker:
         )
 
     def finite(self) -> Check:
-        bad = int(np.sum(~np.isfinite(to_numpy(self.AX))))
+        xp = self.operator.xp
+        marked = xp.astype(~xp.isfinite(self.AX), self.operator.codomain.dtype)
+        # Counted on all ranks together, which must come to the same verdict.
+        counts = self.operator.codomain.column_norms_squared(marked)
+        bad = round(float(np.sum(to_numpy(counts))))
         return _verdict(
             "finite",
             float(bad),

@@ -15,7 +15,7 @@ __all__ = ["EigenResult", "error_bounds"]
 _ROUNDING = 32
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EigenResult(Result):
     """Approximate eigenpairs of a self-adjoint operator.
 
@@ -75,10 +75,13 @@ def error_bounds(
     uncertainty = np.concatenate([residuals, other_residuals])
     bounds = np.array(residuals, dtype=np.float64)
     for index, (value, residual) in enumerate(zip(values, residuals, strict=True)):
-        distance = np.abs(everything - value) - uncertainty
+        distance = np.abs(everything - value)
         distance[index] = np.inf
-        gap = np.min(distance)
-        if np.isfinite(gap) and gap > residual:
+        nearest = int(np.argmin(distance - uncertainty))
+        gap = distance[nearest] - uncertainty[nearest]
+        # A neighbour that has not converged shows that there is something, and not where.
+        converged = uncertainty[nearest] <= 0.1 * distance[nearest]
+        if np.isfinite(gap) and converged and gap > residual:
             bounds[index] = residual**2 / gap
     rounding = _ROUNDING * precision * float(np.max(np.abs(everything)))
     return np.asarray(np.maximum(bounds, rounding))

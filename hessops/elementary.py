@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,15 @@ from hessops.operator import LinearOperator
 from hessops.space import ArraySpace, Space
 from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, Structure
 
-__all__ = ["Diagonal", "FunctionOperator", "Identity", "LowRank", "MatrixOperator", "space_like"]
+__all__ = [
+    "DeclaredOperator",
+    "Diagonal",
+    "FunctionOperator",
+    "Identity",
+    "LowRank",
+    "MatrixOperator",
+    "space_like",
+]
 
 
 def space_like(array: Array, dim: int) -> ArraySpace:
@@ -254,6 +262,36 @@ class FunctionOperator(LinearOperator):
 
     def _describe(self) -> str:
         return getattr(self.function, "__qualname__", type(self.function).__name__)
+
+
+class DeclaredOperator(LinearOperator):
+    """An operator of which its user knows more than it says itself.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        The operator.
+    structure : Structure
+        What is declared of it.
+    """
+
+    def __init__(self, operator: LinearOperator, structure: Structure) -> None:
+        super().__init__(operator.domain, operator.codomain, structure=structure)
+        self.operator = operator
+
+    def _apply(self, X: Array) -> Array:
+        return self.operator.apply(X)
+
+    def _apply_adjoint(self, X: Array) -> Array:
+        return self._apply(X) if self.structure.self_adjoint else self.operator.apply_adjoint(X)
+
+    def terms(self) -> Iterator[LinearOperator]:
+        """Yield the terms of the operator."""
+        for term in self.operator.terms():
+            yield self if term is self.operator else term
+
+    def _describe(self) -> str:
+        return type(self.operator).__name__
 
 
 def _core_structure(core: np.ndarray[Any, Any]) -> Structure:

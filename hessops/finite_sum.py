@@ -64,9 +64,10 @@ class FiniteSum(LinearOperator):
         return add_up(term.apply_adjoint(X) for term in self.terms())
 
     def terms(self) -> Iterator[LinearOperator]:
-        """Yield the weighted terms w_b A_b."""
+        """Yield the weighted terms w_b A_b, and those of the A_b that are sums themselves."""
         for operator, weight in zip(self.operators, self.weights, strict=True):
-            yield operator if weight == 1 else Scaled(operator, weight)
+            for term in operator.terms():
+                yield term if weight == 1 else Scaled(term, weight)
 
     def _describe(self) -> str:
         return f"{len(self.operators)} terms"

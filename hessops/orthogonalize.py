@@ -34,7 +34,7 @@ def orthonormalize(space: Space, X: Array) -> Array:
         lengths = np.sqrt(np.real(np.diag(gram)))
         inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         correlation = inverse[:, None] * gram * inverse[None, :]
-        values, vectors = np.linalg.eigh(correlation)
+        values, vectors = space.comm.broadcast(np.linalg.eigh(correlation))
         floor = 10 * len(values) * eps(space.xp, space.dtype) * np.max(values, initial=0.0)
         kept = values > floor
         transform = inverse[:, None] * vectors[:, kept] / np.sqrt(values[kept])

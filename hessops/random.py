@@ -8,19 +8,33 @@ library, for any number of ranks, any block size, and after a resume.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-__all__ = ["ProbeKind", "RandomState", "Stream", "draw", "seed_from"]
+__all__ = ["ProbeKind", "Purpose", "RandomState", "Stream", "draw", "seed_from"]
 
 ProbeKind: TypeAlias = Literal["rademacher", "steinhaus", "normal", "sphere"]
 """Distribution of a probe's entries; all have mean zero and E[z z^H] = I."""
 
 RandomState: TypeAlias = int | np.random.Generator | None
 """What every verb takes as `rng` (SPEC 7): a seed, a generator to draw one from, or None."""
+
+
+class Purpose(IntEnum):
+    """What a sequence is drawn for; sequences for different purposes are independent."""
+
+    TRACE = 0
+    DIAGONAL = 1
+    DENSITY = 2
+    START = 3
+    RESTART = 4
+    CHECK_DOMAIN = 5
+    CHECK_CODOMAIN = 6
+
 
 _WORDS_PER_BLOCK = 4
 _BITS_PER_WORD = 64

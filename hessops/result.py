@@ -18,6 +18,7 @@ import numpy as np
 from hessops.arrays import HostArray, is_array, to_numpy
 from hessops.errors import ConvergenceError
 from hessops.record import History
+from hessops.statistics import t_quantile
 
 __all__ = ["Estimate", "Interval", "Result", "load"]
 
@@ -27,8 +28,8 @@ _FORMAT = 1
 class Interval(NamedTuple):
     """A confidence interval."""
 
-    low: float
-    high: float
+    low: Any
+    high: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,22 @@ class Estimate:
         The mean over probes.
     standard_error : float or numpy.ndarray
         Its standard error, NaN where one probe leaves it unknown.
+    freedom : float
+        Degrees of freedom of the standard error.
     """
 
     value: float | HostArray
     standard_error: float | HostArray
+    freedom: float
+
+    @property
+    def interval(self) -> Interval:
+        """Return the 95 % confidence interval by Student's t; infinite after a single probe."""
+        if self.freedom <= 0:
+            infinite = np.full_like(np.asarray(self.value, dtype=np.float64), np.inf)
+            return Interval(-infinite, infinite)
+        half = t_quantile(0.95, self.freedom) * self.standard_error
+        return Interval(self.value - half, self.value + half)
 
     def __float__(self) -> float:
         return float(self.value)
@@ -56,7 +69,7 @@ class Estimate:
         return f"{self.value} ± {self.standard_error}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
     """What every verb returns, whatever it computes.
 
@@ -162,7 +175,7 @@ def load(path: str | Path) -> Any:
     Returns
     -------
     Result
-        Equal to the one saved, with all arrays on the host.
+        What was saved, with all arrays on the host.
 
     Raises
     ------

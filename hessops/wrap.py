@@ -24,7 +24,7 @@ from hessops.arrays import (
     numpy_namespace,
     to_numpy,
 )
-from hessops.elementary import FunctionOperator, MatrixOperator, space_like
+from hessops.elementary import DeclaredOperator, FunctionOperator, MatrixOperator, space_like
 from hessops.errors import NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.space import ArraySpace
@@ -74,7 +74,7 @@ def aslinearoperator(
     Returns
     -------
     LinearOperator
-        The operator; `obj` itself if it is one.
+        The operator; `obj` itself if it is one and nothing is declared that it does not know.
 
     Raises
     ------
@@ -96,9 +96,9 @@ def aslinearoperator(
     >>> aslinearoperator(lambda X: 3 * X, shape=5, self_adjoint=True).shape
     (5, 5)
     """
-    if isinstance(obj, LinearOperator):
-        return obj
     declared = _Declared(self_adjoint, positive_semidefinite)
+    if isinstance(obj, LinearOperator):
+        return declared.applied_to(obj)
     if scipy.sparse.issparse(obj):
         return _from_sparse(obj, declared)
     if isinstance(obj, np.matrix):
@@ -107,7 +107,7 @@ def aslinearoperator(
         return _from_dense(obj, declared)
     converted = _from_backend(obj)
     if converted is not None:
-        return converted
+        return declared.applied_to(converted)
     if hasattr(obj, "shape") and (hasattr(obj, "matmat") or hasattr(obj, "__matmul__")):
         return _from_multiplier(obj, declared, dtype, like)
     if callable(obj):
@@ -185,6 +185,15 @@ class _Declared:
         return Structure(
             self_adjoint=bool(self.self_adjoint), positive_semidefinite=self.positive_semidefinite
         )
+
+    def applied_to(self, operator: LinearOperator) -> LinearOperator:
+        """Return an operator with the declarations added to what is known of it."""
+        known = operator.structure
+        more = Structure(
+            self_adjoint=bool(self.self_adjoint) or known.self_adjoint,
+            positive_semidefinite=self.positive_semidefinite or known.positive_semidefinite,
+        )
+        return operator if more == known else DeclaredOperator(operator, more)
 
     def held_against(self, asymmetry: float, largest: float, precision: float) -> Structure:
         """Return the structure of a matrix with max |A - A^H| and max |A| as given."""

@@ -262,7 +262,7 @@ def test_a_history_survives_its_dictionary(records):
 
 @given(numbers, numbers)
 def test_an_estimate_is_its_value_as_a_number(value, error):
-    estimate = Estimate(value=value, standard_error=error)
+    estimate = Estimate(value=value, standard_error=error, freedom=7)
     assert np.array_equal(float(estimate), value, equal_nan=True)
     assert np.array_equal(np.asarray(estimate), np.asarray(value), equal_nan=True)
     assert str(estimate) == f"{value} ± {error}"
@@ -270,7 +270,7 @@ def test_an_estimate_is_its_value_as_a_number(value, error):
 
 def test_an_estimate_of_many_is_its_values_as_an_array():
     values, errors = normal(0, (5,)), np.ones(5)
-    estimate = Estimate(value=values, standard_error=errors)
+    estimate = Estimate(value=values, standard_error=errors, freedom=7)
     assert np.array_equal(np.asarray(estimate), values)
     assert np.asarray(estimate, dtype=np.float32).dtype == np.float32
     assert np.sum(estimate) == np.sum(values)

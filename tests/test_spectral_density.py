@@ -152,6 +152,17 @@ def test_functions_of_the_square_laplacian(function, exact, seed):
     assert error < 0.1 * exact
 
 
+def test_functions_of_the_second_difference():
+    """T4: logdet = ln 101 and tr A^-1 = 1700, within 4 standard errors of 30 probes."""
+    result = hessops.spectral_density(
+        problems.laplacian_1d(100), num_probes=30, num_steps=100, rng=0
+    )
+    value, error = estimate_and_error(result, np.log, 100)
+    assert abs(value - math.log(101)) < 4 * error
+    value, error = estimate_and_error(result, np.reciprocal, 100)
+    assert abs(value - 1700) < 4 * error
+
+
 def test_log_determinant_of_toeplitz_gram():
     """T8: within 4 standard errors of 50 probes; 30 steps leave no other error."""
     result = hessops.spectral_density(

@@ -280,6 +280,11 @@ def exchange_the_data(model, _problem):
         parameter.data = 1.5 * parameter.data
 
 
+def write_past_autograd(model, _problem):
+    for parameter in model.parameters():
+        parameter.data.mul_(1.5)
+
+
 def write_one_entry(model, _problem):
     with torch.no_grad():
         [parameter for parameter in model.parameters() if parameter.ndim == 1][-1][0] += 0.5
@@ -287,7 +292,7 @@ def write_one_entry(model, _problem):
 
 CHANGES = [
     step_of_an_optimizer, load_other_weights, assign_other_weights, write_in_place,
-    exchange_the_data, write_one_entry,
+    exchange_the_data, write_one_entry, write_past_autograd,
 ]  # fmt: skip
 
 

@@ -153,6 +153,20 @@ def test_batch_norm_in_train_mode_is_not_split(device, mode):
 
 
 @every_device
+def test_batch_norm_in_train_mode_takes_no_batches_that_nobody_chose(device):
+    problem = images(device, sizes=(7,), train=True)
+    data = TensorDataset(*problem.batches[0])
+    with pytest.raises(
+        ValueError, match="a Dataset does not say what its batches are: pass a DataL"
+    ):
+        hessian(problem.model, problem.loss, data)
+    by_sevens = DataLoader(data, batch_size=7)
+    assert_is_hessian(hessian(problem.model, problem.loss, by_sevens), problem.dense())
+    in_eval_mode = hessian(problem.model, problem.loss, data, mode="eval")
+    assert_is_hessian(in_eval_mode, images(device, sizes=(7,)).dense())
+
+
+@every_device
 def test_batch_norm_that_is_put_into_train_mode_later_is_not_split(device):
     problem = images(device)
     operator = hessian(*problem.arguments, micro_batch_size=2)
@@ -490,7 +504,7 @@ def test_parameters_that_are_integers(device):
 
 def test_a_model_without_numbers():
     model, batch = example("cpu")
-    with pytest.raises(RuntimeError, match=r"parameters are torch.float64 on meta"):
+    with pytest.raises(RuntimeError, match="meta"):
         hessian(model.to("meta"), SQUARES, batch)
 
 

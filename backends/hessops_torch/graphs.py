@@ -7,9 +7,9 @@ as memory allows (Pearlmutter 1994 for the product; the units are floating point
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from hessops_torch.losses import BatchLoss
 
 __all__ = ["GradientGraph", "GraphCache", "free_memory"]
+
+
+_MEMINFO = Path("/proc/meminfo")
+_UNKNOWN_MEMORY = 2 * 2**30
 
 
 class GradientGraph:
@@ -108,6 +112,7 @@ class GraphCache:
         self._model = model
         self._graphs: dict[int, GradientGraph] = {}
         self._state: Any = None
+        self._full = False
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -119,18 +124,20 @@ class GraphCache:
     def drop_stale(self) -> None:
         """Forget all graphs if the model has changed since they were built."""
         tensors = [*self._model.parameters(), *self._model.buffers()]
-        values = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-        state = values, [module.training for module in self._model.modules()]
+        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
+        state = versions, _norm(tensors), [module.training for module in self._model.modules()]
         if state != self._state:
             self.clear()
             self._state = state
 
     def offer(self, index: int, graph: GradientGraph) -> bool:
         """Keep a graph if it fits; tell whether it is kept."""
-        if self.memory_budget <= 0:
+        if self.memory_budget <= 0 or self._full:
             return False
         needed = graph.num_bytes()
-        if self.num_bytes + needed > self.memory_budget:
+        # Measuring takes time: once one is refused, so are those after it.
+        self._full = self.num_bytes + needed > self.memory_budget
+        if self._full:
             return False
         self._graphs[index] = graph
         self.num_bytes += needed
@@ -140,6 +147,7 @@ class GraphCache:
         """Forget all graphs."""
         self._graphs.clear()
         self.num_bytes = 0
+        self._full = False
 
 
 def free_memory(device: torch.device) -> int:
@@ -153,12 +161,28 @@ def free_memory(device: torch.device) -> int:
     Returns
     -------
     int
-        Free bytes; of a CPU, what the system can give without swapping.
+        Free bytes; of a CPU, what the system can give without swapping, or two gigabytes where
+        it does not say.
     """
     if device.type == "cuda":
         free, _total = torch.cuda.mem_get_info(device)
         return int(free)
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return _UNKNOWN_MEMORY
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    """Return one number that changes with the values, also where they are written past autograd."""
+    floating = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
+    if not floating:
+        return 0.0
+    norms = [norm.to(floating[0].device, torch.float64) for norm in torch._foreach_norm(floating)]
+    # Weighted, so that two tensors that change places are seen.
+    weights = torch.arange(1, len(norms) + 1, dtype=torch.float64, device=norms[0].device)
+    return float(torch.stack(norms) @ weights)
 
 
 def _require_second_derivatives(roots: Iterable[Tensor]) -> None:

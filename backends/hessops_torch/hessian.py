@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hessops.algebra import Scaled
 from hessops.elementary import Identity
@@ -17,7 +18,7 @@ from hessops_torch.batches import MicroBatches, tensors_in
 from hessops_torch.graphs import GradientGraph, GraphCache, free_memory
 from hessops_torch.losses import BatchLoss, Loss, as_batch_loss
 from hessops_torch.parameters import ParameterSelection, ParameterSpace, select_parameters
-from hessops_torch.state import Mode, second_order, uses_batch_statistics
+from hessops_torch.state import Mode, random_state, second_order, uses_batch_statistics
 
 __all__ = ["Hessian", "hessian"]
 
@@ -100,6 +101,15 @@ def hessian(
         raise ValueError(f"micro_batch_size={micro_batch_size} must be positive")
     if not math.isfinite(weight_decay):
         raise ValueError(f"weight_decay={weight_decay} must be finite")
+    if (
+        micro_batch_size is None
+        and isinstance(data, Dataset)
+        and uses_batch_statistics(model, mode)
+    ):
+        raise ValueError(
+            "batch norm in train mode makes a batch one function of all its samples, and a Dataset "
+            "does not say what its batches are: pass a DataLoader, or use mode='eval'"
+        )
     device = next(iter(chosen.values())).device
     free = free_memory(device)
     budget = free // 2 if memory_budget is None else memory_budget
@@ -173,7 +183,9 @@ class Hessian(LinearOperator):
             for index, batch in enumerate(self.batches):
                 counts.append(self._add_products(index, batch, columns, out))
         if self.loss.averages:
-            self._count = _total(counts, columns.device)
+            # The data never changes, so its count is looked at once.
+            if self._count is None:
+                self._count = _total(counts, columns.device)
             out /= self._count.to(out.dtype)
         if self.weight_decay:
             out += self.weight_decay * columns
@@ -206,16 +218,19 @@ class Hessian(LinearOperator):
     def _try_first_batch(self) -> None:
         """Refuse early, and in words, what would fail or change in the middle of a run."""
         batch = next(iter(self.batches))
+        device = self.domain.device
         with self._ready(), torch.no_grad():
+            before = random_state(device)
             try:
                 first, _count = self.loss(self.model, batch)
             except (RuntimeError, IndexError) as error:
                 raise RuntimeError(_first_batch_message(batch, self.domain, error)) from error
+            draws = not torch.equal(before, random_state(device))
             second, _count = self.loss(self.model, batch)
         if not bool(torch.isfinite(first)):
             raise ValueError(f"the loss of the first batch is {float(first)}")
-        # Some CUDA kernels sum in an order that varies; dropout is far from rounding.
-        if not torch.allclose(first, second, rtol=1e-4, atol=0.0):
+        # Some CUDA kernels sum in an order that varies: beyond rounding, it is randomness.
+        if draws or not torch.allclose(first, second, rtol=1e-4, atol=0.0):
             raise ValueError(
                 f"the loss of the same batch is {float(first):.6g} and then {float(second):.6g}: the "
                 "model draws random numbers (dropout in train mode?); use mode='eval', or turn "

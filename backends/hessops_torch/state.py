@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessops_torch.batches import preserved_global_rng
 
-__all__ = ["Mode", "second_order", "uses_batch_statistics"]
+__all__ = ["Mode", "random_state", "second_order", "uses_batch_statistics"]
 
 Mode = Literal["eval", "train"]
 
@@ -52,6 +52,14 @@ def second_order(
         devices = [chosen[0].device] if chosen[0].device.type == "cuda" else []
         stack.enter_context(preserved_global_rng(devices))
         yield
+
+
+def random_state(device: torch.device) -> Tensor:
+    """Return the state of torch's random generators of the host and of a device, as bytes."""
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return torch.cat(states)
 
 
 def uses_batch_statistics(model: nn.Module, mode: Mode | None) -> bool:

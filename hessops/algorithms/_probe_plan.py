@@ -22,7 +22,8 @@ class ProbePlan:
     """How many probes to draw, and what to claim of the result.
 
     Without a tolerance, as many as asked for. With one, Stein's two stages: the variance of a first
-    stage fixes the number, and the interval keeps that variance, which keeps its coverage.
+    stage fixes the number, and the interval keeps that variance, which keeps its coverage (exactly
+    for `atol`; with `rtol`, as far as the estimate it is relative to is known).
 
     Parameters
     ----------
@@ -63,11 +64,13 @@ class ProbePlan:
         if not self.adaptive:
             return None
         count = state.moments.count
-        if self._first is None and count >= self.first_stage:
+        if self._first is None and count >= max(self.first_stage, 2):
             self._first = state
-            deviation = math.sqrt(state.probe_variance()) if count > 1 else math.inf
-            self.needed = probes_needed(deviation, self._target(state), self._quantile(state))
-        return "tolerance reached" if self._first and count >= self.needed else None
+            self.needed = self._number(self._first, state)
+        elif self._first is not None and count >= self.needed:
+            # A relative tolerance moves with the estimate, and may ask for more in the end.
+            self.needed = self._number(self._first, state)
+        return "tolerance reached" if count >= self.needed else None
 
     def interval(self, state: HutchinsonState) -> Interval:
         """Return the interval: with the first stage's variance if that fixed the number."""
@@ -102,6 +105,10 @@ class ProbePlan:
             f"about {self.needed:.0f} would reach the tolerance: raise num_probes or loosen rtol or "
             "atol"
         )
+
+    def _number(self, first: HutchinsonState, state: HutchinsonState) -> float:
+        deviation = math.sqrt(first.probe_variance())
+        return probes_needed(deviation, self._target(state), self._quantile(first))
 
     def _target(self, state: HutchinsonState) -> float:
         return max(self.atol, self.rtol * abs(state.estimate()))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, is_complex, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
 
@@ -41,7 +42,16 @@ def rayleigh_ritz(
         np.complex128 if is_complex(space.xp, space.dtype) else np.float64
     )
     require_finite(projected, number, operator)
-    values, small = np.linalg.eigh((projected + projected.conj().T) / 2)
+    asymmetry = float(np.max(np.abs(projected - projected.conj().T)))
+    scale = float(np.sqrt(np.max(to_numpy(space.column_norms_squared(product)))))
+    if asymmetry > np.sqrt(eps(space.xp, space.dtype)) * scale:
+        raise NotSelfAdjointError(
+            f"{operator} is declared self-adjoint, but its products are not: inner products <x, A y> "
+            f"and <A x, y> differ by {asymmetry:.3g} at a scale of {scale:.3g}; see "
+            "hessops.check_operator"
+        )
+    # Solved once: ranks that rounded differently would turn their parts of a vector apart.
+    values, small = space.comm.broadcast(np.linalg.eigh((projected + projected.conj().T) / 2))
     order = np.argsort(-np.abs(values), kind="stable")
     values, rotation = values[order], space.from_host(small[:, order])
     X, product = X @ rotation, product @ rotation

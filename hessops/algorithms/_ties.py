@@ -44,7 +44,7 @@ def two_block_pairs(
     X, product = xp.concat(blocks, axis=1), xp.concat(products, axis=1)
     # One pass leaves rounding over the smallest share kept.
     for _ in range(2):
-        shares, directions = np.linalg.eigh(to_numpy(space.gram(X, X)))
+        shares, directions = space.comm.broadcast(np.linalg.eigh(to_numpy(space.gram(X, X))))
         # Directions that the blocks share to half the digits carry nothing but rounding.
         kept = shares > math.sqrt(eps(xp, space.dtype))
         transform = space.from_host(directions[:, kept] / np.sqrt(shares[kept]))

@@ -22,7 +22,7 @@ from hessops.algorithms._common import (
 from hessops.algorithms.hutchinson import has_many_terms
 from hessops.arrays import Array, HostArray, is_complex, to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, require_finite, run
 from hessops.result import Interval, Result
 from hessops.statistics import t_quantile
@@ -65,7 +65,7 @@ class DiagonalState:
     error_norm: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DiagonalResult(Result):
     """An estimate of a diagonal, with an error for every entry.
 
@@ -193,7 +193,7 @@ def diagonal(
 
     states = diagonal_steps(
         operator,
-        stream=Stream(seed),
+        stream=Stream(seed, Purpose.DIAGONAL),
         probe=probe,
         num_probes=budget,
         block_size=block_size or default_block_size(operator.domain, budget),

@@ -28,7 +28,7 @@ from hessops.algorithms._common import (
 from hessops.algorithms._probe_plan import ProbePlan
 from hessops.arrays import HostArray, is_complex, to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, require_finite, run
 from hessops.result import Estimate, Interval, Result
 from hessops.space import Space
@@ -81,14 +81,14 @@ class HutchinsonState:
     def term_scatter(self) -> float:
         """Return the standard deviation of the terms' traces, each scaled up to the whole."""
         count = len(self.moments.mean)
-        if count < 2:
+        if count < 2 or self.moments.count < 2:
             return math.nan
         scatter = np.var(self.moments.mean[:, 0] * count, ddof=1)
         of_probes = np.mean(self.moments.variance[:, 0]) * count**2 / self.moments.count
-        return float(np.sqrt(max(scatter - np.nan_to_num(of_probes), 0.0)))
+        return float(np.sqrt(max(scatter - of_probes, 0.0)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TraceResult(Result):
     """An estimate of a trace.
 
@@ -110,7 +110,8 @@ class TraceResult(Result):
         Terms that had probes of their own; 1 if not stratified.
     term_scatter : float
         Standard deviation between terms of their traces, each scaled up to the whole, with the
-        probes' part taken out; NaN for a single term. Not an error of this trace: divided by
+        probes' part taken out; NaN for a single term or probe. Terms of different size (a short last
+        batch, a weight decay) scatter by that alone. Not an error of this trace: divided by
         ``sqrt(num_terms)``, it is the error made in estimating the trace of a larger population of
         which the terms are a random sample.
     sections : mapping of str to Estimate
@@ -153,7 +154,8 @@ def trace(
 
     Costs `num_probes` products. With `rtol` or `atol`, Stein's two-stage procedure draws a first
     stage, reads off how many probes the tolerance takes, and draws those: the half-width of the
-    interval is then at most ``max(atol, rtol * |trace|)`` and its coverage is kept.
+    interval is then at most ``max(atol, rtol * |trace|)`` and its coverage is kept
+    (with `rtol`, as far as the trace stands out from its error).
 
     Parameters
     ----------
@@ -217,7 +219,7 @@ def trace(
     size = block_size or default_block_size(operator.domain, plan.first_stage)
     states = hutchinson_steps(
         operator,
-        stream=Stream(seed),
+        stream=Stream(seed, Purpose.TRACE),
         probe=probe,
         block_size=size,
         stratify=stratified,
@@ -320,7 +322,11 @@ def _quadratic_forms(
 
 def _sections(operator: LinearOperator, state: HutchinsonState) -> dict[str, Estimate]:
     return {
-        name: Estimate(value=state.estimate(column), standard_error=state.standard_error(column))
+        name: Estimate(
+            value=state.estimate(column),
+            standard_error=state.standard_error(column),
+            freedom=state.freedom(column),
+        )
         for column, name in enumerate(operator.domain.sections, start=1)
     }
 

@@ -28,7 +28,7 @@ from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
 from hessops.basis import Basis
 from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
-from hessops.random import RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, require_finite, run
 from hessops.result import Result
 
@@ -87,7 +87,7 @@ class LanczosState:
         return float(self.betas[-1, column]) if self.alive[column] else 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class LanczosResult(Result):
     """A Lanczos tridiagonalisation ``A Q = Q T + residual_norm * q e_k^T``.
 
@@ -179,8 +179,10 @@ def lanczos(
     require_positive(num_steps=num_steps)
     seed = seed_from(rng)
     space = operator.domain
-    block = start_vector(space, start, Stream(seed))
-    states = lanczos_steps(operator, block, reorthogonalize=reorthogonalize, capacity=num_steps)
+    block = start_vector(space, start, Stream(seed, Purpose.START))
+    states = lanczos_steps(
+        operator, block, reorthogonalize=reorthogonalize, capacity=min(num_steps, space.dim)
+    )
     outcome = run(
         states,
         space=space,
@@ -329,7 +331,7 @@ class _Recurrence:
             self.scale,
             rounding,
             residual,
-            basis,
+            None if basis is None else basis.snapshot(),
         )
 
     def require_symmetric(self, projected: Array, squares: Array) -> None:

@@ -28,11 +28,11 @@ from hessops.algorithms._common import (
 from hessops.algorithms._rayleigh_ritz import rayleigh_ritz
 from hessops.algorithms._ties import TRUSTED, describe_ties, two_block_pairs
 from hessops.arrays import Array, HostArray, eps
-from hessops.eigenpairs import EigenResult, error_bounds
+from hessops.eigenpairs import EigenResult
 from hessops.operator import LinearOperator
 from hessops.orthogonalize import complete_orthonormal, extend_orthonormal, orthonormalize
 from hessops.projected import Projected
-from hessops.random import RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, History, run
 
 __all__ = ["PowerState", "power_iteration", "power_steps"]
@@ -171,18 +171,14 @@ def power_iteration(
         found = search.deflated(start)
     values, residuals = found.values[:num_eigenpairs], found.residual_norms[:num_eigenpairs]
     status, converged = search.verdict(found)
+    precision = eps(operator.xp, operator.dtype)
     warn_if_failed(converged, status)
     return EigenResult(
         eigenvalues=values,
         eigenvectors=found.X[:, :num_eigenpairs],
         residual_norms=residuals,
-        error_bounds=error_bounds(
-            values,
-            residuals,
-            found.values[num_eigenpairs:],
-            found.residual_norms[num_eigenpairs:],
-            eps(operator.xp, operator.dtype),
-        ),
+        # Nothing is known of what lies between the pairs found, so no gap sharpens the residuals.
+        error_bounds=np.maximum(residuals, 4 * precision * float(np.max(np.abs(found.values)))),
         num_products=found.num_products,
         status=status,
         converged=converged,
@@ -250,10 +246,10 @@ class _Search:
         """Iterate all pairs together, with guards."""
         space = self.operator.domain
         if start is None:
-            block = space.probes(Stream(self.seed), range(size), "normal")
+            block = space.probes(Stream(self.seed, Purpose.START), range(size), "normal")
         else:
             given = orthonormalize(space, start_block(space, start, size))
-            block = complete_orthonormal(space, given, size, Stream(self.seed))
+            block = complete_orthonormal(space, given, size, Stream(self.seed, Purpose.START))
         return self._iterate(self.operator, block)
 
     def deflated(self, start: Array | None) -> _Found:
@@ -270,7 +266,9 @@ class _Search:
             if given is not None and index < given.shape[1]:
                 vector = given[:, index : index + 1]
             else:
-                vector = space.probes(Stream(self.seed), range(index, index + 1), "normal")
+                vector = space.probes(
+                    Stream(self.seed, Purpose.START), range(index, index + 1), "normal"
+                )
             vector = vector - basis @ space.gram(basis, vector)
             operator = Projected(self.operator, basis) if index else self.operator
             scale = float(np.max(np.abs(values), initial=0.0))
@@ -329,7 +327,7 @@ class _Search:
             return _CONVERGED
 
         outcome = run(
-            power_steps(operator, block, stream=Stream(self.seed, 1)),
+            power_steps(operator, block, stream=Stream(self.seed, Purpose.RESTART)),
             space=operator.domain,
             stop=stop,
             row=lambda state: (state.values[0], np.max(state.residual_norms[:wanted])),

@@ -17,7 +17,7 @@ from scipy.linalg import eigh_tridiagonal
 from hessops.algorithms._common import require_positive, self_adjoint_operator
 from hessops.algorithms.lanczos import LanczosState, lanczos_steps
 from hessops.density import SpectralDensity
-from hessops.random import ProbeKind, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, run
 
 __all__ = ["spectral_density"]
@@ -85,8 +85,10 @@ def spectral_density(
     require_positive(num_probes=num_probes, num_steps=num_steps)
     seed = seed_from(rng)
     space = operator.domain
-    start = space.probes(Stream(seed), range(num_probes), probe)
-    states = lanczos_steps(operator, start, reorthogonalize=reorthogonalize, capacity=num_steps)
+    start = space.probes(Stream(seed, Purpose.DENSITY), range(num_probes), probe)
+    states = lanczos_steps(
+        operator, start, reorthogonalize=reorthogonalize, capacity=min(num_steps, space.dim)
+    )
     outcome = run(
         states,
         space=space,

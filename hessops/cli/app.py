@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_WITH_A_SENTENCE = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
 _DEMO = "hessops_torch.demo:digits"
 
 Output = Annotated[Path, typer.Option(help="Folder for report.json, density.png, report.html.")]
@@ -158,6 +159,9 @@ def _one_line_errors(traceback: bool) -> Iterator[None]:
     except Exception as error:
         if traceback:
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split())
+        # These come with a sentence; what else there is needs its name.
+        if not text or not isinstance(error, _WITH_A_SENTENCE):
+            text = f"{type(error).__name__}: {text} (--traceback shows where)"
         sys.stderr.write(f"hessops: {text}\n")
         raise typer.Exit(2) from None

@@ -147,12 +147,14 @@ def _importable(place: str) -> Iterator[ModuleType]:
     path = Path(place).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {place}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Not under its own name: a file called json.py must not stand in for the library's.
+    name = f"_hessops_target_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"cannot import {place}")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent))
-    sys.modules[path.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
         yield module
