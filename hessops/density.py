@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from hessops.arrays import HostArray
-from hessops.result import Estimate, Result
+from hessops.result import Estimate, Interval, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,6 +168,49 @@ class SpectralDensity(Result):
         high = _quantile(self.nodes, self.weights, min(q + error, 1.0))
         return Estimate(value=value, standard_error=(high - low) / 2, freedom=len(self.nodes) - 1)
 
+    def cdf_bracket(self, x: float) -> Interval:
+        """Return bounds on what finer quadrature of the same probes could make of ``cdf(x)``.
+
+        A Gauss rule puts the weight of a whole stretch of the spectrum on one node; the measure that
+        it stands for lies between the sums without and with the nodes next to `x` (Chebyshev,
+        Markov, Stieltjes). More steps narrow the bracket; it holds no statistical error.
+
+        Parameters
+        ----------
+        x : float
+            Where.
+
+        Returns
+        -------
+        Interval
+            Mean over probes of the lower and of the upper bound.
+        """
+        bounds = [
+            _staircases(nodes[weights > 0], weights[weights > 0], x, self.rounding)
+            for nodes, weights in zip(self.nodes, self.weights, strict=True)
+        ]
+        low, high = np.mean(bounds, axis=0)
+        return Interval(float(low), float(high))
+
+    def quantile_bracket(self, q: float) -> Interval:
+        """Return bounds on what finer quadrature of the same probes could make of ``quantile(q)``.
+
+        Parameters
+        ----------
+        q : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        Interval
+            Where `cdf_bracket` reaches `q`, infinite where it does not.
+        """
+        points = np.unique(self.nodes[self.weights > 0])
+        brackets = np.array([self.cdf_bracket(x) for x in points])
+        below, above = points[brackets[:, 1] < q], points[brackets[:, 0] >= q]
+        low = float(below[-1]) if len(below) else -math.inf
+        return Interval(low, float(above[0]) if len(above) else math.inf)
+
     def moment(self, p: int) -> Estimate:
         """Return the mean p-th power of the eigenvalues, tr(A^p) / n.
 
@@ -280,6 +323,14 @@ class SpectralDensity(Result):
 
 def _step(distance: HostArray, rounding: float) -> HostArray:
     return np.where(np.abs(distance) <= rounding, 0.5, distance > 0)
+
+
+def _staircases(
+    nodes: HostArray, weights: HostArray, x: float, rounding: float
+) -> tuple[float, float]:
+    """Return the sums of weights that bound the cdf of one probe's measure at `x`."""
+    count = int(np.sum(nodes <= x + rounding))
+    return float(weights[: max(count - 1, 0)].sum()), float(weights[: count + 1].sum())
 
 
 def _quantile(nodes: Any, weights: Any, q: float) -> float:

@@ -9,7 +9,7 @@ from scipy import stats
 
 import hessops
 from hessops import ArraySpace, ConvergenceWarning, Diagonal, FiniteSum, LowRank, aslinearoperator
-from hessops.random import Stream
+from hessops.random import Purpose, Stream
 
 REAL_KINDS = ("rademacher", "normal", "sphere")
 
@@ -56,7 +56,7 @@ def test_values_and_errors_are_means_over_probes(probe):
     A = problems.matrix_of(np.linspace(-1, 2, 12))
     for num_probes in (2, 9):
         result = hessops.diagonal(A, num_probes=num_probes, probe=probe, confidence=0.9, rng=4)
-        Z = ArraySpace(12).probes(Stream(4), range(num_probes), probe)
+        Z = ArraySpace(12).probes(Stream(4, Purpose.DIAGONAL), range(num_probes), probe)
         samples = Z * (A @ Z)
         errors = stats.sem(samples, axis=1)
         half = stats.t.ppf(0.95, num_probes - 1) * errors

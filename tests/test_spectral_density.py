@@ -1,6 +1,5 @@
 """Spectral densities: quadrature rules that are exact where they must be, and what is read off."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import stats
 
 import hessops
 from hessops import ArraySpace, Diagonal, aslinearoperator
-from hessops.random import Stream
+from hessops.random import Purpose, Stream
 
 DTYPES = (np.float64, np.float32, np.complex128, np.complex64)
 
@@ -70,7 +69,7 @@ def test_moments_are_exact_for_every_probe(probe, reorthogonalize):
     result = hessops.spectral_density(
         A, num_probes=3, num_steps=steps, probe=probe, reorthogonalize=reorthogonalize, rng=7
     )
-    Z = ArraySpace(50).probes(Stream(7), range(3), probe)
+    Z = ArraySpace(50).probes(Stream(7, Purpose.DENSITY), range(3), probe)
     powers = Z / np.linalg.norm(Z, axis=0)
     start = powers.copy()
     for p in range(2 * steps):
@@ -100,7 +99,11 @@ def test_a_power_of_two_changes_no_bit(exponent, dtype):
     assert scaled.rounding == scale * one.rounding
     grid = one.grid()
     np.testing.assert_allclose(
-        scale * scaled.density(scale * grid).value, one.density(grid).value, rtol=1e-12
+        # Far in the tails of the bells numbers are denormal in one of the two.
+        scale * scaled.density(scale * grid).value,
+        one.density(grid).value,
+        rtol=1e-12,
+        atol=1e-250,
     )
     assert scaled.cdf(scale * grid).value == pytest.approx(one.cdf(grid).value)
     assert scaled.mass_below().value == one.mass_below().value
@@ -171,7 +174,7 @@ def test_log_determinant_of_toeplitz_gram():
     value, error = estimate_and_error(result, np.log, 1000)
     assert abs(value - 2000 * math.log(2)) < 4 * error
     assert error < 5e-3 * value
-    Z = ArraySpace(1000).probes(Stream(0), range(50), "rademacher")
+    Z = ArraySpace(1000).probes(Stream(0, Purpose.DENSITY), range(50), "rademacher")
     values, vectors = np.linalg.eigh(problems.toeplitz_gram(1000).toarray())
     assert value == pytest.approx(np.mean(np.log(values) @ (vectors.T @ Z) ** 2), rel=1e-10)
 
@@ -183,7 +186,11 @@ def test_kneser_graph():
     spectrum = problems.kneser_eigenvalues(11, 4)
     assert result.num_products == 5 * 40
     assert "exhausted after 5 steps" in result.status
-    np.testing.assert_allclose(result.nodes[:, :5], [sorted(spectrum)] * 40, atol=1e-8)
+    # The eigenvector of 35 is constant: a probe with as many signs of each kind does not see it.
+    Z = ArraySpace(330).probes(Stream(0, Purpose.DENSITY), range(40), "rademacher")
+    seen = np.flatnonzero(Z.sum(axis=0))
+    assert len(seen) > 30
+    np.testing.assert_allclose(result.nodes[seen, :5], [sorted(spectrum)] * len(seen), atol=1e-8)
     np.testing.assert_array_equal(result.weights[:, 5:], 0)
     value, error = estimate_and_error(result, lambda x: np.exp(x / 10), 330)
     assert abs(value - 410.16161178965865) < 4 * error
@@ -249,7 +256,7 @@ def test_marchenko_pastur():
 def test_quadrature_converges_to_the_quadratic_form_of_each_probe():
     A = problems.marchenko_pastur(200, 0.5, rng=0)
     values, vectors = np.linalg.eigh(A)
-    Z = ArraySpace(200).probes(Stream(3), range(4), "rademacher")
+    Z = ArraySpace(200).probes(Stream(3, Purpose.DENSITY), range(4), "rademacher")
     exact = np.log(values) @ (vectors.T @ Z) ** 2 / 200
     previous = np.inf
     for steps in (4, 8, 16, 32):
@@ -410,20 +417,40 @@ def test_quantiles_invert_the_cdf():
     assert quantiles[-1] == result.support[1]
 
 
-def test_the_error_of_a_quantile_is_that_of_the_jackknife():
-    A = problems.wigner(300, 1)
-    result = hessops.spectral_density(A, num_probes=6, num_steps=20, rng=0)
-    left_out = [
-        dataclasses.replace(
-            result, nodes=np.delete(result.nodes, i, 0), weights=np.delete(result.weights, i, 0)
-        )
-        .quantile(0.3)
-        .value
-        for i in range(6)
-    ]
-    error = np.sqrt(5 / 6 * np.sum((left_out - np.mean(left_out)) ** 2))
-    assert error > 0
-    assert result.quantile(0.3).standard_error == pytest.approx(error, rel=1e-12)
+def test_quantile_errors_and_brackets_hold():
+    """On a smooth spectrum, over 200 seeds and three quantiles.
+
+    A correct 2-standard-error statement with 7 degrees of freedom holds in 91.4 % of runs; the
+    bracket of the quadrature, with the statistical error on top, in more.
+    """
+    eigenvalues = np.linspace(-1, 1, 400) ** 3
+    A = problems.matrix_of(eigenvalues)
+    held, bracketed = [], []
+    for seed in range(200):
+        result = hessops.spectral_density(A, num_probes=8, num_steps=40, rng=seed)
+        for q in (0.1, 0.5, 0.8):
+            truth = np.quantile(eigenvalues, q)
+            estimate, bracket = result.quantile(q), result.quantile_bracket(q)
+            held.append(abs(float(estimate) - truth) <= 2 * estimate.standard_error)
+            slack = 3 * estimate.standard_error
+            bracketed.append(bracket.low - slack <= truth <= bracket.high + slack)
+    assert np.mean(held) > 0.8
+    assert np.mean(bracketed) > 0.95
+
+
+@pytest.mark.parametrize("probe", ["rademacher", "normal"])
+def test_cdf_brackets_hold_for_every_probe(probe):
+    """Chebyshev, Markov, Stieltjes: no statistics in it, so it may never fail."""
+    A, Z = problems.wigner(120, 3), None
+    values, vectors = np.linalg.eigh(A)
+    for seed in range(20):
+        result = hessops.spectral_density(A, num_probes=1, num_steps=12, probe=probe, rng=seed)
+        Z = ArraySpace(120).probes(Stream(seed, Purpose.DENSITY), range(1), probe)
+        weights = (vectors.T @ Z)[:, 0] ** 2
+        for x in np.linspace(-2.2, 2.2, 45):
+            truth = weights[values <= x].sum() / weights.sum()
+            low, high = result.cdf_bracket(x)
+            assert low - 1e-12 <= truth <= high + 1e-12
 
 
 def test_moments_and_means(four_levels):

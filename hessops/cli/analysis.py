@@ -83,7 +83,7 @@ def _eigenpairs(
     with progress.bar("eigenvalues", None) as advance:
         return hessops.eigsh(
             operator,
-            min(settings.num_eigenvalues, operator.shape[0]),
+            settings.num_eigenvalues,
             which=settings.which,
             tol=settings.tol,
             max_steps=settings.max_steps,

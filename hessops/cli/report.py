@@ -21,6 +21,7 @@ from hessops.algorithms.hutchinson import TraceResult
 from hessops.cli.analysis import Analysis
 from hessops.density import SpectralDensity
 from hessops.eigenpairs import EigenResult
+from hessops.result import Estimate, Interval
 
 __all__ = ["print_analysis", "write_report"]
 
@@ -67,6 +68,8 @@ def write_report(folder: Path, target: str, arguments: list[str], analysis: Anal
         raise ValueError(f"--output {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     document = _document(target, arguments, analysis)
+    # A picture of an earlier analysis must not stand beside this one.
+    (folder / "density.png").unlink(missing_ok=True)
     written = [folder / "report.json"]
     written[0].write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     picture = None
@@ -138,19 +141,22 @@ def _section_rows(trace: TraceResult, domain: Any) -> Rows:
 
 def _density_rows(density: SpectralDensity) -> Rows:
     low, high = density.support
-    named = {
-        "mean eigenvalue": density.moment(1),
-        "mean square": density.moment(2),
-        "share below zero": density.mass_below(0.0),
-        "median": density.quantile(0.5),
-        "99 % quantile": density.quantile(0.99),
+    # Moments are exact for each probe; what depends on where a node lies is known to a bracket.
+    named: dict[str, tuple[Estimate, Interval | None]] = {
+        "mean eigenvalue": (density.moment(1), None),
+        "mean square": (density.moment(2), None),
+        "share below zero": (density.mass_below(0.0), density.cdf_bracket(0.0)),
+        "median": (density.quantile(0.5), density.quantile_bracket(0.5)),
+        "99 % quantile": (density.quantile(0.99), density.quantile_bracket(0.99)),
     }
-    rows = [
-        [name, f"{float(e):.4g}", f"{float(e.standard_error):.1g}"] for name, e in named.items()
-    ]
-    rows.append(["smallest node", f"{low:.6g}", ""])
-    rows.append(["largest node", f"{high:.6g}", ""])
-    return ["quantity", "value", "standard error"], rows
+    rows = []
+    for name, (estimate, bracket) in named.items():
+        resolved = "" if bracket is None else f"[{bracket.low:.3g}, {bracket.high:.3g}]"
+        error = f"{float(estimate.standard_error):.1g}"
+        rows.append([name, f"{float(estimate):.4g}", error, resolved])
+    rows.append(["smallest node", f"{low:.6g}", "", ""])
+    rows.append(["largest node", f"{high:.6g}", "", ""])
+    return ["quantity", "value", "standard error", "resolution"], rows
 
 
 def _cost(result: Any) -> str:

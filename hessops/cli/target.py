@@ -184,7 +184,10 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], target: str) 
             f"{target} cannot be called with these arguments: {error}; its signature is "
             f"{inspect.signature(function)}, pass arguments as --arg name=value"
         ) from error
-    return function(**arguments)
+    try:
+        return function(**arguments)
+    except Exception as error:
+        raise RuntimeError(f"{target} raised {type(error).__name__}: {error}") from error
 
 
 def _prepared(obj: Any, target: str, params: Sequence[str], device: str | None) -> Any:
