@@ -418,15 +418,16 @@ def test_quantiles_invert_the_cdf():
 
 
 def test_quantile_errors_and_brackets_hold():
-    """On a smooth spectrum, over 200 seeds and three quantiles.
+    """On a smooth spectrum, over 100 seeds and three quantiles.
 
-    A correct 2-standard-error statement with 7 degrees of freedom holds in 91.4 % of runs; the
-    bracket of the quadrature, with the statistical error on top, in more.
+    A correct 2-standard-error statement with 7 degrees of freedom holds in 91.4 % of runs. The
+    standard error of a quantile leaves out what 40 nodes do not resolve: it holds in about 85 %
+    here, and what is missing is in the bracket.
     """
     eigenvalues = np.linspace(-1, 1, 400) ** 3
     A = problems.matrix_of(eigenvalues)
     held, bracketed = [], []
-    for seed in range(200):
+    for seed in range(100):
         result = hessops.spectral_density(A, num_probes=8, num_steps=40, rng=seed)
         for q in (0.1, 0.5, 0.8):
             truth = np.quantile(eigenvalues, q)
@@ -585,6 +586,7 @@ def test_a_picture_is_drawn_and_closed(tmp_path):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    before = plt.get_fignums()
     result = hessops.spectral_density(problems.wigner(100, 0), num_probes=4, num_steps=16, rng=0)
     axes = result.plot()
     (line,) = axes.lines
@@ -602,7 +604,7 @@ def test_a_picture_is_drawn_and_closed(tmp_path):
     assert single.plot(own) is own
     assert len(own.collections) == 0
     plt.close(figure)
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == before
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e9])

@@ -29,6 +29,7 @@ from torch_problems import (
     mlp,
     normal,
     regression,
+    seeds,
     some_problems,
 )
 
@@ -37,9 +38,6 @@ from hessops_torch import hessian
 from hessops_torch.graphs import GradientGraph
 
 ROUNDING = 1e-12
-
-batch_sizes = st.lists(st.integers(1, 4), min_size=1, max_size=3)
-seeds = st.integers(0, 2**32 - 10)
 
 
 @every_device

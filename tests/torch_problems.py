@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, hessian
 from torch.nn import functional as F  # noqa: N812 - the field's name
@@ -31,6 +32,19 @@ ACTIVATIONS = (nn.Tanh, nn.GELU, nn.Softplus, nn.SiLU, nn.ReLU)
 Batch = Any
 TotalLoss = Callable[[Callable[..., Any]], Tensor]
 """From a stand-in for the model to the loss over all the data."""
+
+
+batch_sizes = st.lists(st.integers(1, 4), min_size=1, max_size=3)
+seeds = st.integers(0, 2**32 - 10)
+
+
+@st.composite
+def ways_to_compute(draw: st.DrawFn) -> dict[str, int | None]:
+    """Options that change how products are computed, and not what they are."""
+    return {
+        "micro_batch_size": draw(st.none() | st.integers(1, 5)),
+        "memory_budget": draw(st.sampled_from([None, 0, 2000])),
+    }
 
 
 @contextmanager

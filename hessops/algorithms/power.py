@@ -178,7 +178,7 @@ def power_iteration(
         eigenvectors=found.X[:, :num_eigenpairs],
         residual_norms=residuals,
         # Nothing is known of what lies between the pairs found, so no gap sharpens the residuals.
-        error_bounds=np.maximum(residuals, 4 * precision * float(np.max(np.abs(found.values)))),
+        error_bounds=np.maximum(residuals, 32 * precision * float(np.max(np.abs(found.values)))),
         num_products=found.num_products,
         status=status,
         converged=converged,

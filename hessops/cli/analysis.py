@@ -15,6 +15,7 @@ from hessops.operator import LinearOperator
 
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 
+_DEFAULT_EIGENVALUES = 5
 _QUANTITIES = ("eigenvalues", "trace", "density")
 
 
@@ -24,7 +25,7 @@ class Settings:
 
     compute: tuple[str, ...] = _QUANTITIES
     which: Which = "LM"
-    num_eigenvalues: int = 5
+    num_eigenvalues: int | None = None
     tol: float | None = None
     max_steps: int | None = None
     trace_probes: int | None = None
@@ -83,7 +84,7 @@ def _eigenpairs(
     with progress.bar("eigenvalues", None) as advance:
         return hessops.eigsh(
             operator,
-            settings.num_eigenvalues,
+            settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0]),
             which=settings.which,
             tol=settings.tol,
             max_steps=settings.max_steps,

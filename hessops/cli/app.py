@@ -85,7 +85,10 @@ def analyze(
         list[str] | None,
         typer.Option(help="Parameters of a model to differentiate by: names or patterns."),
     ] = None,
-    num_eigenvalues: Annotated[int, typer.Option("--num-eigenvalues", "-k", min=1)] = 5,
+    num_eigenvalues: Annotated[
+        int | None,
+        typer.Option("--num-eigenvalues", "-k", help="How many; 5 where not given.", min=1),
+    ] = None,
     which: Annotated[str, typer.Option(help="LM, LA, SA or BE: which end of the spectrum.")] = "LM",
     tol: Annotated[
         float | None, typer.Option(help="Residual norm of eigenpairs, relative to the largest.")
