@@ -32,6 +32,7 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import hessian
+from hessops_torch.batches import MicroBatches
 
 
 def encoder_layer(device):
@@ -397,3 +398,64 @@ def test_a_loss_keeps_its_reduction_and_its_tensors(device):
     assert_is_hessian(operator, dense_hessian(model, lambda f: criterion(f(x), y)))
     assert criterion.reduction == "mean"
     assert torch.equal(criterion.weight, weight)
+
+
+def gradients_of(problem):
+    total = problem.total_loss(problem.model)
+    return torch.autograd.grad(total, list(problem.model.parameters()))
+
+
+@every_device
+@pytest.mark.parametrize("memory_budget", [None, 0])
+def test_hooks_on_gradients_stay_out_of_the_hessian_and_in_their_place(device, memory_budget):
+    """Clipping belongs to the training loop, and not to the loss."""
+    problem = regression(device)
+    expected, plain = problem.dense(), gradients_of(problem)
+    operator = hessian(*problem.arguments, memory_budget=memory_budget)
+    operator.to_dense()
+    layer = problem.model[2]
+    handles = [
+        layer.weight.register_hook(lambda gradient: 3 * gradient),
+        layer.register_full_backward_pre_hook(lambda _, grads: tuple(5 * g for g in grads)),
+    ]
+    assert_is_hessian(operator, expected)
+    assert_is_hessian(hessian(*problem.arguments, memory_budget=memory_budget), expected)
+    hooked = gradients_of(problem)
+    assert_same(hooked[2], 15 * plain[2])
+    assert_same(hooked[3], 5 * plain[3])
+    for handle in handles:
+        handle.remove()
+    for now, before in zip(gradients_of(problem), plain, strict=True):
+        assert torch.equal(now, before)
+
+
+@every_device
+def test_draws_between_terms_are_the_callers_own(device):
+    """Data that does not fit is read while the caller walks through the terms."""
+    problem = regression(device)
+    batches = MicroBatches(problem.batches, torch.device(device), None, memory_budget=0)
+    torch.manual_seed(3)
+    expected = torch.rand(len(batches))
+    torch.manual_seed(3)
+    drawn = torch.cat([torch.rand(1) for _ in batches])
+    assert torch.equal(drawn, expected)
+
+
+class CountsPasses(list):
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()
+
+
+@every_device
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_the_source_is_read_no_more_than_needed(device, micro_batch_size):
+    problem = regression(device)
+    source = CountsPasses(problem.batches)
+    for budget in (0, 2**20):
+        source.passes = 0
+        batches = MicroBatches(source, torch.device(device), micro_batch_size, budget)
+        assert source.passes == 1
+        assert len(batches) == len(list(batches))

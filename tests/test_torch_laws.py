@@ -283,6 +283,17 @@ def write_past_autograd(model, _problem):
         parameter.data.mul_(1.5)
 
 
+def flip_past_autograd(model, _problem):
+    """Keeps every norm and every version."""
+    for parameter in model.parameters():
+        parameter.data.neg_()
+
+
+def reverse_past_autograd(model, _problem):
+    for parameter in model.parameters():
+        parameter.data.copy_(parameter.data.flip(0))
+
+
 def write_one_entry(model, _problem):
     with torch.no_grad():
         [parameter for parameter in model.parameters() if parameter.ndim == 1][-1][0] += 0.5
@@ -290,7 +301,8 @@ def write_one_entry(model, _problem):
 
 CHANGES = [
     step_of_an_optimizer, load_other_weights, assign_other_weights, write_in_place,
-    exchange_the_data, write_one_entry, write_past_autograd,
+    exchange_the_data, write_one_entry, write_past_autograd, flip_past_autograd,
+    reverse_past_autograd,
 ]  # fmt: skip
 
 

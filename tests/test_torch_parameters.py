@@ -28,7 +28,7 @@ import hessops
 from hessops import ArraySpace
 from hessops.random import Stream
 from hessops_torch import ParameterSpace, hessian
-from hessops_torch.parameters import select_parameters
+from hessops_torch.selection import select_parameters
 
 shapes = st.lists(
     st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=5
@@ -232,6 +232,24 @@ def test_a_name_is_no_beginning_of_another():
 def test_tied_parameters_appear_once():
     assert "head.weight" not in names(Attention(), None)
     assert "head.weight" in names(Attention(tied=False), None)
+
+
+def test_tied_parameters_are_found_by_any_of_their_names():
+    model = Attention()
+    assert names(model, "head") == names(model, "head.weight") == ["embedding.weight"]
+    assert names(model, re.compile(r"^head")) == ["embedding.weight"]
+    assert names(model, ["norm", "head"]) == ["embedding.weight", "norm.weight", "norm.bias"]
+    model.head.bias = nn.Parameter(torch.zeros(4))
+    assert names(model, "head") == ["embedding.weight", "head.bias"]
+
+
+def test_modules_and_parameters_select_themselves():
+    model = convolutional()
+    assert names(model, model[0]) == names(model, "0")
+    assert names(model, model[3]) == names(model, "3")
+    assert names(model, model) == names(model, None)
+    assert names(model, [model[0].bias, model[6]]) == ["0.bias", "6.weight", "6.bias"]
+    assert names(model, model[6].parameters()) == names(model, "6")
 
 
 def test_frozen_parameters_are_taken_when_named():

@@ -17,6 +17,7 @@ from torch_problems import (
     build,
     every_device,
     images,
+    language,
     normal,
     regression,
     seeded,
@@ -123,7 +124,7 @@ class ChangesLater:
 def test_data_that_changes_later_and_is_not_resident(device):
     _, batch = example(device)
     batches = MicroBatches(
-        ChangesLater(batch, passes=4), torch.device(device), None, memory_budget=0
+        ChangesLater(batch, passes=3), torch.device(device), None, memory_budget=0
     )
     assert len(list(batches)) == 1
     with pytest.raises(ValueError, match="differ, first in batch 0"):
@@ -329,16 +330,98 @@ def test_parameters_that_are_integers(device):
 
 def test_a_model_without_numbers():
     model, batch = example("cpu")
-    with pytest.raises(RuntimeError, match="meta"):
+    with pytest.raises(ValueError, match=r"0.weight is on the meta device.*load weights first"):
         hessian(model.to("meta"), SQUARES, batch)
+
+
+def test_a_lazy_model():
+    model = nn.Sequential(nn.LazyLinear(2))
+    with pytest.raises(ValueError, match=r"0.weight has no shape yet: apply the lazy model"):
+        hessian(model, SQUARES, (torch.ones(2, 2), torch.ones(2, 2)))
+
+
+@every_device
+def test_a_model_that_changes_its_kind_afterwards(device):
+    model, batch = example(device)
+    operator = hessian(model, SQUARES, batch)
+    model.float()
+    sentence = "0.weight was torch.float64 of shape .* is torch.float32 .*: move the model back"
+    with pytest.raises(ValueError, match=sentence):
+        operator.to_dense()
+    model.double()
+    assert operator.to_dense().isfinite().all()
+    model[2] = nn.Identity()
+    with pytest.raises(ValueError, match=r"lost its parameter 2.weight: make the operator again"):
+        operator.to_dense()
+
+
+@every_device
+def test_ties_that_are_cut_afterwards(device):
+    problem = language(device)
+    operator = hessian(*problem.arguments)
+    problem.model.load_state_dict(problem.model.state_dict(), assign=True)
+    # Assigned from one tensor, the two names hold two parameters that share their memory.
+    sentence = "had the names embedding.weight, head.weight .* has embedding.weight now: tie them"
+    with pytest.raises(ValueError, match=sentence):
+        operator.to_dense()
+    problem.model.head.weight = problem.model.embedding.weight
+    assert_is_hessian(operator, problem.dense())
+
+
+@every_device
+@pytest.mark.parametrize("memory_budget", [None, 0])
+def test_data_that_is_written_to_afterwards(device, memory_budget):
+    model, batch = example(device)
+    operator = hessian(model, SQUARES, batch, memory_budget=memory_budget)
+    operator.to_dense()
+    batches = operator.batches
+    next(iter(batches))[0].add_(1)
+    with pytest.raises(ValueError, match="micro-batch 0 was written to since the operator was"):
+        operator.to_dense()
+
+
+class InPlace(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.mul_(0.5))
+
+
+@every_device
+def test_a_model_that_writes_into_its_input(device):
+    _, batch = example(device)
+    model = InPlace(3, 2).to(device, torch.float64)
+    with pytest.raises(ValueError, match=r"writes into its batch.*x.clone\(\)"):
+        hessian(model, SQUARES, batch)
+
+
+@every_device
+@pytest.mark.parametrize("form", [np.asarray, list, str, float])
+def test_what_is_no_tensor_may_not_change_between_passes(device, form):
+    model, (x, y) = example(device)
+
+    class Growing:
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            yield {
+                "x": x,
+                "y": y,
+                "note": form({np.asarray: [self.passes]}.get(form, str(self.passes))),
+            }
+
+    def loss(model, batch):
+        return ((model(batch["x"]) - batch["y"]) ** 2).sum(), len(batch["x"])
+
+    with pytest.raises(ValueError, match="passes over the data differ"):
+        hessian(model, loss, Growing())
 
 
 NO_PARAMETERS = {
     "misspelt": ("0.wieght", "no parameter fits '0.wieght'; did you mean '0.weight'"),
-    "far off": (
-        "qqq",
-        r"no parameter fits 'qqq'; did you mean '0.weight' or '0.bias' or '2.weight'\?",
-    ),
+    "far off": ("qqq", "no parameter fits 'qqq'; the model has 0.weight, 0.bias, 2.weight, 2.bias"),
+    "a foreign module": (nn.Linear(1, 1), "Linear in params has parameters that are not of this"),
+    "an empty module": (nn.Tanh(), "the Tanh in params has no parameters"),
+    "a foreign tensor": (torch.zeros(3), r"tensor of shape \(3,\) in params is no parameter"),
     "glob": ("layer*.bias", "no parameter fits 'layer"),
     "regex": (re.compile("^conv"), "no parameter fits '\\^conv'"),
     "one of two": (["0.bias", "3"], "no parameter fits '3'"),
@@ -352,6 +435,13 @@ def test_selections_that_fit_nothing(device, name):
     params, sentence = NO_PARAMETERS[name]
     model, batch = example(device)
     with pytest.raises(ValueError, match=sentence):
+        hessian(model, SQUARES, batch, params=params)
+
+
+@pytest.mark.parametrize("params", [7, [7], [None]])
+def test_selections_of_another_kind(params):
+    model, batch = example("cpu")
+    with pytest.raises(TypeError, match="give names, shell patterns"):
         hessian(model, SQUARES, batch, params=params)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["MicroBatches", "map_tensors", "tensors_in"]
+__all__ = ["MicroBatches", "map_tensors", "tensors_in", "versions"]
 
 _DATASET_BATCH = 128
 
@@ -51,6 +51,8 @@ class MicroBatches:
         self._source = _as_source(data, micro_batch_size)
         self._resident: list[Any] | None = []
         self._prints: list[int] = []
+        self._versions: list[tuple[int, ...]] = []
+        self.count = 0
         with preserved_global_rng():
             self._read(memory_budget)
             if not self._prints:
@@ -59,15 +61,14 @@ class MicroBatches:
             if not isinstance(self._source, list | tuple):
                 for _ in self._checked_pass():
                     pass
-        self.count = sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[Any]:
         if self._resident is not None:
+            self._require_untouched(self._resident)
             yield from self._resident
             return
-        with preserved_global_rng():
-            for batch in self._checked_pass():
-                yield from self._micro_batches(batch)
+        for batch in _with_global_rng_preserved(self._checked_pass()):
+            yield from self._micro_batches(batch)
 
     def __len__(self) -> int:
         return self.count
@@ -77,10 +78,22 @@ class MicroBatches:
         for batch in self._source:
             self._prints.append(_fingerprint(batch))
             used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
+            parts = _split(batch, self.micro_batch_size)
+            self.count += len(parts)
             if self._resident is not None and used > memory_budget:
                 self._resident = None
             if self._resident is not None:
-                self._resident.extend(self._micro_batches(batch))
+                self._resident.extend(map_tensors(self._on_device, part) for part in parts)
+        if self._resident is not None:
+            self._versions = [versions(batch) for batch in self._resident]
+
+    def _require_untouched(self, batches: Sequence[Any]) -> None:
+        for index, (batch, before) in enumerate(zip(batches, self._versions, strict=True)):
+            if versions(batch) != before:
+                raise ValueError(
+                    f"micro-batch {index} was written to since the operator was made: leave the data "
+                    "as it is, pass a copy, or make the operator again"
+                )
 
     def _checked_pass(self) -> Iterator[Any]:
         count = 0
@@ -118,14 +131,12 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
     """Yield every tensor of a nested tuple, list or mapping."""
-    if torch.is_tensor(batch):
-        yield batch
-    elif isinstance(batch, tuple | list):
-        for part in batch:
-            yield from tensors_in(part)
-    elif _is_mapping(batch):
-        for key in batch.keys():  # noqa: SIM118 - a Hugging Face BatchEncoding iterates otherwise
-            yield from tensors_in(batch[key])
+    return (leaf for leaf in _leaves(batch) if torch.is_tensor(leaf))
+
+
+def versions(batch: Any) -> tuple[int, ...]:
+    """Return numbers that change whenever a tensor of the batch is written to."""
+    return tuple(t._version for t in tensors_in(batch) if not t.is_inference())
 
 
 @contextmanager
@@ -138,6 +149,17 @@ def preserved_global_rng(devices: Sequence[torch.device] = ()) -> Iterator[None]
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
             random.setstate(python_state)
+
+
+def _with_global_rng_preserved(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield from an iterator whose own draws leave no trace, without touching the consumer's."""
+    while True:
+        with preserved_global_rng():
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+        yield batch
 
 
 def _as_source(data: Any, micro_batch_size: int | None) -> Iterable[Any]:
@@ -188,14 +210,36 @@ def _split(batch: Any, size: int | None) -> Sequence[Any]:
 
 
 def _fingerprint(batch: Any) -> int:
-    """Return a checksum of everything in a batch."""
+    """Return a checksum of the tensors, arrays, strings and numbers in a batch."""
     code = 0
-    for tensor in tensors_in(batch):
-        code = zlib.crc32(f"{tuple(tensor.shape)}{tensor.dtype}".encode(), code)
-        data = tensor.detach().cpu().contiguous()
-        if data.numel():
-            code = zlib.crc32(data.reshape(-1).view(torch.uint8).numpy().tobytes(), code)
+    for leaf in _leaves(batch):
+        if torch.is_tensor(leaf):
+            kind, content = f"{tuple(leaf.shape)}{leaf.dtype}", _bytes(leaf)
+        elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
+            kind, content = f"{leaf.shape}{leaf.dtype}", leaf.tobytes()
+        elif isinstance(leaf, str | bytes | int | float | complex | np.generic | None):
+            kind, content = type(leaf).__name__, repr(leaf).encode()
+        else:  # It may be anything, such as an object made anew in every pass.
+            kind, content = type(leaf).__name__, b""
+        code = zlib.crc32(content, zlib.crc32(kind.encode(), code))
     return code
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    data = tensor.detach().cpu().contiguous().reshape(-1)
+    return data.view(torch.uint8).numpy().tobytes() if data.numel() else b""
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    """Yield everything that a nested tuple, list or mapping holds."""
+    if isinstance(batch, tuple | list):
+        for part in batch:
+            yield from _leaves(part)
+    elif not torch.is_tensor(batch) and _is_mapping(batch):
+        for key in batch.keys():  # noqa: SIM118 - a Hugging Face BatchEncoding iterates otherwise
+            yield from _leaves(batch[key])
+    else:
+        yield batch
 
 
 def _difference(index: int) -> str:

@@ -44,7 +44,6 @@ class GradientGraph:
     ) -> None:
         total, self.count = loss(model, batch)
         self.parameters = parameters
-        self.total = total.detach()
         gradients: Sequence[Tensor | None] = [None] * len(parameters)
         if total.requires_grad:
             gradients = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
@@ -103,7 +102,7 @@ class GraphCache:
     model : torch.nn.Module
         A change of its parameters, buffers or mode empties the cache.
     memory_budget : int
-        Most bytes to hold.
+        Most bytes of graphs to hold. Unless it is 0, a copy of the model's tensors is held, too.
     """
 
     def __init__(self, model: nn.Module, memory_budget: int) -> None:
@@ -111,7 +110,7 @@ class GraphCache:
         self.num_bytes = 0
         self._model = model
         self._graphs: dict[int, GradientGraph] = {}
-        self._state: Any = None
+        self._snapshot: _Snapshot | None = None
         self._full = False
 
     def __len__(self) -> int:
@@ -123,12 +122,10 @@ class GraphCache:
 
     def drop_stale(self) -> None:
         """Forget all graphs if the model has changed since they were built."""
-        tensors = [*self._model.parameters(), *self._model.buffers()]
-        versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
-        state = versions, _norm(tensors), [module.training for module in self._model.modules()]
-        if state != self._state:
-            self.clear()
-            self._state = state
+        if self._snapshot is not None and self._snapshot.fits(self._model):
+            return
+        self.clear()
+        self._snapshot = _Snapshot(self._model) if self.memory_budget > 0 else None
 
     def offer(self, index: int, graph: GradientGraph) -> bool:
         """Keep a graph if it fits; tell whether it is kept."""
@@ -148,6 +145,30 @@ class GraphCache:
         self._graphs.clear()
         self.num_bytes = 0
         self._full = False
+
+
+class _Snapshot:
+    """Values, places and modes of a model at one moment.
+
+    Values, because what is written through ``.data`` leaves no other trace; places and versions,
+    because autograd refuses a graph whose tensors were written to, whatever was written.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._places = _places(model)
+        self._modes = _modes(model)
+        self._values = [tensor.detach().clone() for tensor in _strided(model)]
+
+    def fits(self, model: nn.Module) -> bool:
+        """Tell whether the model is as it was, by one synchronisation."""
+        if self._places != _places(model) or self._modes != _modes(model):
+            return False
+        now = (tensor.detach() for tensor in _strided(model))
+        # A NaN differs from itself: such a model gets its graphs anew, and is right.
+        changed = [(a != b).any() for a, b in zip(now, self._values, strict=True)]
+        return not changed or not bool(
+            torch.stack([c.to(changed[0].device) for c in changed]).any()
+        )
 
 
 def free_memory(device: torch.device) -> int:
@@ -174,15 +195,24 @@ def free_memory(device: torch.device) -> int:
         return _UNKNOWN_MEMORY
 
 
-def _norm(tensors: Iterable[Tensor]) -> float:
-    """Return one number that changes with the values, also where they are written past autograd."""
-    floating = [t.detach() for t in tensors if t.is_floating_point() and t.numel()]
-    if not floating:
-        return 0.0
-    norms = [norm.to(floating[0].device, torch.float64) for norm in torch._foreach_norm(floating)]
-    # Weighted, so that two tensors that change places are seen.
-    weights = torch.arange(1, len(norms) + 1, dtype=torch.float64, device=norms[0].device)
-    return float(torch.stack(norms) @ weights)
+def _strided(model: nn.Module) -> Iterator[Tensor]:
+    tensors = chain(model.parameters(), model.buffers())
+    return (tensor for tensor in tensors if tensor.layout == torch.strided)
+
+
+def _places(model: nn.Module) -> list[tuple[Any, ...]]:
+    return [
+        (
+            tensor.data_ptr() if tensor.layout == torch.strided else id(tensor),
+            tensor._version,
+            tensor.shape,
+        )
+        for tensor in chain(model.parameters(), model.buffers())
+    ]
+
+
+def _modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
 
 
 def _require_second_derivatives(roots: Iterable[Tensor]) -> None:

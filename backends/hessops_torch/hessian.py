@@ -14,10 +14,11 @@ from hessops.algebra import Scaled
 from hessops.elementary import Identity
 from hessops.operator import LinearOperator
 from hessops.structure import SELF_ADJOINT
-from hessops_torch.batches import MicroBatches, tensors_in
+from hessops_torch.batches import MicroBatches, tensors_in, versions
 from hessops_torch.graphs import GradientGraph, GraphCache, free_memory
 from hessops_torch.losses import BatchLoss, Loss, as_batch_loss
-from hessops_torch.parameters import ParameterSelection, ParameterSpace, select_parameters
+from hessops_torch.parameters import ParameterSpace
+from hessops_torch.selection import ParameterSelection, Selection
 from hessops_torch.state import Mode, random_state, second_order, uses_batch_statistics
 
 __all__ = ["Hessian", "hessian"]
@@ -51,9 +52,10 @@ def hessian(
     data : DataLoader, Dataset, list of batches, or one batch as a tuple of tensors
         Batches are (input, target) for a criterion and whatever it understands for a function.
         Every pass has to give the same.
-    params : str, re.Pattern, iterable of these, or None
-        Parameters to differentiate by: names, modules, shell patterns or regular expressions. All
-        that require a gradient where not given.
+    params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+        Parameters to differentiate by: names, names of modules, shell patterns or regular
+        expressions, or the model's own modules and parameters. All that require a gradient where
+        not given.
     mode : {'eval', 'train'}, optional
         Mode of the model during products; as the model stands where not given. In train mode, batch
         norm makes a batch one function of all its samples.
@@ -94,7 +96,7 @@ def hessian(
     tensor([[1., 0.],
             [0., 1.]])
     """
-    chosen = select_parameters(model, params)
+    selection = Selection(model, params)
     if mode not in {None, "eval", "train"}:
         raise ValueError(f"mode={mode!r} is unknown; choose 'eval' or 'train'")
     if micro_batch_size is not None and micro_batch_size < 1:
@@ -110,11 +112,11 @@ def hessian(
             "batch norm in train mode makes a batch one function of all its samples, and a Dataset "
             "does not say what its batches are: pass a DataLoader, or use mode='eval'"
         )
-    device = next(iter(chosen.values())).device
+    device = next(iter(selection.current().values())).device
     free = free_memory(device)
     budget = free // 2 if memory_budget is None else memory_budget
     batches = MicroBatches(data, device, micro_batch_size, free // 4)
-    return Hessian(model, as_batch_loss(loss), batches, chosen, mode, weight_decay, budget)
+    return Hessian(model, as_batch_loss(loss), batches, selection, mode, weight_decay, budget)
 
 
 class Hessian(LinearOperator):
@@ -128,8 +130,8 @@ class Hessian(LinearOperator):
         The loss, as (sum, count).
     batches : MicroBatches
         The data.
-    parameters : dict of str to torch.nn.Parameter
-        To differentiate by.
+    selection : Selection
+        The parameters to differentiate by.
     mode : {'eval', 'train'} or None
         Mode of the model during products.
     weight_decay : float
@@ -145,18 +147,19 @@ class Hessian(LinearOperator):
         model: nn.Module,
         loss: BatchLoss,
         batches: MicroBatches,
-        parameters: dict[str, nn.Parameter],
+        selection: Selection,
         mode: Mode | None,
         weight_decay: float,
         memory_budget: int,
     ) -> None:
-        super().__init__(ParameterSpace(parameters), structure=SELF_ADJOINT)
+        self.parameters = selection.current()
+        super().__init__(ParameterSpace(self.parameters), structure=SELF_ADJOINT)
         self.model = model
         self.loss = loss
         self.batches = batches
-        self.parameters = parameters
         self.mode = mode
         self.weight_decay = weight_decay
+        self.selection = selection
         self.graphs = GraphCache(model, memory_budget)
         self._count: Tensor | None = None
         self._try_first_batch()
@@ -204,9 +207,7 @@ class Hessian(LinearOperator):
     def _ready(self) -> Any:
         if self.batches.micro_batch_size is not None:
             _require_separate_samples(self.model, self.mode)
-        # Looked up again: load_state_dict(..., assign=True) puts new ones in place.
-        current = dict(self.model.named_parameters())
-        self.parameters = {name: current[name] for name in self.parameters}
+        self.parameters = self.selection.current()
         self.graphs.drop_stale()
         return second_order(self.model, self.parameters.values(), self.mode)
 
@@ -220,12 +221,17 @@ class Hessian(LinearOperator):
         batch = next(iter(self.batches))
         device = self.domain.device
         with self._ready(), torch.no_grad():
-            before = random_state(device)
+            before, untouched = random_state(device), versions(batch)
             try:
                 first, _count = self.loss(self.model, batch)
             except (RuntimeError, IndexError) as error:
                 raise RuntimeError(_first_batch_message(batch, self.domain, error)) from error
             draws = not torch.equal(before, random_state(device))
+            if versions(batch) != untouched:
+                raise ValueError(
+                    "the model or the loss writes into its batch, so that the next product would "
+                    "see other data: let it work on a copy (x = x.clone())"
+                )
             second, _count = self.loss(self.model, batch)
         if not bool(torch.isfinite(first)):
             raise ValueError(f"the loss of the first batch is {float(first)}")

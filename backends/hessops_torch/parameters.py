@@ -2,67 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
-from typing import TypeAlias
+from collections.abc import Mapping
 
 import torch
 from array_api_compat import torch as torch_namespace
-from torch import Tensor, nn
+from torch import Tensor
 
 from hessops.arrays import DType
 from hessops.space import ArraySpace
 
-__all__ = ["ParameterSelection", "ParameterSpace", "select_parameters"]
-
-ParameterSelection: TypeAlias = str | re.Pattern[str] | Iterable[str | re.Pattern[str]] | None
-"""Names of parameters or modules, shell patterns, or compiled regular expressions."""
-
-
-def select_parameters(model: nn.Module, params: ParameterSelection) -> dict[str, nn.Parameter]:
-    """Return the parameters of a model that a selection names, in the model's order.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Tied parameters appear once.
-    params : str, re.Pattern, iterable of these, or None
-        Parameter names, module names (all parameters below), shell patterns such as
-        ``'layer1.*.weight'``, or compiled regular expressions (searched). None stands for every
-        parameter that requires a gradient.
-
-    Returns
-    -------
-    dict of str to torch.nn.Parameter
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        If a pattern fits nothing, or the parameters differ in dtype or device, or are not floating.
-    """
-    every = dict(model.named_parameters())
-    if params is None:
-        chosen = {name: p for name, p in every.items() if p.requires_grad}
-        if not chosen:
-            raise ValueError(
-                "the model has no parameter that requires a gradient; name some in params"
-            )
-    else:
-        patterns = [params] if isinstance(params, str | re.Pattern) else list(params)
-        for pattern in patterns:
-            _require_match(pattern, every)
-        chosen = {
-            name: p
-            for name, p in every.items()
-            if any(_fits(name, pattern) for pattern in patterns)
-        }
-        if not chosen:
-            raise ValueError("params names no parameter; leave it out to take all")
-    _require_uniform(chosen)
-    return chosen
+__all__ = ["ParameterSpace"]
 
 
 class ParameterSpace(ArraySpace):
@@ -193,30 +142,3 @@ class ParameterSpace(ArraySpace):
         return (
             f"ParameterSpace({self.dim}, {len(self.shapes)} tensors, {self.dtype}, {self.device})"
         )
-
-
-def _fits(name: str, pattern: str | re.Pattern[str]) -> bool:
-    if isinstance(pattern, re.Pattern):
-        return pattern.search(name) is not None
-    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")
-
-
-def _require_match(pattern: str | re.Pattern[str], every: Mapping[str, Tensor]) -> None:
-    if any(_fits(name, pattern) for name in every):
-        return
-    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-    near = difflib.get_close_matches(text, every, n=3, cutoff=0.4) or list(every)[:3]
-    raise ValueError(f"no parameter fits {text!r}; did you mean {' or '.join(map(repr, near))}?")
-
-
-def _require_uniform(parameters: Mapping[str, Tensor]) -> None:
-    first_name, first = next(iter(parameters.items()))
-    for name, parameter in parameters.items():
-        if not parameter.dtype.is_floating_point:
-            raise ValueError(f"parameter {name} is {parameter.dtype}, which has no derivative")
-        for what in ("dtype", "device"):
-            if getattr(parameter, what) != getattr(first, what):
-                raise ValueError(
-                    f"parameter {first_name} has {what} {getattr(first, what)} and {name} "
-                    f"{getattr(parameter, what)}: move the model to one, or select by params"
-                )

@@ -48,6 +48,7 @@ def second_order(
         stack.enter_context(_mode(model, mode))
         stack.enter_context(_gradients_for(model, chosen))
         stack.enter_context(_own_buffers(model))
+        stack.enter_context(_without_gradient_hooks(model, chosen))
         stack.enter_context(_differentiable_kernels(model))
         devices = [chosen[0].device] if chosen[0].device.type == "cuda" else []
         stack.enter_context(preserved_global_rng(devices))
@@ -118,6 +119,30 @@ def _own_buffers(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer in owners:
             module._buffers[name] = buffer
+
+
+@contextmanager
+def _without_gradient_hooks(model: nn.Module, chosen: list[nn.Parameter]) -> Iterator[None]:
+    """Take off what a training loop hangs on gradients, such as clipping: it is not the loss's."""
+    modules = [
+        (module, dict(module._backward_hooks), dict(module._backward_pre_hooks))
+        for module in model.modules()
+        if module._backward_hooks or module._backward_pre_hooks
+    ]
+    tensors = [(p, p._backward_hooks) for p in chosen if p._backward_hooks]
+    for module, _, _ in modules:
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+    for parameter, _ in tensors:
+        parameter._backward_hooks = None
+    try:
+        yield
+    finally:
+        for parameter, hooks in tensors:
+            parameter._backward_hooks = hooks
+        for module, hooks, pre_hooks in modules:
+            module._backward_hooks.update(hooks)
+            module._backward_pre_hooks.update(pre_hooks)
 
 
 @contextmanager
