@@ -3,8 +3,10 @@
 Three nouns: a `LinearOperator` multiplies blocks of vectors; a `Space` knows how those are stored and
 reduced; a result holds a value, its error, its cost and how it was found.
 
-Verbs: `power_iteration` and `eigsh` for eigenpairs, `trace` and `diagonal` by random probes,
+Verbs: `power_iteration` and `eigsh` for eigenpairs, `randomized_svd`, `randomized_eigh` and `nystrom`
+for low rank; `trace`, `diagonal`, `logdet` and other functions of the spectrum by random probes;
 `lanczos` for the tridiagonal matrix itself, `spectral_density` for all eigenvalues at once.
+`hessops.gallery` has operators whose spectra are known, `hessops.bounds` the theory as functions.
 
 Examples
 --------
@@ -17,10 +19,20 @@ Examples
 from hessops.algebra import Adjoint, Product, Scaled, Shifted, Sum
 from hessops.algorithms.diagonal import diagonal
 from hessops.algorithms.eigsh import eigsh
-from hessops.algorithms.hutchinson import trace
 from hessops.algorithms.lanczos import lanczos
+from hessops.algorithms.matrix_function import matrix_function
+from hessops.algorithms.nystrom import nystrom
 from hessops.algorithms.power import power_iteration
+from hessops.algorithms.randomized_eigh import randomized_eigh
+from hessops.algorithms.randomized_svd import randomized_svd
 from hessops.algorithms.slq import spectral_density
+from hessops.algorithms.trace import trace
+from hessops.algorithms.trace_function import (
+    estrada_index,
+    logdet,
+    trace_function,
+    trace_inverse,
+)
 from hessops.block_diagonal import BlockDiagonal
 from hessops.comm import Communicator, SerialComm
 from hessops.diagnostics import check_operator
@@ -67,10 +79,18 @@ __all__ = [
     "check_operator",
     "diagonal",
     "eigsh",
+    "estrada_index",
     "lanczos",
     "load",
+    "logdet",
+    "matrix_function",
+    "nystrom",
     "power_iteration",
+    "randomized_eigh",
+    "randomized_svd",
     "spectral_density",
     "to_scipy",
     "trace",
+    "trace_function",
+    "trace_inverse",
 ]

@@ -11,11 +11,11 @@ from hessops.compatibility import (
     common_precision,
     common_space,
     complexified,
-    finite_number,
     require_square,
 )
 from hessops.elementary import Identity
-from hessops.operator import LinearOperator
+from hessops.operator import Algebra, LinearOperator
+from hessops.scalars import as_number
 from hessops.structure import PROPAGATION, Structure
 
 __all__ = ["Adjoint", "Product", "Scaled", "Shifted", "Sum", "add"]
@@ -89,12 +89,13 @@ class Scaled(LinearOperator):
     """
 
     def __init__(self, operator: LinearOperator, factor: complex) -> None:
-        factor = finite_number(factor, "scale")
+        factor = as_number(factor, "scale")
         if isinstance(operator, Scaled):
             factor = operator.factor * factor
             operator = operator.operator
         self.operator: LinearOperator = operator
         self.factor: complex = factor
+        self.num_samples = operator.num_samples
         structure: Structure = PROPAGATION["scaled"](operator.structure, factor)
         domain, codomain = operator.domain, operator.codomain
         if isinstance(factor, complex):
@@ -181,6 +182,7 @@ class Adjoint(LinearOperator):
         self.operator = operator
         structure = PROPAGATION["adjoint"](operator.structure)
         super().__init__(operator.codomain, operator.domain, structure=structure)
+        self.num_samples = operator.num_samples
 
     def _apply(self, X: Array) -> Array:
         return self.operator.apply_adjoint(X)
@@ -221,7 +223,7 @@ class Shifted(LinearOperator):
     def __init__(self, operator: LinearOperator, shift: complex) -> None:
         require_square(operator, "shift")
         self.operator = operator
-        self.shift = shift = finite_number(shift, "shift")
+        self.shift = shift = as_number(shift, "shift")
         structure: Structure = PROPAGATION["shifted"](operator.structure, shift)
         space = operator.domain
         if isinstance(shift, complex):
@@ -261,3 +263,8 @@ def _palindrome(operators: Sequence[LinearOperator]) -> Structure:
     middle = operators[half].structure if odd else Structure(positive_semidefinite=True)
     congruent: Structure = PROPAGATION["congruence"](middle)
     return congruent
+
+
+LinearOperator.algebra = Algebra(
+    add=add, scale=Scaled, multiply=lambda left, right: Product([left, right]), adjoint=Adjoint
+)

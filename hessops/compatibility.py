@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 
-import numpy as np
-
 from hessops.arrays import Array, dtype_name, eps, is_complex
 from hessops.operator import LinearOperator
 from hessops.space import Space
@@ -17,7 +15,6 @@ __all__ = [
     "common_precision",
     "common_space",
     "complexified",
-    "finite_number",
     "require_square",
 ]
 
@@ -49,14 +46,6 @@ def complexified(space: Space) -> Space:
         return space
     wide = space.xp.complex64 if space.dtype == space.xp.float32 else space.xp.complex128
     return space.with_dtype(wide)
-
-
-def finite_number(scalar: complex, action: str) -> complex:
-    """Return a Python number, which does not raise single precision to double as NumPy's do."""
-    number = complex(scalar) if np.iscomplexobj(scalar) else float(scalar.real)
-    if not np.isfinite(number):
-        raise ValueError(f"cannot {action} an operator by {scalar}")
-    return number
 
 
 def require_square(operator: LinearOperator, action: str) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr
 
 from hessops.arrays import HostArray
+from hessops.plot import plot_density
 from hessops.result import Estimate, Interval, Result
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["SpectralDensity"]
 
 _GRID_POINTS = 1024
+_DRAWN_POINTS = 4096
+_LOWEST_SHARE_OF_ONE_EIGENVALUE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,35 +141,36 @@ class SpectralDensity(Result):
 
         return self._over_probes(of_probe)
 
-    def quantile(self, q: float) -> Estimate:
+    def quantile(self, q: float | HostArray) -> Estimate:
         """Return the eigenvalue below which a share `q` of all lie.
 
         Parameters
         ----------
-        q : float
+        q : float or numpy.ndarray
             Between 0 and 1.
 
         Returns
         -------
         Estimate
-            The quantile of the mean over probes. Its standard error is that of the cdf, seen through
-            the cdf.
+            The quantile of the mean over probes, of the shape of `q`. Its standard error is that of
+            the cdf, seen through the cdf.
 
         Raises
         ------
         ValueError
-            If `q` is not between 0 and 1.
+            If an entry of `q` is not between 0 and 1.
         """
-        if not 0 <= q <= 1:
-            raise ValueError(f"q={q} must lie between 0 and 1")
-        value = _quantile(self.nodes, self.weights, q)
+        shares = np.asarray(q, dtype=np.float64)
+        inside = (shares >= 0) & (shares <= 1)
+        if not np.all(inside):
+            raise ValueError(f"q={shares[~inside].flat[0]} must lie between 0 and 1")
+        values = _quantile(self.nodes, self.weights, shares)
         # The error of the cdf, seen through the cdf: where that is flat, a quantile is uncertain.
-        error = float(self.cdf(value).standard_error)
-        if math.isnan(error):
-            return Estimate(value=value, standard_error=math.nan, freedom=0)
-        low = _quantile(self.nodes, self.weights, max(q - error, 0.0))
-        high = _quantile(self.nodes, self.weights, min(q + error, 1.0))
-        return Estimate(value=value, standard_error=(high - low) / 2, freedom=len(self.nodes) - 1)
+        of_cdf = np.asarray(self.cdf(values).standard_error)
+        low = _quantile(self.nodes, self.weights, np.maximum(shares - of_cdf, 0.0))
+        high = _quantile(self.nodes, self.weights, np.minimum(shares + of_cdf, 1.0))
+        error = np.where(np.isnan(of_cdf), math.nan, (high - low) / 2)
+        return _estimate(values, error, len(self.nodes) - 1)
 
     def cdf_bracket(self, x: float) -> Interval:
         """Return bounds on what finer quadrature of the same probes could make of ``cdf(x)``.
@@ -285,9 +289,10 @@ class SpectralDensity(Result):
         ImportError
             If matplotlib is missing.
         """
-        from hessops.plot import plot_density
-
-        return plot_density(self, ax, width=width)
+        grid = self.grid(_DRAWN_POINTS)
+        # Below a fraction of one eigenvalue spread over the picture there is nothing to see.
+        lowest = _LOWEST_SHARE_OF_ONE_EIGENVALUE / (self.dim * (grid[-1] - grid[0]))
+        return plot_density(grid, self.density(grid, width), lowest, ax)
 
     def __str__(self) -> str:
         low, high = self.support
@@ -314,11 +319,14 @@ class SpectralDensity(Result):
         error = np.full_like(mean, math.nan)
         if len(samples) > 1:
             error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
-        if mean.ndim == 0:
-            return Estimate(
-                value=float(mean), standard_error=float(error), freedom=len(samples) - 1
-            )
-        return Estimate(value=mean, standard_error=error, freedom=len(samples) - 1)
+        return _estimate(mean, error, len(samples) - 1)
+
+
+def _estimate(value: HostArray, error: HostArray, freedom: int) -> Estimate:
+    """Return floats for a single number and arrays for many."""
+    if value.ndim == 0:
+        return Estimate(value=float(value), standard_error=float(error), freedom=freedom)
+    return Estimate(value=value, standard_error=error, freedom=freedom)
 
 
 def _step(distance: HostArray, rounding: float) -> HostArray:
@@ -333,10 +341,10 @@ def _staircases(
     return float(weights[: max(count - 1, 0)].sum()), float(weights[: count + 1].sum())
 
 
-def _quantile(nodes: Any, weights: Any, q: float) -> float:
+def _quantile(nodes: HostArray, weights: HostArray, shares: HostArray) -> HostArray:
     order = np.argsort(nodes, axis=None)
     sorted_nodes, sorted_weights = nodes.ravel()[order], weights.ravel()[order]
     used = sorted_weights > 0
     cumulative = np.cumsum(sorted_weights[used]) / np.sum(sorted_weights)
-    index = min(int(np.searchsorted(cumulative, q * (1 - 1e-12))), int(used.sum()) - 1)
-    return float(sorted_nodes[used][index])
+    indices = np.searchsorted(cumulative, shares * (1 - 1e-12))
+    return np.asarray(sorted_nodes[used][np.minimum(indices, np.sum(used) - 1)])

@@ -8,13 +8,11 @@ import numpy as np
 
 from hessops.arrays import Array, HostArray
 from hessops.result import Result
+from hessops.rounding import ROUNDINGS
 
 __all__ = ["EigenResult", "error_bounds"]
 
 _RESOLVED = 1e-4
-
-# What products and recurrences add, in units of machine epsilon.
-_ROUNDING = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,5 +87,5 @@ def error_bounds(
         if residual <= resolved and np.isfinite(gap) and converged and gap > residual:
             # Half of it, as another eigenvalue may lie nearer than the Ritz value shows.
             bounds[index] = min(residual, 2 * residual**2 / gap)
-    rounding = _ROUNDING * precision * float(np.max(np.abs(everything)))
+    rounding = ROUNDINGS * precision * float(np.max(np.abs(everything)))
     return np.asarray(np.maximum(bounds, rounding))

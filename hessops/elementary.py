@@ -56,6 +56,8 @@ class Identity(LinearOperator):
     True
     """
 
+    num_samples = 0.0
+
     def __init__(self, space: Space | int) -> None:
         domain = ArraySpace(space) if isinstance(space, int) else space
         super().__init__(domain, structure=POSITIVE_SEMIDEFINITE)
@@ -278,6 +280,7 @@ class DeclaredOperator(LinearOperator):
     def __init__(self, operator: LinearOperator, structure: Structure) -> None:
         super().__init__(operator.domain, operator.codomain, structure=structure)
         self.operator = operator
+        self.num_samples = operator.num_samples
 
     def _apply(self, X: Array) -> Array:
         return self.operator.apply(X)

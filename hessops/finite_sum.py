@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hessops.algebra import Scaled
 from hessops.arrays import Array
-from hessops.compatibility import add_up, common_space, finite_number
+from hessops.compatibility import add_up, common_space
 from hessops.operator import LinearOperator
+from hessops.scalars import as_number
 from hessops.structure import PROPAGATION
 
 __all__ = ["FiniteSum"]
@@ -22,7 +24,8 @@ class FiniteSum(LinearOperator):
     Parameters
     ----------
     operators : sequence of LinearOperator
-        The A_b, of one shape.
+        The A_b, of one shape. Where they stand for different amounts of data, give each its
+        `num_samples`, by which `TraceResult.term_scatter` weighs them.
     weights : sequence of float, optional
         The w_b; 1 where not given.
 
@@ -46,9 +49,7 @@ class FiniteSum(LinearOperator):
     ) -> None:
         self.operators = tuple(operators)
         given = (1.0,) * len(operators) if weights is None else weights
-        self.weights = tuple(map(float, given))
-        for weight in self.weights:
-            finite_number(weight, "weigh")
+        self.weights = tuple(_real(weight) for weight in given)
         if len(self.weights) != len(self.operators):
             raise ValueError(f"{len(self.operators)} terms but {len(self.weights)} weights")
         domain = common_space([operator.domain for operator in operators], "finite sum")
@@ -71,3 +72,10 @@ class FiniteSum(LinearOperator):
 
     def _describe(self) -> str:
         return f"{len(self.operators)} terms"
+
+
+def _real(weight: Any) -> float:
+    number = as_number(weight, "weigh")
+    if isinstance(number, complex):
+        raise TypeError(f"a weight must be real, got {number}: multiply the operator by it instead")
+    return number

@@ -7,17 +7,17 @@ once and then calls `_apply`, which may rely on them. A single vector is the blo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, overload
-
-import numpy as np
+from typing import Any, ClassVar, overload
 
 from hessops.arrays import Array, DType, as_real_pair, dtype_name, is_array, is_complex, namespace
+from hessops.scalars import as_number, is_scalar
 from hessops.space import Space
 from hessops.structure import GENERAL, Structure
 
-__all__ = ["LinearOperator"]
+__all__ = ["Algebra", "LinearOperator"]
 
 
 class LinearOperator(ABC):
@@ -53,6 +53,12 @@ class LinearOperator(ABC):
 
     # NumPy scalars and arrays on the left leave the operation to us.
     __array_ufunc__ = None
+
+    num_samples: float = 1.0
+    """Samples of data behind an operator that is a term of a sum; 0 for one that needs no data."""
+
+    algebra: ClassVar[Algebra]
+    """What ``+ * @ .H`` build; `hessops.algebra`, which knows the nodes, sets it."""
 
     def __init__(
         self, domain: Space, codomain: Space | None = None, *, structure: Structure = GENERAL
@@ -138,7 +144,8 @@ class LinearOperator(ABC):
         """Yield operators that sum to this one.
 
         A finite sum yields its parts and everything else itself. What is linear in the operator
-        (trace, diagonal) can then use a fresh probe for every part.
+        (trace, diagonal) can then use a fresh probe for every part. Terms that stand for different
+        amounts of data say so by their `num_samples`.
         """
         yield self
 
@@ -173,14 +180,12 @@ class LinearOperator(ABC):
     @property
     def H(self) -> LinearOperator:  # noqa: N802 - the field's name
         """Return the adjoint, the conjugate transpose."""
-        from hessops.algebra import Adjoint
-
-        return self if self.structure.self_adjoint else Adjoint(self)
+        return self if self.structure.self_adjoint else self.algebra.adjoint(self)
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
-        from hessops.algebra import add
-
-        return add(self, other) if isinstance(other, LinearOperator) else NotImplemented
+        if not isinstance(other, LinearOperator):
+            return NotImplemented
+        return self.algebra.add(self, other)
 
     def __sub__(self, other: LinearOperator) -> LinearOperator:
         return self + (-1) * other if isinstance(other, LinearOperator) else NotImplemented
@@ -188,27 +193,29 @@ class LinearOperator(ABC):
     def __neg__(self) -> LinearOperator:
         return (-1) * self
 
-    def __mul__(self, factor: complex) -> LinearOperator:
-        from hessops.algebra import Scaled
-
-        if not np.isscalar(factor) or isinstance(factor, str | bytes):
+    def __mul__(self, factor: Any) -> LinearOperator:
+        # An array is refused in words by `as_number`; what else there is may know `*` itself.
+        if not (is_scalar(factor) or is_array(factor)):
             return NotImplemented
-        return Scaled(self, complex(factor) if np.iscomplexobj(factor) else float(factor))  # type: ignore[arg-type]
+        return self.algebra.scale(self, as_number(factor, "scale"))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: complex) -> LinearOperator:
-        return self * (1 / divisor) if np.isscalar(divisor) else NotImplemented
+    def __truediv__(self, divisor: Any) -> LinearOperator:
+        if not (is_scalar(divisor) or is_array(divisor)):
+            return NotImplemented
+        number = as_number(divisor, "divide")
+        if number == 0:
+            raise ZeroDivisionError("cannot divide an operator by zero")
+        return self.algebra.scale(self, 1 / number)
 
     @overload
     def __matmul__(self, other: LinearOperator) -> LinearOperator: ...
     @overload
     def __matmul__(self, other: Array) -> Array: ...
     def __matmul__(self, other: Any) -> Any:
-        from hessops.algebra import Product
-
         if isinstance(other, LinearOperator):
-            return Product([self, other])
+            return self.algebra.multiply(self, other)
         return self.apply(other)
 
     def _checked(self, X: Array, product: Any, source: Space, target: Space) -> Array:
@@ -245,3 +252,27 @@ class LinearOperator(ABC):
         detail = self._describe()
         parts = [f"{rows}x{columns}", dtype_name(self.dtype), str(self.structure), detail]
         return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
+
+
+@dataclass(frozen=True)
+class Algebra:
+    """The nodes that operators of operators are made of, handed upwards.
+
+    They are subclasses of `LinearOperator`, so this file cannot import them.
+
+    Parameters
+    ----------
+    add : callable
+        Makes A + B of A and B.
+    scale : callable
+        Makes c A of A and a Python number c.
+    multiply : callable
+        Makes A B of A and B.
+    adjoint : callable
+        Makes A^H of an A that is not self-adjoint.
+    """
+
+    add: Callable[[LinearOperator, LinearOperator], LinearOperator]
+    scale: Callable[[LinearOperator, complex], LinearOperator]
+    multiply: Callable[[LinearOperator, LinearOperator], LinearOperator]
+    adjoint: Callable[[LinearOperator], LinearOperator]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 
@@ -42,6 +43,7 @@ class Projected(LinearOperator):
         _require_orthonormal(space, self.basis)
         structure = PROPAGATION["projected"](operator.structure)
         super().__init__(space, structure=structure)
+        self.num_samples = operator.num_samples
 
     def _apply(self, X: Array) -> Array:
         return self._project(self.operator.apply(self._project(X)))
@@ -55,7 +57,15 @@ class Projected(LinearOperator):
     def terms(self) -> Iterator[LinearOperator]:
         """Yield every term, projected."""
         for term in self.operator.terms():
-            yield self if term is self.operator else Projected(term, self.basis)
+            yield self if term is self.operator else self._around(term)
+
+    def _around(self, term: LinearOperator) -> Projected:
+        """Return a term projected likewise; that the basis is orthonormal has been checked."""
+        part = copy(self)
+        part.operator = term
+        part.structure = PROPAGATION["projected"](term.structure)
+        part.num_samples = term.num_samples
+        return part
 
     def _describe(self) -> str:
         return f"{type(self.operator).__name__} without {self.basis.shape[1]} directions"

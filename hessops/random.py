@@ -34,6 +34,9 @@ class Purpose(IntEnum):
     RESTART = 4
     CHECK_DOMAIN = 5
     CHECK_CODOMAIN = 6
+    FUNCTION = 9
+    RANGE = 7
+    SKETCH = 8
 
 
 _WORDS_PER_BLOCK = 4

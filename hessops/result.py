@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, ClassVar, NamedTuple, Self
 from zipfile import BadZipFile
 
@@ -125,16 +126,15 @@ class Result:
         Parameters
         ----------
         path : str or Path
-            Where to; ``.npz`` is appended where it is missing.
+            Where to; ``.npz`` is appended where it is missing. A file of that name is replaced, as
+            `numpy.savez` does, but not before the new one is complete.
 
         Returns
         -------
         Path
             The file written.
         """
-        target = Path(path)
-        if target.suffix != ".npz":
-            target = target.with_name(target.name + ".npz")
+        target = _with_suffix(path)
         arrays: dict[str, HostArray] = {}
         document = {
             "format": _FORMAT,
@@ -143,7 +143,7 @@ class Result:
                 f.name: _encode(getattr(self, f.name), f.name, arrays) for f in fields(self)
             },
         }
-        np.savez(target, document=np.array(json.dumps(document)), **arrays)  # type: ignore[arg-type]
+        _write(target, {"document": np.array(json.dumps(document)), **arrays})
         return target
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def load(path: str | Path) -> Any:
     Parameters
     ----------
     path : str or Path
-        The ``.npz`` file.
+        What was given to `Result.save`, with or without ``.npz``.
 
     Returns
     -------
@@ -181,17 +181,22 @@ def load(path: str | Path) -> Any:
     ------
     ValueError
         If the file is no result of hessops, or of a later version.
+    FileNotFoundError
+        If there is no such file.
 
     Examples
     --------
     >>> import numpy as np, tempfile, hessops
     >>> result = hessops.trace(np.eye(4), num_probes=2, rng=0)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     hessops.load(result.save(folder + "/trace")).value
+    ...     path = result.save(folder + "/trace")
+    ...     hessops.load(folder + "/trace").value
     4.0
     """
+    # A file that was renamed is found under the name it has.
+    source = Path(path) if Path(path).is_file() else _with_suffix(path)
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with source.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         document = json.loads(str(arrays.pop("document")))
         version, name = document["format"], document["kind"]
@@ -204,6 +209,23 @@ def load(path: str | Path) -> Any:
         raise ValueError(f"{path} holds a {name!r}: import the package that defines it first")
     kind = Result.kinds[name]
     return kind(**{name: _decode(value, arrays) for name, value in document["fields"].items()})
+
+
+def _with_suffix(path: str | Path) -> Path:
+    target = Path(path)
+    return target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
+
+
+def _write(target: Path, arrays: dict[str, HostArray]) -> None:
+    """Write an archive beside its place and then move it there: all of it, or nothing."""
+    # A name of its own: ranks may save the same result at the same time.
+    partial = target.with_name(f"{target.name}.{token_hex(4)}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:

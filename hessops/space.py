@@ -7,7 +7,7 @@ that are split over many machines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Protocol
@@ -32,12 +32,16 @@ from hessops.random import ProbeKind, Stream, draw
 
 __all__ = ["ArraySpace", "Space"]
 
+# Entries that are widened at once, 2 MiB in double precision, which stay in a cache; but no more
+# chunks than these, as a device has to start each of them.
+_CHUNK, _MOST_CHUNKS = 2**18, 32
+
 
 class Space(Protocol):
     """A vector space of dimension `dim` of which this process holds `local_dim` rows.
 
-    A block of k vectors is an array of shape (local_dim, k). Everything that `gram`,
-    `column_inner` and `section_inner` return is the same on every rank.
+    A block of k vectors is an array of shape (local_dim, k). Everything that `gram`, `joint_gram`,
+    `column_inner`, `column_inners` and `section_inner` return is the same on every rank.
     """
 
     @property
@@ -80,8 +84,14 @@ class Space(Protocol):
     def gram(self, X: Array, Y: Array) -> Array:
         """Return X^H Y, shape (..., k, l), by one reduction; leading axes are batches."""
 
+    def joint_gram(self, parts: Sequence[Array], Y: Array) -> Array:
+        """Return [X_1 X_2 ...]^H Y of parts stored apart, by one reduction; batched like `gram`."""
+
     def column_inner(self, X: Array, Y: Array) -> Array:
         """Return the k inner products of corresponding columns by one reduction."""
+
+    def column_inners(self, *pairs: tuple[Array, Array]) -> Array:
+        """Return `column_inner` of every pair of blocks, shape (len(pairs), k), by one reduction."""
 
     def column_norms_squared(self, X: Array) -> Array:
         """Return the k squared norms of the columns, real, by one reduction."""
@@ -220,17 +230,28 @@ class ArraySpace:
 
     def gram(self, X: Array, Y: Array) -> Array:
         """Return X^H Y, shape (..., k, l)."""
-        return self.comm.all_reduce(adjoint(X) @ Y)
+        return self.joint_gram([X], Y)
+
+    def joint_gram(self, parts: Sequence[Array], Y: Array) -> Array:
+        """Return [X_1 X_2 ...]^H Y of parts stored apart, shape (..., k_1 + k_2 + ..., l)."""
+        products = [adjoint(X) @ Y for X in parts]
+        joined = products[0] if len(products) == 1 else self.xp.concat(products, axis=-2)
+        return self.comm.all_reduce(joined)
 
     def column_inner(self, X: Array, Y: Array) -> Array:
-        """Return the (k,) inner products of corresponding columns, summed in double precision."""
-        return self.comm.all_reduce(self._row_sum(self._entrywise(X, Y)))
+        """Return the (k,) inner products of corresponding columns, in double precision."""
+        return self.comm.all_reduce(self._local_inner(X, Y))
+
+    def column_inners(self, *pairs: tuple[Array, Array]) -> Array:
+        """Return `column_inner` of every pair of blocks, shape (len(pairs), k)."""
+        stacked: Array = self.xp.stack([self._local_inner(X, Y) for X, Y in pairs])
+        return self.comm.all_reduce(stacked)
 
     def section_inner(self, X: Array, Y: Array) -> Array:
         """Return the inner products within each section, shape (max(num_sections, 1), k)."""
-        products = self._entrywise(X, Y)
         ranges = self.sections.values() if self.sections else [(0, self.dim)]
-        sums = [self._row_sum(products[self._local(*rows), ...]) for rows in ranges]
+        parts = [self._local(start, stop) for start, stop in ranges]
+        sums = [self._local_inner(X[rows, ...], Y[rows, ...]) for rows in parts]
         stacked: Array = self.xp.stack(sums)
         return self.comm.all_reduce(stacked)
 
@@ -304,14 +325,27 @@ class ArraySpace:
         if ranges and not (adjoin and ends[-1] == self.dim):
             raise ValueError(f"the sections must cover the rows 0 to {self.dim} once")
 
-    def _entrywise(self, X: Array, Y: Array) -> Array:
-        products: Array = (self.xp.conj(X) if is_complex(self.xp, X.dtype) else X) * Y
-        return products
+    def _local_inner(self, X: Array, Y: Array) -> Array:
+        """Return the inner products of this rank's rows, multiplied and summed in double precision.
 
-    def _row_sum(self, products: Array) -> Array:
-        # In double precision: 10^8 float32 terms would leave four digits.
-        wide = self.xp.complex128 if is_complex(self.xp, products.dtype) else self.xp.float64
-        total: Array = self.xp.sum(products, axis=0, dtype=wide)
+        In single precision 10^8 terms would leave four digits, and products of 10^20 overflow.
+        """
+        xp = self.xp
+        complex_valued = is_complex(xp, xp.result_type(X.dtype, Y.dtype))
+        wide = xp.complex128 if complex_valued else xp.float64
+        # Chunk by chunk, so that no block is copied whole; an empty one still has a sum.
+        count = X.shape[0]
+        step = max(1, _CHUNK // max(1, X.shape[1]), -(-count // _MOST_CHUNKS))
+        chunks = [slice(first, min(first + step, count)) for first in range(0, max(1, count), step)]
+        total, *others = (self._chunk_inner(X[rows, ...], Y[rows, ...], wide) for rows in chunks)
+        for other in others:
+            total = total + other
+        return total
+
+    def _chunk_inner(self, X: Array, Y: Array, wide: DType) -> Array:
+        left = self.xp.astype(X, wide, copy=False)
+        left = self.xp.conj(left) if is_complex(self.xp, wide) else left
+        total: Array = self.xp.sum(left * Y, axis=0)
         return total
 
     def _local(self, start: int, stop: int) -> slice:

@@ -10,12 +10,15 @@ from scipy.special import stdtrit
 
 from hessops.arrays import HostArray
 
-__all__ = ["MeanVariance", "probes_needed", "t_quantile", "welch_satterthwaite"]
+__all__ = ["MeanVariance", "length", "probes_needed", "t_quantile", "welch_satterthwaite"]
 
 
 @dataclass(frozen=True)
 class MeanVariance:
-    """Means and sums of squared deviations of many quantities over the same probes.
+    """Means and spreads of many quantities over the same probes.
+
+    Spreads are kept as lengths and not as squares, which would leave the range of double precision
+    where the quantities are as large as 1e155 or as small as 1e-160.
 
     Parameters
     ----------
@@ -23,46 +26,68 @@ class MeanVariance:
         Probes seen.
     mean : numpy.ndarray
         Mean of each quantity.
-    squares : numpy.ndarray
-        Sum of squared deviations from the mean.
+    spread : numpy.ndarray
+        Root of the sum of squared deviations from the mean.
     """
 
     count: int
     mean: HostArray
-    squares: HostArray
+    spread: HostArray
 
     @classmethod
     def of(cls, samples: HostArray) -> MeanVariance:
         """Return the moments of samples along the last axis."""
         mean = samples.mean(axis=-1)
-        return cls(samples.shape[-1], mean, ((samples - mean[..., None]) ** 2).sum(axis=-1))
+        return cls(samples.shape[-1], mean, length(samples - mean[..., None], axis=-1))
 
     def merged(self, other: MeanVariance) -> MeanVariance:
         """Return the moments of both sets of samples (Chan, Golub & LeVeque 1983)."""
         count = self.count + other.count
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
-        squares = self.squares + other.squares + delta**2 * (self.count * other.count / count)
-        return MeanVariance(count, mean, squares)
+        between = np.abs(delta) * math.sqrt(self.count * other.count / count)
+        return MeanVariance(count, mean, np.hypot(np.hypot(self.spread, other.spread), between))
 
     @property
-    def variance(self) -> HostArray:
-        """Return the sample variance, NaN where one probe leaves it unknown."""
+    def deviation(self) -> HostArray:
+        """Return the sample standard deviation, NaN where one probe leaves it unknown."""
         if self.count < 2:
-            return np.full_like(self.squares, math.nan)
-        return self.squares / (self.count - 1)
+            return np.full_like(self.spread, math.nan)
+        return self.spread / math.sqrt(self.count - 1)
 
 
-def welch_satterthwaite(variances: HostArray, freedom: int) -> HostArray:
-    """Return the degrees of freedom of a sum of estimated variances.
+def length(entries: HostArray, axis: int = 0) -> HostArray:
+    """Return the root of the sum of squares, without overflow or underflow of the squares.
+
+    Parameters
+    ----------
+    entries : numpy.ndarray
+        Real.
+    axis : int
+        To sum along.
+
+    Returns
+    -------
+    numpy.ndarray
+        The 2-norm along the axis.
+    """
+    # NaN is left out here, but not of the entries.
+    scale = np.fmax.reduce(np.abs(entries), axis=axis, keepdims=True)
+    scale = np.where(scale > 0, scale, 1.0)
+    roots = np.sqrt(np.sum((entries / scale) ** 2, axis=axis))
+    return np.asarray(roots * np.squeeze(scale, axis=axis))
+
+
+def welch_satterthwaite(deviations: HostArray, freedom: int) -> HostArray:
+    """Return the degrees of freedom of the estimated standard deviation of a sum.
 
     With few degrees per part the textbook formula counts far too few; this is Welch's (1947)
     form, which is nearly unbiased.
 
     Parameters
     ----------
-    variances : numpy.ndarray, shape (num_terms, ...)
-        Estimated variances of independent parts.
+    deviations : numpy.ndarray, shape (num_terms, ...)
+        Estimated standard deviations of independent parts.
     freedom : int
         Degrees of freedom of each.
 
@@ -71,11 +96,13 @@ def welch_satterthwaite(variances: HostArray, freedom: int) -> HostArray:
     numpy.ndarray
         At least `freedom` and at most ``num_terms * freedom``.
     """
-    total = variances.sum(axis=0)
-    fourth = (variances**2).sum(axis=0)
-    ratio = np.divide(total**2, fourth, out=np.ones_like(total), where=fourth > 0)
+    # Only their ratios count, and fourth powers of the numbers themselves would overflow at 1e80.
+    largest = np.max(deviations, axis=0)
+    shares = (deviations / np.where(largest > 0, largest, 1.0)) ** 2
+    total, squares = shares.sum(axis=0), (shares**2).sum(axis=0)
+    ratio = np.divide(total**2, squares, out=np.ones_like(total), where=squares > 0)
     freedom_of_sum: HostArray = np.clip(
-        ratio * (freedom + 2) - 2, freedom, len(variances) * freedom
+        ratio * (freedom + 2) - 2, freedom, len(deviations) * freedom
     )
     return freedom_of_sum
 
@@ -131,4 +158,6 @@ def probes_needed(deviation: float, half_width: float, quantile: float) -> float
         return 1.0
     if half_width == 0:
         return math.inf
-    return float(np.ceil((quantile * deviation / half_width) ** 2))
+    # The ratio first: the squares of the two may leave the range of double precision.
+    ratio = quantile * (deviation / half_width)
+    return float(math.ceil(ratio**2)) if ratio < 1e150 else math.inf

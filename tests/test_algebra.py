@@ -2,7 +2,9 @@
 
 import functools
 import math
+from fractions import Fraction
 
+import array_api_strict as strict
 import numpy as np
 import pytest
 from doubles import ShardedMatrix, run_on_ranks
@@ -26,6 +28,7 @@ from strategies import (
     space_at,
 )
 
+import hessops.projected as projected_module
 from hessops import (
     Adjoint,
     ArraySpace,
@@ -131,8 +134,12 @@ def test_a_tree_of_any_nodes_multiplies_as_its_matrix(data):
         np.complex64(2j),
         np.complex128(2j),
         2j,
+        Fraction(2),
+        np.array(2.0),
+        np.array(2, dtype="int32"),
+        np.array(2j, dtype="complex64"),
     ],
-    ids=lambda scalar: f"{type(scalar).__name__}",
+    ids=lambda scalar: f"{type(scalar).__name__}-{getattr(scalar, 'dtype', '')}",
 )
 def test_scalars_of_any_kind_scale_from_both_sides_in_the_operators_precision(
     library, dtype, scalar
@@ -140,8 +147,9 @@ def test_scalars_of_any_kind_scale_from_both_sides_in_the_operators_precision(
     place = Place(library, dtype)
     A = normal(3, (3, 3), dtype)
     operator = aslinearoperator(place.put(A))
-    expected = np.asarray(scalar) * A.astype(np.complex128)
-    single = "complex64" if np.iscomplexobj(expected.real * scalar) or dtype in COMPLEX else dtype
+    number = complex(scalar)
+    expected = number * A.astype(np.complex128)
+    single = "complex64" if number.imag or dtype in COMPLEX else dtype
     array = Place(library, single).put(np.eye(3))
     for node in (scalar * operator, operator * scalar, Scaled(operator, scalar)):
         assert isinstance(node, Scaled)
@@ -149,10 +157,30 @@ def test_scalars_of_any_kind_scale_from_both_sides_in_the_operators_precision(
         assert dtype_name(product.dtype) == single
         assert_close(product, expected, 2 * norm(A))
     by_quotient = (operator / scalar) @ array
-    assert_close(by_quotient, A / complex(scalar), norm(A))
+    assert_close(by_quotient, A / number, norm(A))
     shifted = Shifted(operator, scalar)
-    assert_close(shifted @ array, A - scalar * np.eye(3), norm(A) + 4)
+    assert_close(shifted @ array, A - number * np.eye(3), norm(A) + 4)
     assert dtype_name((shifted @ array).dtype) == single
+
+
+@pytest.mark.parametrize(("scalar", "number"), [(2.0, 2.0), (2, 2.0), (2j, 2j)])
+def test_strict_scalars_scale_from_the_right(scalar, number):
+    """From the left they refuse themselves, as the standard lets them."""
+    operator = aslinearoperator(np.diag([1.0, 3.0]))
+    assert_close((operator * strict.asarray(scalar)).to_dense(), number * np.diag([1.0, 3.0]), 8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64"])
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_tensors_without_dimension_scale_from_both_sides(library, dtype):
+    torch = pytest.importorskip("torch")
+    place = Place(library, "float32")
+    operator = aslinearoperator(place.put(np.diag([1.0, 3.0])))
+    scalar = torch.tensor(2, dtype=getattr(torch, dtype))
+    single = "complex64" if dtype == "complex64" else "float32"
+    for node in (scalar * operator, operator * scalar, operator / (1 / scalar)):
+        assert dtype_name(node.dtype) == single
+        assert_close(node.to_dense(), np.diag([2.0, 6.0]), 8)
 
 
 @given(places(), sizes(4), st.data())
@@ -279,6 +307,32 @@ def test_terms_reach_through_scaling_projection_adjoint_and_shift():
     assert len(list(A.H.terms())) == 4
     assert len(list((A - 2 * Identity(3)).terms())) == 5
     assert len(list((A + A).terms())) == 8
+
+
+def test_the_terms_of_a_projected_sum_need_no_check_of_their_basis(monkeypatch):
+    checks = []
+    check = projected_module._require_orthonormal
+    monkeypatch.setattr(
+        projected_module,
+        "_require_orthonormal",
+        lambda *arguments: checks.append(1) or check(*arguments),
+    )
+    A = FiniteSum([wrapped(3, 3, seed=seed) for seed in range(4)])
+    V = orthonormal(0, (3, 1))
+    P = np.eye(3) - V @ V.T
+    terms = list(Projected(A, V).terms())
+    assert len(checks) == 1
+    for term, part in zip(terms, A.terms(), strict=True):
+        assert isinstance(term, Projected)
+        assert term.structure == part.structure
+        assert_close(term.to_dense(), P @ dense(part) @ P, norm(dense(part)))
+        assert_close(term.H.to_dense(), (P @ dense(part) @ P).T, norm(dense(part)))
+
+
+@pytest.mark.parametrize("weight", [1j, np.complex128(2), "1"])
+def test_weights_are_real_numbers(weight):
+    with pytest.raises(TypeError, match=r"weight must be real|cannot weigh an operator by '1'"):
+        FiniteSum([wrapped(2, 2)], [weight])
 
 
 def test_a_block_diagonal_operator_keeps_its_blocks_apart():

@@ -1,5 +1,7 @@
 """The growing basis: what is appended is there, and projecting takes it off."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from doubles import gathered, run_on_ranks, splits
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import assert_close, blocks, norm, normal, orthonormal, places, sizes, space_at
 
-from hessops import ArraySpace
+from hessops import ArraySpace, SerialComm
 from hessops.arrays import dtype_name, to_numpy
 from hessops.basis import Basis
 
@@ -51,6 +53,63 @@ def test_projecting_takes_every_column_off_its_own_basis(problem, data):
         assert_close(coefficients[j, :], wide.conj().T @ x, 4 * n * norm(x))
         assert_close(rest[:, j], x - wide @ (wide.conj().T @ x), 4 * n * norm(x))
     assert dtype_name(rest.dtype) == dtype_name(coefficients.dtype) == place.dtype
+
+
+@given(problems(), st.data())
+def test_combinations_are_products_with_the_vectors(problem, data):
+    place, bases, basis = problem
+    size = bases[0].shape[1]
+    C = data.draw(blocks(size, data.draw(sizes(3)), place.dtype))
+    for column, Q in enumerate(bases):
+        found = basis.combined(place.put(C), column)
+        assert_close(found, Q.astype(np.complex128) @ C, 4 * size * norm(C))
+        assert dtype_name(found.dtype) == place.dtype
+
+
+def test_a_snapshot_stays_as_it_was_when_the_basis_grows():
+    Q = orthonormal(0, (9, 6))
+    basis = Basis(ArraySpace(9), 1, 2)
+    snapshots = []
+    for k in range(6):
+        basis.append(Q[:, [k]])
+        snapshots.append(basis.snapshot())
+    for k, snapshot in enumerate(snapshots, start=1):
+        assert np.array_equal(snapshot.vectors(), Q[:, :k])
+        rest, coefficients = snapshot.project(np.ones((9, 1)))
+        assert coefficients.shape == (1, k)
+        assert_close(rest, np.ones((9, 1)) - Q[:, :k] @ (Q[:, :k].T @ np.ones((9, 1))), 40)
+
+
+def test_vectors_are_a_view_while_the_first_room_suffices():
+    basis = filled(ArraySpace(9), [orthonormal(0, (9, 4))], np.asarray, 4)
+    assert np.shares_memory(basis.vectors(), basis.vectors())
+
+
+def test_growing_takes_an_eighth_more_than_the_basis_at_most():
+    """Nothing is copied when the room is used up."""
+    n, vector = 2000, np.ones((2000, 1))
+    for size in (17, 100, 300):
+        tracemalloc.start()
+        basis = Basis(ArraySpace(n), 1, 16)
+        for _ in range(size):
+            basis.append(vector)
+        peak = tracemalloc.get_traced_memory()[1] / vector.nbytes
+        tracemalloc.stop()
+        assert peak <= size + max(16, size / 8) + 1
+
+
+def test_projecting_takes_one_reduction_for_all_stripes():
+    class Counting(SerialComm):
+        calls = 0
+
+        def all_reduce(self, array):
+            self.calls += 1
+            return array
+
+    space = ArraySpace(9, comm=Counting())
+    basis = filled(space, [orthonormal(0, (9, 7))], np.asarray, 2)
+    basis.project(np.ones((9, 1)))
+    assert space.comm.calls == 1
 
 
 @pytest.mark.parametrize("split", splits(9), ids=str)

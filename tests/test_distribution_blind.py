@@ -17,7 +17,7 @@ import hessops
 from hessops import ArraySpace, FiniteSum, NotSelfAdjointError, Projected, aslinearoperator
 from hessops.arrays import to_numpy
 from hessops.elementary import MatrixOperator
-from hessops.structure import GENERAL, SELF_ADJOINT
+from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 
 N = 37
 RTOL = 1e-12
@@ -94,8 +94,26 @@ def test_trace(split, matrix, probe):
 
 
 @every_split
+@every_matrix
+@pytest.mark.parametrize(
+    "method", ["exact", "hutchpp", "na-hutchpp", "xtrace", "xnystrace", "auto"]
+)
+def test_every_estimator_of_a_trace(split, matrix, method):
+    square = matrix @ matrix
+    structure = POSITIVE_SEMIDEFINITE
+    verb = partial(hessops.trace, method=method, max_products=16, block_size=4, rng=3)
+    serial, results = on_ranks(verb, square, split, structure)
+    assert_same_run(serial, results)
+    for result in results:
+        assert_near(result.value, serial.value)
+        assert (result.method, result.reason) == (serial.method, serial.reason)
+        # Downdates cancel: the errors agree to fewer digits than the estimates.
+        assert result.standard_error == pytest.approx(serial.standard_error, rel=1e-8, abs=1e-9)
+
+
+@every_split
 def test_trace_to_a_tolerance_takes_the_same_probes(split):
-    verb = partial(hessops.trace, atol=8.0, rng=3)
+    verb = partial(hessops.trace, method="hutchinson", atol=8.0, rng=3)
     serial, results = on_ranks(verb, MATRICES["real"], split)
     assert 16 < serial.num_probes < 1000
     assert_same_run(serial, results)

@@ -226,6 +226,18 @@ def test_unverified_residuals_are_those_of_the_recurrence():
     np.testing.assert_allclose(unchecked.residual_norms, checked.residual_norms, atol=1e-13)
 
 
+@pytest.mark.parametrize("tol", [1e-3, 1e-5])
+def test_unverified_residuals_do_not_vanish_with_an_exhausted_space(tol):
+    """A coupling of 10^-9, less than half the digits, ends the first Krylov space."""
+    A = np.diag([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    A[2, 3] = A[3, 2] = 1e-9
+    start = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    result = hessops.eigsh(A, 3, tol=tol, start=start, rng=0, verify=False, which="LA")
+    assert result.num_products > 3
+    np.testing.assert_allclose(result.residual_norms, true_residuals(A, result), atol=1e-14)
+    assert result.residual_norms.max() > 5e-10
+
+
 # --- cost ---------------------------------------------------------------------------------------
 
 
@@ -265,7 +277,7 @@ def test_products_are_counted_as_they_are_made():
     assert np.sum(result.history["error"] <= 3.7e-11) == 1
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e25])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_the_scale_of_the_operator_changes_nothing(scale, dtype):
     """An absolute test of the residual would never or always be met."""

@@ -1,6 +1,7 @@
 """The CIFAR ResNet example: architecture, loaders, weights and the problem it states."""
 
 import importlib.util
+import os
 import pickle
 import struct
 import sys
@@ -16,7 +17,7 @@ CliRunner = pytest.importorskip("typer.testing").CliRunner
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "examples" / "resnet_cifar"
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ.get("HESSOPS_DATA") or ROOT.parent / "shared" / "data")
 SWITCHES = [(True, True), (True, False), (False, True), (False, False)]
 
 
@@ -312,7 +313,7 @@ def test_evaluate_prints_the_accuracy(npz, tmp_path):
 def test_trained_resnet20_on_real_images():
     path, trained = DATA / "cifar10.npz", DATA / "resnet_cifar10" / "resnet20-12fca82f.th"
     if not (path.exists() and trained.exists()):
-        pytest.skip("needs cifar10.npz and resnet_cifar10/ in shared/data beside the checkout")
+        pytest.skip(f"needs cifar10.npz and resnet_cifar10/ in {DATA}: set HESSOPS_DATA")
     images, labels = cifar.load_cifar(path, train=False, limit=500)
     model = resnet.ResNet(20)
     weights.load_weights(model, trained)

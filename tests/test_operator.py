@@ -269,3 +269,23 @@ def test_to_dense_needs_a_positive_block_size(block_size):
 def test_what_has_no_meaning_is_a_type_error(expression):
     with pytest.raises(TypeError):
         expression(aslinearoperator(np.eye(3)))
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        (lambda A: A * np.ones(3), r"cannot scale an operator by an array of shape \(3,\).*A @ x"),
+        (lambda A: np.ones(3) * A, r"cannot scale an operator by an array of shape \(3,\).*A @ x"),
+        (lambda A: A * np.ones(1), r"cannot scale an operator by an array of shape \(1,\)"),
+        (lambda A: A / np.eye(3), r"cannot divide an operator by an array of shape \(3, 3\)"),
+    ],
+)
+def test_arrays_are_no_scalars_and_the_message_says_what_to_write(expression, message):
+    with pytest.raises(TypeError, match=message):
+        expression(aslinearoperator(np.eye(3)))
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, 0j, np.float32(0), np.array(0.0)], ids=repr)
+def test_division_by_zero_says_so(zero):
+    with pytest.raises(ZeroDivisionError, match="cannot divide an operator by zero"):
+        aslinearoperator(np.eye(3)) / zero

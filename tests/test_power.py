@@ -225,7 +225,7 @@ def test_convergence_follows_the_ratio_of_the_eigenvalues():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [1e-12, 1e-8, 1e12])
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e-8, 1e12, 1e25])
 def test_the_scale_of_the_operator_changes_nothing(scale, dtype, method):
     """A norm plus 1e-6 in a denominator is 3 % off at 1e-8."""
     A = problems.matrix_of([5.0, -4.0, 3.0, 1.0, 0.5])
@@ -238,6 +238,19 @@ def test_the_scale_of_the_operator_changes_nothing(scale, dtype, method):
     assert abs(len(scaled.history) - len(one.history)) <= 1
     np.testing.assert_allclose(scaled.eigenvalues / scale, [5, -4], rtol=1e-5)
     assert scaled.converged
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_the_scale_of_the_start_vectors_changes_nothing(scale, method):
+    A = problems.matrix_of([5.0, -4.0, 3.0, 1.0, 0.5], dtype=np.float32)
+    start = np.eye(5, 2, dtype=np.float32)
+    one, scaled = (
+        hessops.power_iteration(A, method=method, tol=1e-4, start=c * start, rng=0)
+        for c in (np.float32(1), np.float32(scale))
+    )
+    np.testing.assert_allclose(scaled.eigenvalues, one.eigenvalues, rtol=1e-6)
+    assert len(scaled.history) == len(one.history)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -41,6 +41,7 @@ ENDINGS = {
     **MAKE,
     "trace of one probe": lambda A: hessops.trace(A, num_probes=1, rng=0),
     "trace of a sum": lambda A: hessops.trace(A + A, num_probes=2, rng=0),
+    "diagonal of a sum": lambda A: hessops.diagonal(A + A, num_probes=3, rng=0),
     "diagonal of one probe": lambda A: hessops.diagonal(A, num_probes=1, rng=0),
     "lanczos without basis": lambda A: hessops.lanczos(
         A, num_steps=4, reorthogonalize=False, rng=0
@@ -110,6 +111,43 @@ def test_the_suffix_is_appended_where_it_is_missing(tmp_path):
     assert result.save(tmp_path / "run.npz") == tmp_path / "run.npz"
 
 
+@pytest.mark.parametrize("name", ["run", "run.npz", "run.v2"])
+def test_load_finds_what_save_wrote_by_the_name_that_save_was_given(name, tmp_path):
+    result = MAKE["TraceResult"](operator())
+    result.save(tmp_path / name)
+    assert_same(load(tmp_path / name), result)
+    assert_same(load(str(tmp_path / name)), result)
+
+
+def test_a_file_that_was_renamed_is_loaded_by_the_name_it_has(tmp_path):
+    result = MAKE["TraceResult"](operator())
+    result.save(tmp_path / "run").rename(tmp_path / "kept")
+    assert_same(load(tmp_path / "kept"), result)
+
+
+def test_saving_again_replaces_the_file_and_leaves_no_other(tmp_path):
+    first, second = (hessops.trace(MATRIX, num_probes=4, rng=seed) for seed in (0, 1))
+    first.save(tmp_path / "run")
+    second.save(tmp_path / "run")
+    assert_same(load(tmp_path / "run"), second)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+
+
+def test_a_file_is_kept_where_saving_fails(tmp_path, monkeypatch):
+    first, second = (hessops.trace(MATRIX, num_probes=4, rng=seed) for seed in (0, 1))
+    first.save(tmp_path / "run")
+
+    def fail(file, **arrays):
+        file.write(b"half an archive")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez", fail)
+    with pytest.raises(OSError, match="no space left"):
+        second.save(tmp_path / "run")
+    assert_same(load(tmp_path / "run"), first)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.npz"]
+
+
 def test_complex_eigenvectors_are_saved(tmp_path):
     result = hessops.eigsh(with_spectrum(np.arange(8.0), dtype="complex128"), 2, rng=0)
     assert_same(load(result.save(tmp_path / "complex")), result)
@@ -143,8 +181,9 @@ def test_files_that_are_no_results_are_refused(write, message, tmp_path):
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path / "nothing.npz")
+    for name in ("nothing.npz", "nothing"):
+        with pytest.raises(FileNotFoundError, match=r"nothing\.npz"):
+            load(tmp_path / name)
 
 
 @every_ending

@@ -20,7 +20,7 @@ from strategies import (
     space_at,
 )
 
-from hessops import ArraySpace, SerialComm
+from hessops import ArraySpace, SerialComm, trace
 from hessops.arrays import dtype_name, to_numpy
 from hessops.random import Stream
 
@@ -65,6 +65,59 @@ def test_column_inner_is_the_diagonal_of_gram_in_double_precision(pair):
 
 
 @given(pairs())
+def test_several_inner_products_are_those_of_one_pair_each(pair):
+    place, space, X, Y = pair
+    x, y = place.put(X), place.put(Y)
+    found = to_numpy(space.column_inners((x, y), (y, y), (y, x)))
+    expected = [to_numpy(space.column_inner(*blocks)) for blocks in ((x, y), (y, y), (y, x))]
+    assert np.array_equal(found, np.stack(expected))
+
+
+@given(places(), st.data())
+def test_a_joint_gram_is_the_gram_of_the_parts_side_by_side(place, data):
+    n, m = data.draw(sizes()), data.draw(sizes(3))
+    counts = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))
+    parts = [normal(i, (m, n, count), place.dtype) for i, count in enumerate(counts)]
+    Y = normal(9, (m, n, 2), place.dtype)
+    found = space_at(place, n).joint_gram([place.put(part) for part in parts], place.put(Y))
+    X = np.concatenate(parts, axis=2).astype(np.complex128)
+    expected = X.conj().transpose(0, 2, 1) @ Y
+    assert tuple(found.shape) == expected.shape
+    assert norm(to_numpy(found) - expected) <= 16 * n * place.eps * norm(X) * norm(Y)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_squares_beyond_single_precision_do_not_overflow(scale, dtype, library):
+    place = Place(library, dtype)
+    X = (scale * normal(0, (7, 3), dtype)).astype(dtype)
+    block, wide = place.put(X), X.astype(np.complex128)
+    space = ArraySpace(7, place.dtype_object, place.xp, sections=SECTIONS)
+    expected = np.sum(np.abs(wide) ** 2, axis=0)
+    squares = to_numpy(space.column_norms_squared(block))
+    np.testing.assert_allclose(squares, expected, rtol=1e-14)
+    sections = to_numpy(space.section_inner(block, block))
+    np.testing.assert_allclose(np.sum(sections, axis=0), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_traces_of_huge_and_tiny_operators_in_single_precision(scale):
+    A = normal(0, (20, 20))
+    one, scaled = (trace((c * A).astype(np.float32), rng=0) for c in (1.0, scale))
+    assert scaled.value / scale == pytest.approx(one.value, rel=1e-5)
+    assert scaled.standard_error / scale == pytest.approx(one.standard_error, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2**20 + 3, 2), (2**19, 4), (1, 3), (0, 3)])
+def test_long_blocks_are_summed_chunk_by_chunk(shape):
+    block = normal(0, shape, "float32")
+    expected = np.sum(block.astype(np.float64) ** 2, axis=0)
+    space = ArraySpace(2**21, "float32", rows=(0, shape[0]))
+    np.testing.assert_allclose(space.column_norms_squared(block), expected, rtol=1e-12)
+
+
+@given(pairs())
 def test_column_norms_squared_are_real(pair):
     place, space, X, _ = pair
     found = space.column_norms_squared(place.put(X))
@@ -79,7 +132,7 @@ def test_long_float32_columns_are_summed_in_double_precision(library):
     n = 2**20 + 1
     column = Place(library, "float32").put(np.full((n, 1), 0.1))
     inner = float(space_at(Place(library, "float32"), n).column_inner(column, column)[0])
-    assert inner == pytest.approx(n * float(np.float32(np.float32(0.1) ** 2)), rel=1e-12)
+    assert inner == pytest.approx(n * float(np.float32(0.1)) ** 2, rel=1e-12)
 
 
 @given(places(), st.integers(0, 3), st.data())

@@ -111,7 +111,7 @@ def test_a_power_of_two_changes_no_bit(exponent, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e12])
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e-3, 1e12, 1e25])
 def test_the_density_of_a_multiple_is_the_multiple_of_the_density(scale, dtype):
     A = problems.matrix_of(np.linspace(-1, 2, 60))
     one, scaled = (

@@ -17,15 +17,12 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F  # noqa: N812 - the field's name
 from torch_problems import (
     PROBLEMS,
-    Attention,
     assert_is_hessian,
     assert_same,
     build,
     every_device,
     every_problem,
     few_examples,
-    images,
-    language,
     mlp,
     normal,
     regression,
@@ -239,135 +236,6 @@ def test_the_cache_respects_its_budget(device, make_problem, share, seed):
         assert held == operator.graphs.num_bytes
     if share >= 1:
         assert len(operator.graphs) == len(problem.batches)
-
-
-def in_train_mode(device):
-    return images(device, train=True)
-
-
-def without_ties(device):
-    # Assigning a state dictionary would cut them.
-    return language(device, factory=lambda: Attention(tied=False))
-
-
-def step_of_an_optimizer(model, problem):
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    problem.total_loss(model).backward()
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-
-
-def load_other_weights(model, _problem):
-    state = {name: value + 0.25 * value.abs() for name, value in model.state_dict().items()}
-    model.load_state_dict(state)
-
-
-def assign_other_weights(model, _problem):
-    state = {name: value + 0.25 * value.abs() for name, value in model.state_dict().items()}
-    model.load_state_dict(state, assign=True)
-
-
-def write_in_place(model, _problem):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.5)
-
-
-def exchange_the_data(model, _problem):
-    for parameter in model.parameters():
-        parameter.data = 1.5 * parameter.data
-
-
-def write_past_autograd(model, _problem):
-    for parameter in model.parameters():
-        parameter.data.mul_(1.5)
-
-
-def flip_past_autograd(model, _problem):
-    """Keeps every norm and every version."""
-    for parameter in model.parameters():
-        parameter.data.neg_()
-
-
-def reverse_past_autograd(model, _problem):
-    for parameter in model.parameters():
-        parameter.data.copy_(parameter.data.flip(0))
-
-
-def write_one_entry(model, _problem):
-    with torch.no_grad():
-        [parameter for parameter in model.parameters() if parameter.ndim == 1][-1][0] += 0.5
-
-
-CHANGES = [
-    step_of_an_optimizer, load_other_weights, assign_other_weights, write_in_place,
-    exchange_the_data, write_one_entry, write_past_autograd, flip_past_autograd,
-    reverse_past_autograd,
-]  # fmt: skip
-
-
-@every_device
-@pytest.mark.parametrize(
-    "make_problem",
-    [regression, images, in_train_mode, without_ties],
-    ids=lambda make_problem: make_problem.__name__,
-)
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_the_operator_follows_the_parameters(device, make_problem, change):
-    problem = make_problem(device)
-    operator = hessian(*problem.arguments)
-    before = operator.to_dense()
-    terms = list(operator.terms())
-    assert len(operator.graphs) == len(problem.batches)
-    change(problem.model, problem)
-    after = problem.dense()
-    assert torch.linalg.norm(after - before) > 1e-3 * torch.linalg.norm(before)
-    assert_is_hessian(operator, after)
-    assert_same(reduce(add, [term.to_dense() for term in terms]), after)
-
-
-@every_device
-def test_the_operator_follows_selected_parameters_and_all_others(device):
-    problem = regression(device)
-    operator = hessian(*problem.arguments, params="0")
-    operator.to_dense()
-    with torch.no_grad():
-        problem.model[2].weight.mul_(2)
-    assert_is_hessian(operator, problem.dense()[:12, :12])
-
-
-@every_device
-def test_the_operator_follows_running_statistics(device):
-    problem = images(device)
-    operator = hessian(*problem.arguments)
-    before = operator.to_dense()
-    problem.model.train()
-    problem.model(problem.batches[0][0])
-    problem.model.eval()
-    assert torch.linalg.norm(problem.dense() - before) > 1e-3 * torch.linalg.norm(before)
-    assert_is_hessian(operator, problem.dense())
-
-
-@every_device
-def test_the_operator_follows_the_mode_of_the_model(device):
-    problem, expected_in_train_mode = images(device), in_train_mode(device).dense()
-    operator = hessian(*problem.arguments)
-    for _ in range(2):
-        problem.model.eval()
-        assert_is_hessian(operator, problem.dense())
-        problem.model.train()
-        assert_is_hessian(operator, expected_in_train_mode)
-
-
-@every_device
-@pytest.mark.parametrize("mode", ["eval", "train"])
-def test_a_mode_that_was_asked_for_stays(device, mode):
-    problem = images(device, train=mode == "train")
-    operator = hessian(*problem.arguments, mode=mode)
-    expected = problem.dense()
-    for training in (True, False):
-        problem.model.train(training)
-        assert_is_hessian(operator, expected)
 
 
 @every_device

@@ -16,7 +16,6 @@ from torch_problems import (
     regression,
 )
 
-import hessops
 from hessops_torch import hessian
 
 SQUARES = nn.MSELoss()
@@ -88,22 +87,12 @@ def test_labels_that_are_all_ignored(device):
 @every_device
 def test_a_count_that_depends_on_the_parameters(device):
     model, batch = example(device)
-    operator = hessian(
-        model, lambda model, batch: (total(model, batch), model[0].weight.square().sum()), batch
-    )
     with pytest.raises(
         ValueError, match="count that the loss function returned depends on the param"
     ):
-        operator.to_dense()
-
-
-@every_device
-def test_nan_in_a_later_batch_is_named_by_the_verb(device):
-    model, (x, y) = example(device)
-    broken = torch.full_like(x, float("nan"))
-    operator = hessian(model, SQUARES, [(x, y), (broken, y)])
-    with pytest.raises(hessops.NonFiniteError, match=r"product 1 .*NaN or infinity"):
-        hessops.eigsh(operator, 1, rng=0)
+        hessian(
+            model, lambda model, batch: (total(model, batch), model[0].weight.square().sum()), batch
+        )
 
 
 @every_device
@@ -153,6 +142,59 @@ def test_criteria_that_average_in_a_way_of_their_own(device):
     operator = hessian(model, AveragesOverClasses(), (x, of_one_class))
     expected = dense_hessian(model, lambda f: F.cross_entropy(f(x), of_one_class))
     assert_is_hessian(operator, expected)
+
+
+@every_device
+def test_a_criterion_that_ignores_its_reduction_for_single_outputs(device):
+    """Batches of unequal length would give a mean of batch means."""
+    model = build(lambda: nn.Sequential(nn.Linear(3, 1), nn.Tanh(), nn.Flatten(0)), 0, device)
+    _, (x, y) = example(device)
+    with pytest.raises(ValueError, match=r"ignores reduction='none'.*way of its own"):
+        hessian(model, AveragesAlways(), [(x, y[:, 0]), (x[:2], y[:2, 0])])
+    # Of one example without a batch axis there is nothing to average.
+    one = hessian(model, AveragesAlways(), [(x[:1], y[0, 0]), (x[1:2], y[1, 0])])
+    expected = dense_hessian(model, lambda f: F.mse_loss(f(x[:2]), y[:2, 0]))
+    assert_is_hessian(one, expected)
+
+
+class Squares(nn.Module):
+    """A criterion of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.reduction = "mean"
+
+    def forward(self, output, target):
+        values = (output - target).square()
+        return values if self.reduction == "none" else values.mean()
+
+
+@every_device
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("criterion", [nn.MSELoss(), nn.L1Loss(), nn.HuberLoss(), Squares()])
+def test_outputs_and_targets_that_are_broadcast_against_each_other(device, criterion):
+    model = build(lambda: nn.Sequential(nn.Linear(3, 1), nn.Tanh()), 0, device)
+    _, (x, y) = example(device)
+    sentence = r"output of shape \(8, 1\) and the target of shape \(8,\) to \(8, 8\): give both one"
+    with pytest.raises(ValueError, match=sentence):
+        hessian(model, criterion, (x, y[:, 0]))
+    assert hessian(model, criterion, (x, y[:, :1])).to_dense().isfinite().all()
+    flat = nn.Sequential(model, nn.Flatten(0))
+    with pytest.raises(ValueError, match=r"shape \(8,\) and the target of shape \(8, 1\)"):
+        hessian(flat, criterion, (x, y[:, :1]))
+    # A target for all samples is no pair that nobody meant.
+    shared = hessian(model, criterion, (x, y[:1, :1]))
+    of_each = hessian(model, criterion, (x, y[:1, :1].expand(8, 1)))
+    assert torch.equal(shared.to_dense(), of_each.to_dense())
+
+
+@every_device
+@pytest.mark.parametrize("probabilities", [True, False])
+def test_an_example_without_a_batch_axis(device, probabilities):
+    model, (x, y) = example(device)
+    target = y[0].softmax(0) if probabilities else torch.ones((), dtype=torch.long, device=device)
+    expected = dense_hessian(model, lambda f: F.cross_entropy(f(x[0]), target))
+    assert_is_hessian(hessian(model, nn.CrossEntropyLoss(), [(x[0], target)]), expected)
 
 
 @every_device

@@ -62,6 +62,24 @@ def test_diagonal_draws_fresh_probes_for_every_micro_batch(device):
 
 
 @every_device
+@pytest.mark.parametrize("memory_budget", [None, 0])
+def test_terms_say_how_much_data_they_stand_for(device, memory_budget):
+    """What the mean divides by; samples of a sum; weight decay needs no data."""
+    problem, options = regression(device), {"weight_decay": 0.1, "memory_budget": memory_budget}
+
+    def num_samples(loss, problem=problem):
+        operator = hessian(problem.model, loss, problem.batches, **options)
+        operator.to_dense()
+        return [term.num_samples for term in operator.terms()]
+
+    assert num_samples(torch.nn.MSELoss()) == [6, 8, 2, 0]
+    assert num_samples(torch.nn.MSELoss(reduction="sum")) == [3, 4, 1, 0]
+    masked = language(device)
+    tokens = [float(batch["mask"].sum()) for batch in masked.batches]
+    assert num_samples(masked.loss, masked) == [*tokens, 0]
+
+
+@every_device
 def test_a_single_micro_batch_is_no_sum(device):
     operator = hessian(*regression(device, sizes=(8,)).arguments)
     assert hessops.trace(operator, num_probes=2, rng=0).num_terms == 1

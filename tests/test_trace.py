@@ -11,9 +11,9 @@ from scipy import stats
 
 import hessops
 from hessops import ArraySpace, ConvergenceWarning, Diagonal, FiniteSum, LowRank, aslinearoperator
-from hessops.algorithms.hutchinson import hutchinson_steps
+from hessops.algorithms.hutchinson import HutchinsonState, hutchinson_steps
 from hessops.random import Purpose, Stream
-from hessops.statistics import welch_satterthwaite
+from hessops.statistics import MeanVariance, welch_satterthwaite
 
 REAL_KINDS = ("rademacher", "normal", "sphere")
 COMPLEX_KINDS = (*REAL_KINDS, "steinhaus")
@@ -302,14 +302,101 @@ def test_scatter_between_terms_has_the_error_of_the_probes_taken_out():
     assert np.mean(np.square(scatters)) == pytest.approx(truth, rel=0.1)
 
 
+def sized(sizes, traces, n=4):
+    """Return diagonal terms, which probes of signs leave no error, with samples and traces given."""
+    terms = []
+    for size, trace in zip(sizes, traces, strict=True):
+        terms.append(Diagonal(np.full(n, trace / n)))
+        terms[-1].num_samples = size
+    return terms
+
+
+def scatter(operator):
+    return hessops.trace(operator, num_probes=2, rng=0).term_scatter
+
+
+def test_terms_that_differ_in_size_alone_do_not_scatter():
+    """Batches of 8, 8 and a short last one of 2: the mean of each is the same."""
+    operator = FiniteSum(sized([8, 8, 2], np.array([8, 8, 2]) / 18 * 5.0))
+    assert scatter(operator) == pytest.approx(0, abs=1e-12)
+    unsized = FiniteSum(sized([1, 1, 1], np.array([8, 8, 2]) / 18 * 5.0))
+    assert scatter(unsized) > 1
+
+
+@pytest.mark.parametrize("decay", [0.7, -0.7, 1e6])
+def test_a_multiple_of_the_identity_is_no_data_and_does_not_scatter(decay):
+    operator = FiniteSum(sized([3, 5, 4], [1.0, 2.5, 2.0]))
+    for decayed in (operator + decay * hessops.Identity(4), hessops.Shifted(operator, decay)):
+        assert scatter(decayed) == pytest.approx(scatter(operator), rel=1e-12)
+        assert hessops.trace(decayed, num_probes=2, rng=0).num_terms == 4
+    single = FiniteSum(sized([3], [1.0])) + decay * hessops.Identity(4)
+    assert math.isnan(scatter(single))
+
+
+def test_sizes_reach_through_scaling_projection_declaration_and_adjoint():
+    operator = FiniteSum(sized([3, 5, 0], [1.0, 2.5, 2.0]), [0.5, 2.0, 1.0])
+    skew = FiniteSum([A @ Diagonal(np.arange(4.0)) for A in sized([3, 5], [1.0, 2.5])])
+    for product, size in zip(skew.operators, (3, 5), strict=True):
+        product.num_samples = size
+    for whole in (
+        operator,
+        2 * operator,
+        -operator,
+        aslinearoperator(operator, positive_semidefinite=True),
+        hessops.Projected(operator, np.eye(4)[:, :1]),
+    ):
+        assert [term.num_samples for term in whole.terms()] == [3, 5, 0]
+    assert [term.num_samples for term in skew.H.terms()] == [3, 5]
+
+
+def test_scatter_is_that_of_samples_whatever_the_sizes_of_terms():
+    """Samples of unit variance fall into terms of any size: the error of the mean is 1 / sqrt(N).
+
+    The mean of 4000 squares of 5 degrees of freedom deviates by 1 %, relatively: 5 % are 5 sigma.
+    """
+    rng = np.random.default_rng(0)
+    sizes = np.array([1, 9, 4, 4, 30, 2])
+    total = sizes.sum()
+    squares = []
+    for _ in range(4000):
+        means = rng.standard_normal(6) / np.sqrt(sizes)
+        moments = MeanVariance(2, (means * sizes / total)[:, None], np.zeros((6, 1)))
+        state = HutchinsonState(1, 2, moments, tuple(sizes))
+        squares.append(state.term_scatter() ** 2 / 6)
+    assert np.mean(squares) == pytest.approx(1 / total, rel=0.05)
+
+
+def test_scatter_of_terms_of_any_size_has_the_error_of_the_probes_taken_out():
+    """Terms that agree but for noise of known variance: the squares average to zero.
+
+    Cut off at zero, each is at most the noise; uncorrected, they would average to twice what is
+    allowed here.
+    """
+    rng = np.random.default_rng(1)
+    sizes, probes = np.array([1.0, 9.0, 4.0, 4.0, 30.0, 2.0]), 400
+    shares = sizes / sizes.sum()
+    signed, noise = [], []
+    for _ in range(400):
+        samples = (
+            shares[:, None] * 3.0 + rng.standard_normal((6, probes)) * np.sqrt(shares)[:, None]
+        )
+        moments = MeanVariance.of(samples[:, None, :])
+        signed.append(HutchinsonState(1, probes, moments, tuple(sizes)).term_scatter() ** 2)
+        bare = MeanVariance(probes, moments.mean, np.zeros_like(moments.spread))
+        noise.append(HutchinsonState(1, probes, bare, tuple(sizes)).term_scatter() ** 2)
+    assert np.mean(signed) < 0.5 * np.mean(noise)
+
+
 def test_scatter_of_a_single_term_is_unknown():
     assert math.isnan(hessops.trace(np.eye(4), num_probes=4, rng=0).term_scatter)
 
 
 def test_degrees_of_freedom_of_equal_and_of_lonely_terms():
     assert welch_satterthwaite(np.array([0.0, 5.0, 0.0]), 3) == 3
-    assert 3 < welch_satterthwaite(np.ones(10), 3) <= 30
+    assert welch_satterthwaite(np.ones(10), 3) == 30
     assert welch_satterthwaite(np.zeros(10), 3) >= 3
+    # (Σv)² / Σv² (f + 2) - 2, with variances 1, 4 and 9
+    assert welch_satterthwaite(np.array([1.0, 2.0, 3.0]), 3) == pytest.approx(14**2 / 98 * 5 - 2)
 
 
 def test_a_real_term_of_a_complex_sum_takes_complex_probes():
@@ -328,7 +415,7 @@ def test_the_first_stage_fixes_the_number_of_probes():
     """Stein (1945): ceil((t s / w)^2) probes in all, with s and t of the first 16."""
     A = problems.matrix_of(SPECTRA["exponential"])
     for seed in range(10):
-        result = hessops.trace(A, atol=1.0, block_size=1, rng=seed)
+        result = hessops.trace(A, method="hutchinson", atol=1.0, block_size=1, rng=seed)
         Z = ArraySpace(100).probes(Stream(seed, Purpose.TRACE), range(16), "rademacher")
         first = np.std(np.einsum("ij,ij->j", Z, A @ Z), ddof=1)
         quantile = stats.t.ppf(0.975, 15)
@@ -352,7 +439,9 @@ def test_the_interval_is_as_short_as_asked_for(tolerance):
 def test_a_negative_trace_takes_as_many_probes_as_its_opposite():
     """A test of the change relative to the signed mean would stop at once."""
     A = problems.matrix_of(SPECTRA["exponential"])
-    positive, negative = (hessops.trace(c * A, rtol=0.1, rng=0) for c in (1, -1))
+    positive, negative = (
+        hessops.trace(c * A, method="hutchinson", rtol=0.1, rng=0) for c in (1, -1)
+    )
     assert negative.num_probes == positive.num_probes > 16
     assert negative.value == pytest.approx(-positive.value, rel=1e-12)
 
@@ -408,7 +497,10 @@ def test_the_block_size_changes_nothing(kind, block_size):
 
 def test_the_block_size_does_not_change_where_a_tolerance_is_reached():
     A = problems.matrix_of(SPECTRA["exponential"])
-    runs = [hessops.trace(A, atol=1.0, block_size=size, rng=0) for size in (1, 6, 16, 64)]
+    runs = [
+        hessops.trace(A, method="hutchinson", atol=1.0, block_size=size, rng=0)
+        for size in (1, 6, 16, 64)
+    ]
     assert runs[0].num_probes % 16 != 0
     for result in runs[1:]:
         assert result.num_probes == runs[0].num_probes
@@ -485,7 +577,9 @@ def test_a_callback_ends_the_run():
 def test_a_callback_that_ends_a_run_before_its_tolerance_is_no_success():
     A = problems.matrix_of(SPECTRA["exponential"])
     with pytest.warns(ConvergenceWarning, match="stopped by the callback after 16 probes"):
-        result = hessops.trace(A, rtol=1e-3, rng=0, callback=lambda state: True)
+        result = hessops.trace(
+            A, method="hutchinson", rtol=1e-3, rng=0, callback=lambda state: True
+        )
     assert not result.converged
 
 
@@ -496,14 +590,30 @@ def test_float32_products_are_summed_in_double_precision():
     assert result.value == pytest.approx(np.sum(values, dtype=np.float64), rel=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e12])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+EVERY_SCALE = [(1e-12, "float32"), (1e-3, "float32"), (1e12, "float32")]
+EVERY_SCALE += [(scale, "float64") for scale in (1e-160, 1e-80, 1e-12, 1e12, 1e80, 1e150)]
+
+
+@pytest.mark.parametrize(("scale", "dtype"), EVERY_SCALE)
 def test_the_estimate_scales_with_the_operator(scale, dtype):
     A = problems.matrix_of(np.linspace(-1, 4, 30))
     one, scaled = (hessops.trace((c * A).astype(dtype), num_probes=8, rng=0) for c in (1.0, scale))
     tolerance = 200 * float(np.finfo(dtype).eps)
     assert scaled.value == pytest.approx(scale * one.value, rel=tolerance)
     assert scaled.standard_error == pytest.approx(scale * one.standard_error, rel=tolerance)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-80, 1e80, 1e150])
+@pytest.mark.parametrize("options", [{"num_probes": 8}, {"rtol": 0.05}, {"rtol": 1e-3}], ids=str)
+def test_finite_sums_scale_with_the_operator(scale, options):
+    """Degrees of freedom are ratios of fourth powers, which must not leave the range of doubles."""
+    operator, _ = gram_of_rows("heavy", 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        one, scaled = (hessops.trace(c * operator, rng=0, **options) for c in (1.0, scale))
+    assert scaled.num_probes == one.num_probes
+    assert scaled.interval == pytest.approx(tuple(scale * np.array(one.interval)), rel=1e-9)
+    assert scaled.term_scatter == pytest.approx(scale * one.term_scatter, rel=1e-9)
 
 
 def test_torch_tensors_see_the_same_signs():

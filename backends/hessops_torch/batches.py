@@ -6,6 +6,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["MicroBatches", "map_tensors", "tensors_in", "versions"]
+__all__ = ["MicroBatches", "describe_batch", "map_tensors", "tensors_in", "versions"]
 
 _DATASET_BATCH = 128
+_SHOWN = 6
 
 
 class MicroBatches:
@@ -139,6 +141,12 @@ def versions(batch: Any) -> tuple[int, ...]:
     return tuple(t._version for t in tensors_in(batch) if not t.is_inference())
 
 
+def describe_batch(batch: Any) -> str:
+    """Return shapes, dtypes and devices of what is in a batch, for messages."""
+    found = [_describe_leaf(leaf) for leaf in islice(_leaves(batch), _SHOWN + 1)]
+    return ", ".join(found[:_SHOWN] + ["..."] * (len(found) > _SHOWN))
+
+
 @contextmanager
 def preserved_global_rng(devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """Leave the global random states of torch (also on `devices`), NumPy and Python as they were."""
@@ -163,7 +171,7 @@ def _with_global_rng_preserved(batches: Iterator[Any]) -> Iterator[Any]:
 
 
 def _as_source(data: Any, micro_batch_size: int | None) -> Iterable[Any]:
-    if isinstance(data, tuple) and data and torch.is_tensor(data[0]):
+    if isinstance(data, tuple) and data and isinstance(data[0], Tensor | np.ndarray):
         return [data]
     if isinstance(data, list | tuple):
         return data
@@ -240,6 +248,14 @@ def _leaves(batch: Any) -> Iterator[Any]:
             yield from _leaves(batch[key])
     else:
         yield batch
+
+
+def _describe_leaf(leaf: Any) -> str:
+    if torch.is_tensor(leaf):
+        return f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
+    if isinstance(leaf, np.ndarray):
+        return f"{leaf.shape} {leaf.dtype} of NumPy"
+    return type(leaf).__name__
 
 
 def _difference(index: int) -> str:

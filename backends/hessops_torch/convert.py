@@ -18,7 +18,8 @@ def convert(obj: Any) -> LinearOperator | None:
     Parameters
     ----------
     obj : object
-        ``(model, loss, data)``, or with a dict of options of `hessian` as a fourth item.
+        ``(model, loss, data)``, as a tuple or list, or with a dict of options of `hessian` as a
+        fourth item.
 
     Returns
     -------
@@ -28,14 +29,29 @@ def convert(obj: Any) -> LinearOperator | None:
     Raises
     ------
     TypeError
-        If `obj` is a model alone.
+        If `obj` is a model alone, or begins with one and has not three or four items.
     """
     if isinstance(obj, nn.Module):
         raise TypeError(
             f"a model ({type(obj).__name__}) alone has no Hessian; pass (model, loss, data)"
         )
-    if isinstance(obj, tuple) and len(obj) in {3, 4} and isinstance(obj[0], nn.Module):
+    if isinstance(obj, tuple | list) and obj and isinstance(obj[0], nn.Module):
+        if len(obj) not in {3, 4}:
+            raise TypeError(
+                f"a {type(obj).__name__} of {len(obj)} that begins with a model is no operator; pass "
+                "(model, loss, data) or (model, loss, data, options)"
+            )
         model, loss, data, *rest = obj
-        options: dict[str, Any] = rest[0] if rest else {}
-        return hessian(model, loss, data, **options)
+        return hessian(model, loss, data, **_options(rest))
     return None
+
+
+def _options(rest: list[Any]) -> dict[str, Any]:
+    if not rest:
+        return {}
+    if not isinstance(rest[0], dict):
+        raise TypeError(
+            "the fourth item, after (model, loss, data), has to be a dict of options, got "
+            f"{rest[0]!r}"
+        )
+    return rest[0]

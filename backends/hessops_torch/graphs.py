@@ -15,7 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessops_torch.failures import differentiating, evaluate
 from hessops_torch.losses import BatchLoss
+from hessops_torch.snapshot import Snapshot
+from hessops_torch.symmetry import shows_symmetry
 
 __all__ = ["GradientGraph", "GraphCache", "free_memory"]
 
@@ -37,23 +40,35 @@ class GradientGraph:
         One micro-batch.
     parameters : sequence of torch.Tensor
         To differentiate by.
+    name : str
+        What messages call the micro-batch.
     """
 
     def __init__(
-        self, model: nn.Module, loss: BatchLoss, batch: Any, parameters: Sequence[Tensor]
+        self,
+        model: nn.Module,
+        loss: BatchLoss,
+        batch: Any,
+        parameters: Sequence[Tensor],
+        name: str = "the batch",
     ) -> None:
-        total, self.count = loss(model, batch)
+        total, self.count = evaluate(model, loss, batch, parameters[0], name)
         self.parameters = parameters
+        self.name = name
+        self.total = total.detach()
         gradients: Sequence[Tensor | None] = [None] * len(parameters)
         if total.requires_grad:
-            gradients = torch.autograd.grad(total, parameters, create_graph=True, allow_unused=True)
+            with differentiating(name):
+                gradients = torch.autograd.grad(
+                    total, parameters, create_graph=True, allow_unused=True
+                )
         # A parameter that the loss does not use, or uses linearly, has no second derivative.
         self._curved = {
             index: gradient
             for index, gradient in enumerate(gradients)
             if gradient is not None and gradient.requires_grad
         }
-        _require_second_derivatives(self._curved.values())
+        _require_second_derivatives([total, *self._curved.values()])
 
     def add_products(self, columns: Tensor, out: Tensor, *, keep: bool) -> None:
         """Add the Hessian products of the summed loss with each row of `columns` to `out`.
@@ -71,16 +86,30 @@ class GradientGraph:
         for row in range(len(columns)):
             pieces = torch.split(columns[row], sizes)
             seeds = [pieces[i].view_as(self.parameters[i]) for i in self._curved]
-            products = torch.autograd.grad(
-                list(self._curved.values()),
-                self.parameters,
-                seeds,
-                retain_graph=keep or row + 1 < len(columns),
-                allow_unused=True,
-            )
+            with differentiating(self.name):
+                products = torch.autograd.grad(
+                    list(self._curved.values()),
+                    self.parameters,
+                    seeds,
+                    retain_graph=keep or row + 1 < len(columns),
+                    allow_unused=True,
+                )
             for target, product in zip(torch.split(out[row], sizes), products, strict=True):
                 if product is not None:
                     target.add_(product.reshape(-1))
+
+    def shows_symmetry(self) -> bool:
+        """Look at two products whether they are symmetric, and tell whether they say anything."""
+        if not self._curved:
+            return False
+
+        def products(rows: Tensor) -> Tensor:
+            out = torch.zeros_like(rows)
+            self.add_products(rows, out, keep=True)
+            return out
+
+        size = sum(parameter.numel() for parameter in self.parameters)
+        return shows_symmetry(products, size, self.parameters[0].detach(), self.name)
 
     def num_bytes(self) -> int:
         """Return the memory that the graph holds, without the parameters themselves."""
@@ -95,22 +124,24 @@ class GradientGraph:
 
 
 class GraphCache:
-    """Gradient graphs of micro-batches, kept within a budget and for one state of the model.
+    """Gradient graphs of micro-batches, kept within a budget and for one state of model and loss.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        A change of its parameters, buffers or mode empties the cache.
-    memory_budget : int
-        Most bytes of graphs to hold. Unless it is 0, a copy of the model's tensors is held, too.
+    parts : sequence of object
+        Model and loss. A change of their parameters, buffers, modules, attributes, forward hooks or
+        mode empties the cache.
+    memory_budget : float
+        Most bytes of graphs to hold. Unless it is 0, a copy of the tensors of model and loss is held,
+        too.
     """
 
-    def __init__(self, model: nn.Module, memory_budget: int) -> None:
+    def __init__(self, parts: Sequence[Any], memory_budget: float) -> None:
         self.memory_budget = memory_budget
         self.num_bytes = 0
-        self._model = model
+        self._parts = parts
         self._graphs: dict[int, GradientGraph] = {}
-        self._snapshot: _Snapshot | None = None
+        self._snapshot: Snapshot | None = None
         self._full = False
 
     def __len__(self) -> int:
@@ -121,11 +152,16 @@ class GraphCache:
         return self._graphs.get(index)
 
     def drop_stale(self) -> None:
-        """Forget all graphs if the model has changed since they were built."""
-        if self._snapshot is not None and self._snapshot.fits(self._model):
+        """Forget all graphs if model or loss have changed since they were built."""
+        if self._snapshot is not None and self._snapshot.fits():
             return
         self.clear()
-        self._snapshot = _Snapshot(self._model) if self.memory_budget > 0 else None
+        self._snapshot = Snapshot(self._parts) if self.memory_budget > 0 else None
+
+    def settle(self) -> None:
+        """Take what changed during a product for the forward pass's own doing."""
+        if self._snapshot is not None:
+            self._snapshot.settle()
 
     def offer(self, index: int, graph: GradientGraph) -> bool:
         """Keep a graph if it fits; tell whether it is kept."""
@@ -145,30 +181,6 @@ class GraphCache:
         self._graphs.clear()
         self.num_bytes = 0
         self._full = False
-
-
-class _Snapshot:
-    """Values, places and modes of a model at one moment.
-
-    Values, because what is written through ``.data`` leaves no other trace; places and versions,
-    because autograd refuses a graph whose tensors were written to, whatever was written.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._places = _places(model)
-        self._modes = _modes(model)
-        self._values = [tensor.detach().clone() for tensor in _strided(model)]
-
-    def fits(self, model: nn.Module) -> bool:
-        """Tell whether the model is as it was, by one synchronisation."""
-        if self._places != _places(model) or self._modes != _modes(model):
-            return False
-        now = (tensor.detach() for tensor in _strided(model))
-        # A NaN differs from itself: such a model gets its graphs anew, and is right.
-        changed = [(a != b).any() for a, b in zip(now, self._values, strict=True)]
-        return not changed or not bool(
-            torch.stack([c.to(changed[0].device) for c in changed]).any()
-        )
 
 
 def free_memory(device: torch.device) -> int:
@@ -195,33 +207,32 @@ def free_memory(device: torch.device) -> int:
         return _UNKNOWN_MEMORY
 
 
-def _strided(model: nn.Module) -> Iterator[Tensor]:
-    tensors = chain(model.parameters(), model.buffers())
-    return (tensor for tensor in tensors if tensor.layout == torch.strided)
-
-
-def _places(model: nn.Module) -> list[tuple[Any, ...]]:
-    return [
-        (
-            tensor.data_ptr() if tensor.layout == torch.strided else id(tensor),
-            tensor._version,
-            tensor.shape,
-        )
-        for tensor in chain(model.parameters(), model.buffers())
-    ]
-
-
-def _modes(model: nn.Module) -> list[bool]:
-    return [module.training for module in model.modules()]
-
-
 def _require_second_derivatives(roots: Iterable[Tensor]) -> None:
+    for node in _nodes(roots):
+        reason = _WITHOUT_SECOND_DERIVATIVE.get(node.name())
+        if reason is not None:
+            raise RuntimeError(reason)
+
+
+_WITHOUT_SECOND_DERIVATIVE = {
     # No path leads through such a node, so that autograd would leave it out and give zero.
-    if any(node.name() == "torch::autograd::Error" for node in _nodes(roots)):
-        raise RuntimeError(
-            "the model or the loss calls a torch.autograd.Function that is marked "
-            "once_differentiable, so there is no Hessian: use one that can be differentiated twice"
-        )
+    "torch::autograd::Error": (
+        "the model or the loss calls a torch.autograd.Function that is marked once_differentiable, "
+        "so there is no Hessian: use one that can be differentiated twice"
+    ),
+    # Its second derivative is wrong and not symmetric (torch 2.13; gradgradcheck fails). Without a
+    # dim, weight_norm is made of simple operations and right.
+    "WeightNormInterfaceBackward0": (
+        "the model uses weight_norm, of which PyTorch computes wrong second derivatives: write "
+        "v * (g / v.norm(...)) out in a parametrization of your own, or fold the norm into the weight "
+        "by torch.nn.utils.parametrize.remove_parametrizations (or torch.nn.utils.remove_weight_norm)"
+    ),
+    # It takes no torch.autograd.grad, and where no parameter lies before it, gives zero.
+    "CheckpointFunctionBackward": (
+        "the model calls torch.utils.checkpoint.checkpoint with use_reentrant=True, through which no "
+        "Hessian goes: use use_reentrant=False"
+    ),
+}
 
 
 def _saved_tensors(roots: Iterable[Tensor]) -> Iterator[Tensor]:

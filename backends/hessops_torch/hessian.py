@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,14 +13,24 @@ from torch.utils.data import Dataset
 
 from hessops.algebra import Scaled
 from hessops.elementary import Identity
+from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.structure import SELF_ADJOINT
 from hessops_torch.batches import MicroBatches, tensors_in, versions
+from hessops_torch.failures import evaluate, name_of
 from hessops_torch.graphs import GradientGraph, GraphCache, free_memory
 from hessops_torch.losses import BatchLoss, Loss, as_batch_loss
+from hessops_torch.options import check_model, check_options
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.selection import ParameterSelection, Selection
-from hessops_torch.state import Mode, random_state, second_order, uses_batch_statistics
+from hessops_torch.snapshot import Snapshot
+from hessops_torch.state import (
+    Mode,
+    exclusive,
+    random_state,
+    second_order,
+    uses_batch_statistics,
+)
 
 __all__ = ["Hessian", "hessian"]
 
@@ -45,7 +56,8 @@ def hessian(
     Parameters
     ----------
     model : torch.nn.Module
-        Used as it stands, also when its parameters change later; left as it was found.
+        Used as it stands, also when its parameters change later; left as it was found. In single or
+        double precision.
     loss : torch.nn.Module or callable
         A standard criterion, its functional form, or a function of (model, batch) that returns
         (sum, count).
@@ -75,13 +87,22 @@ def hessian(
     Raises
     ------
     ValueError
-        If the data is empty or differs between two passes, the loss is no scalar or changes from one
-        call to the next (dropout), a pattern fits no parameter, dtypes or devices are mixed, or a
-        batch that batch norm looks at as a whole would be split.
+        If the data is empty or differs between two passes, the loss is no scalar, does not depend on
+        the parameters or changes from one call to the next (dropout), an option is out of range, a
+        pattern fits no parameter, dtypes or devices are mixed, or a batch that batch norm looks at
+        as a whole would be split.
     TypeError
-        If loss or data are of a kind that is not understood.
+        If model, loss or data are of a kind that is not understood.
     RuntimeError
-        If the model cannot be applied to the first batch.
+        If the model cannot be applied to the first batch. What it raises as a TypeError or ValueError
+        stays one.
+
+    Notes
+    -----
+    Products raise the same errors where a later batch is concerned, `RuntimeError` where autograd
+    cannot differentiate the loss twice, `NonFiniteError` where the loss of a batch is NaN or infinite,
+    and `NotSelfAdjointError` where the first product, looked at once by two more on one micro-batch,
+    is not symmetric. Operators may be used from several threads, of which one computes at a time.
 
     References
     ----------
@@ -96,13 +117,14 @@ def hessian(
     tensor([[1., 0.],
             [0., 1.]])
     """
+    check_model(model)
+    check_options(
+        mode=mode,
+        weight_decay=weight_decay,
+        micro_batch_size=micro_batch_size,
+        memory_budget=memory_budget,
+    )
     selection = Selection(model, params)
-    if mode not in {None, "eval", "train"}:
-        raise ValueError(f"mode={mode!r} is unknown; choose 'eval' or 'train'")
-    if micro_batch_size is not None and micro_batch_size < 1:
-        raise ValueError(f"micro_batch_size={micro_batch_size} must be positive")
-    if not math.isfinite(weight_decay):
-        raise ValueError(f"weight_decay={weight_decay} must be finite")
     if (
         micro_batch_size is None
         and isinstance(data, Dataset)
@@ -136,7 +158,7 @@ class Hessian(LinearOperator):
         Mode of the model during products.
     weight_decay : float
         Multiple of the identity to add.
-    memory_budget : int
+    memory_budget : float
         Bytes of gradient graphs to keep.
     """
 
@@ -150,7 +172,7 @@ class Hessian(LinearOperator):
         selection: Selection,
         mode: Mode | None,
         weight_decay: float,
-        memory_budget: int,
+        memory_budget: float,
     ) -> None:
         self.parameters = selection.current()
         super().__init__(ParameterSpace(self.parameters), structure=SELF_ADJOINT)
@@ -160,9 +182,13 @@ class Hessian(LinearOperator):
         self.mode = mode
         self.weight_decay = weight_decay
         self.selection = selection
-        self.graphs = GraphCache(model, memory_budget)
-        self._count: Tensor | None = None
-        self._try_first_batch()
+        self.graphs = GraphCache((model, *loss.parts), memory_budget)
+        # The data never changes and its counts are looked at once, as long as the loss is the same.
+        self._counts: tuple[float, ...] | None = None
+        self._loss_state = Snapshot(loss.parts)
+        self._seems_symmetric = False
+        with self._ready():
+            self._try_first_batch()
 
     @property
     def space(self) -> ParameterSpace:
@@ -171,68 +197,93 @@ class Hessian(LinearOperator):
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the micro-batches' shares of the Hessian, and the weight decay."""
-        if self.loss.averages and self._count is None:
-            self._count = self._total_count()
+        with self._ready():
+            counts = self._known_counts()
         for index, batch in enumerate(self.batches):
-            yield _MicroBatchHessian(self, index, batch)
+            yield _MicroBatchHessian(self, index, batch, counts[index] if counts else None)
         if self.weight_decay:
             yield Scaled(Identity(self.domain), self.weight_decay)
 
     def _apply(self, X: Any) -> Any:
-        counts: list[Tensor | float] = []
         with self._ready():
             columns = X.detach().T.contiguous()
             out = torch.zeros_like(columns)
-            for index, batch in enumerate(self.batches):
-                counts.append(self._add_products(index, batch, columns, out))
-        if self.loss.averages:
-            # The data never changes, so its count is looked at once.
-            if self._count is None:
-                self._count = _total(counts, columns.device)
-            out /= self._count.to(out.dtype)
+            graphs = [
+                self._add_products(index, batch, columns, out)
+                for index, batch in enumerate(self.batches)
+            ]
+            if self.loss.averages:
+                if self._counts is None:
+                    self._counts = _as_floats([count for count, _ in graphs])
+                out /= _total(self._counts)
+            self._require_finite([total for _, total in graphs])
         if self.weight_decay:
             out += self.weight_decay * columns
         return out.T
 
-    def _add_products(self, index: int, batch: Any, columns: Tensor, out: Tensor) -> Tensor | float:
-        """Add one micro-batch's products and return its count."""
+    def _add_products(
+        self, index: int, batch: Any, columns: Tensor, out: Tensor
+    ) -> tuple[Tensor | float, Tensor | None]:
+        """Add one micro-batch's products; return its count and, if it was computed, its loss."""
         graph = self.graphs.get(index)
-        kept = graph is not None
-        if graph is None:
-            graph = GradientGraph(self.model, self.loss, batch, list(self.parameters.values()))
-            kept = self.graphs.offer(index, graph)
-        graph.add_products(columns, out, keep=kept)
-        return graph.count
+        if graph is not None:
+            graph.add_products(columns, out, keep=True)
+            return graph.count, None
+        parameters = list(self.parameters.values())
+        graph = GradientGraph(self.model, self.loss, batch, parameters, name_of(index))
+        if not self._seems_symmetric:
+            self._seems_symmetric = graph.shows_symmetry()
+        graph.add_products(columns, out, keep=self.graphs.offer(index, graph))
+        return graph.count, graph.total
 
-    def _ready(self) -> Any:
-        if self.batches.micro_batch_size is not None:
-            _require_separate_samples(self.model, self.mode)
-        self.parameters = self.selection.current()
-        self.graphs.drop_stale()
-        return second_order(self.model, self.parameters.values(), self.mode)
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """Have the model to oneself, in the state that the products need."""
+        with exclusive:
+            if self.batches.micro_batch_size is not None:
+                _require_separate_samples(self.model, self.mode)
+            self.parameters = self.selection.current()
+            self.graphs.drop_stale()
+            if not self._loss_state.fits():
+                self._counts = None
+                self._loss_state = Snapshot(self.loss.parts)
+            with second_order(self.model, self.parameters.values(), self.mode):
+                yield
+            self.graphs.settle()
+            self._loss_state.settle()
 
-    def _total_count(self) -> Tensor:
-        with self._ready(), torch.no_grad():
-            counts = [self.loss(self.model, batch)[1] for batch in self.batches]
-        return _total(counts, self.domain.device)
+    def _known_counts(self) -> tuple[float, ...] | None:
+        """Return the count of every micro-batch, None if the loss is not averaged."""
+        if not self.loss.averages:
+            return None
+        if self._counts is None:
+            with torch.no_grad():
+                found = [self._evaluate(i, batch)[1] for i, batch in enumerate(self.batches)]
+            self._counts = _as_floats(found)
+        _total(self._counts)
+        return self._counts
+
+    def _evaluate(self, index: int, batch: Any) -> tuple[Tensor, Tensor | float]:
+        parameter = next(iter(self.parameters.values()))
+        return evaluate(self.model, self.loss, batch, parameter, name_of(index))
 
     def _try_first_batch(self) -> None:
         """Refuse early, and in words, what would fail or change in the middle of a run."""
         batch = next(iter(self.batches))
         device = self.domain.device
-        with self._ready(), torch.no_grad():
-            before, untouched = random_state(device), versions(batch)
-            try:
-                first, _count = self.loss(self.model, batch)
-            except (RuntimeError, IndexError) as error:
-                raise RuntimeError(_first_batch_message(batch, self.domain, error)) from error
-            draws = not torch.equal(before, random_state(device))
-            if versions(batch) != untouched:
-                raise ValueError(
-                    "the model or the loss writes into its batch, so that the next product would "
-                    "see other data: let it work on a copy (x = x.clone())"
-                )
-            second, _count = self.loss(self.model, batch)
+        before, untouched = random_state(device), versions(batch)
+        with torch.no_grad():
+            first, _count = self._evaluate(0, batch)
+        draws = not torch.equal(before, random_state(device))
+        if versions(batch) != untouched:
+            raise ValueError(
+                "the model or the loss writes into its batch, so that the next product would see "
+                "other data: let it work on a copy (x = x.clone())"
+            )
+        second, _count = self._evaluate(0, batch)
+        if not second.requires_grad:
+            self._require_dependence()
+        second = second.detach()
         if not bool(torch.isfinite(first)):
             raise ValueError(f"the loss of the first batch is {float(first)}")
         # Some CUDA kernels sum in an order that varies: beyond rounding, it is randomness.
@@ -242,6 +293,34 @@ class Hessian(LinearOperator):
                 "model draws random numbers (dropout in train mode?); use mode='eval', or turn "
                 "dropout off"
             )
+
+    def _require_dependence(self) -> None:
+        """Raise if no batch's loss depends on the parameters, whose Hessian would be zero."""
+        for index, batch in enumerate(self.batches):
+            total, _count = self._evaluate(index, batch)
+            if total.requires_grad:
+                return
+        raise ValueError(
+            "the loss does not depend on the parameters, or is cut off from them, so that its Hessian "
+            "would be zero: look for torch.no_grad, torch.inference_mode, .detach(), .item() or a "
+            "checkpoint with use_reentrant=True in the model's forward and in the loss, and whether "
+            "params names parameters that are used"
+        )
+
+    def _require_finite(self, totals: Sequence[Tensor | None], first: int = 0) -> None:
+        """Raise if a loss that was computed is NaN or infinite, by one synchronisation."""
+        computed = {first + i: total for i, total in enumerate(totals) if total is not None}
+        if not computed:
+            return
+        values = torch.stack([total.to(torch.float64) for total in computed.values()]).tolist()
+        for index, value in zip(computed, values, strict=True):
+            if not math.isfinite(value):
+                # Of a graph that is kept nobody would hear again.
+                self.graphs.clear()
+                raise NonFiniteError(
+                    f"the loss of {name_of(index)} is {value}: look for NaN or infinity in its data, "
+                    "and for a division or a logarithm of 0 in the model or the loss"
+                )
 
     def _describe(self) -> str:
         train = self.model.training if self.mode is None else self.mode == "train"
@@ -253,19 +332,22 @@ class Hessian(LinearOperator):
 class _MicroBatchHessian(LinearOperator):
     """One micro-batch's share of a Hessian."""
 
-    def __init__(self, whole: Hessian, index: int, batch: Any) -> None:
+    def __init__(self, whole: Hessian, index: int, batch: Any, count: float | None) -> None:
         super().__init__(whole.domain, structure=SELF_ADJOINT)
         self.whole = whole
         self.index = index
         self.batch = batch
+        self.num_samples = _num_samples(batch) if count is None else count
 
     def _apply(self, X: Any) -> Any:
         with self.whole._ready():
             columns = X.detach().T.contiguous()
             out = torch.zeros_like(columns)
-            self.whole._add_products(self.index, self.batch, columns, out)
-        if self.whole._count is not None:
-            out /= self.whole._count.to(out.dtype)
+            _count, total = self.whole._add_products(self.index, self.batch, columns, out)
+            counts = self.whole._known_counts()
+            self.whole._require_finite([total], self.index)
+        if counts is not None:
+            out /= _total(counts)
         return out.T
 
 
@@ -277,21 +359,21 @@ def _require_separate_samples(model: nn.Module, mode: Mode | None) -> None:
         )
 
 
-def _total(counts: list[Tensor | float], device: Any) -> Tensor:
-    total = sum(
-        (torch.as_tensor(count, device=device).to(torch.float64) for count in counts),
-        start=torch.zeros((), dtype=torch.float64, device=device),
-    )
-    if not bool(total > 0):
-        raise ValueError(
-            f"the counts of all batches add up to {float(total):g}: nothing to average"
-        )
+def _as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
+    """Return counts as numbers of the host, by one synchronisation."""
+    tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
+    on_host = iter(torch.stack(tensors).tolist() if tensors else [])
+    return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
+
+
+def _total(counts: Sequence[float]) -> float:
+    total = math.fsum(counts)
+    if not total > 0:
+        raise ValueError(f"the counts of all batches add up to {total:g}: nothing to average")
     return total
 
 
-def _first_batch_message(batch: Any, space: ParameterSpace, error: Exception) -> str:
-    shapes = ", ".join(f"{tuple(t.shape)} {t.dtype} on {t.device}" for t in tensors_in(batch))
-    return (
-        f"the model cannot be applied to the first batch ({shapes}; parameters are {space.dtype} on "
-        f"{space.device}): {error}"
-    )
+def _num_samples(batch: Any) -> float:
+    """Return the length of a micro-batch's first tensor."""
+    first = next(tensors_in(batch), None)
+    return 1.0 if first is None or first.ndim == 0 else float(first.shape[0])

@@ -38,8 +38,9 @@ def select_parameters(model: nn.Module, params: ParameterSelection) -> dict[str,
     Raises
     ------
     ValueError
-        If an item fits nothing, or the parameters differ in dtype or device, are not floating, or
-        have no values (on the meta device, or lazy).
+        If an item fits nothing, or the parameters differ in dtype or device, are not of single or
+        double precision, have no values (on the meta device, or lazy), or were made in inference
+        mode.
     TypeError
         If an item is of a kind that names no parameters.
     """
@@ -60,6 +61,7 @@ def select_parameters(model: nn.Module, params: ParameterSelection) -> dict[str,
             raise ValueError("params names no parameter; leave it out to take all")
     _require_uniform(chosen)
     _require_values(chosen)
+    _require_no_inference(every)
     return chosen
 
 
@@ -165,6 +167,7 @@ def _no_fit(pattern: str | re.Pattern[str], every: Mapping[str, torch.Tensor]) -
 
 
 _SHOWN = 8
+_PRECISIONS = (torch.float32, torch.float64)
 
 
 def _modules_of(names: Iterable[str]) -> Iterator[str]:
@@ -210,11 +213,26 @@ def _require_values(parameters: Mapping[str, nn.Parameter]) -> None:
             )
 
 
+def _require_no_inference(parameters: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in parameters.items():
+        if not nn.parameter.is_lazy(parameter) and parameter.is_inference():
+            raise ValueError(
+                f"parameter {name} was made in torch.inference_mode(), and nothing can be "
+                "differentiated by it: make the model outside, or pass copy.deepcopy(model), copied "
+                "outside"
+            )
+
+
 def _require_uniform(parameters: Mapping[str, nn.Parameter]) -> None:
     first_name, first = next(iter(parameters.items()))
     for name, parameter in parameters.items():
         if not parameter.dtype.is_floating_point:
             raise ValueError(f"parameter {name} is {parameter.dtype}, which has no derivative")
+        if parameter.dtype not in _PRECISIONS:
+            raise ValueError(
+                f"parameter {name} is {parameter.dtype}: Hessian products need torch.float32 or "
+                "torch.float64; convert model and data (model.float())"
+            )
         for what in ("dtype", "device"):
             if getattr(parameter, what) != getattr(first, what):
                 raise ValueError(

@@ -68,14 +68,13 @@ def start_vector(space: Space, start: Array | None, stream: Stream) -> Array:
 
 
 def start_block(space: Space, start: Array, most: int) -> Array:
-    """Return given start vectors, at most so many, or say what is wrong with them."""
+    """Return given start vectors with norm 1, at most so many, or say what is wrong with them."""
     if not is_array(start) or start.ndim != 2 or start.shape[1] > most:
         raise ValueError(
             f"start must have shape (n, {most}) or fewer columns, got {_describe(start)}"
         )
     block = space.validate(start)
-    start_norms(space, block)
-    return block
+    return block * space.from_host(1.0 / start_norms(space, block))
 
 
 def start_norms(space: Space, start: Array) -> HostArray:

@@ -1,38 +1,54 @@
-"""How many probes a trace takes, and what may be claimed of it afterwards."""
+"""How many probes an estimate takes, and from which of them its error may be read."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-from hessops.result import Interval
 from hessops.statistics import probes_needed, t_quantile
 
-if TYPE_CHECKING:
-    from hessops.algorithms.hutchinson import HutchinsonState
-
-__all__ = ["ProbePlan"]
+__all__ = ["ProbePlan", "ProbeState"]
 
 _DEFAULT_PROBES = 32
 _DEFAULT_BUDGET = 1000
 _FIRST_STAGE = 16
 
 
-class ProbePlan:
-    """How many probes to draw, and what to claim of the result.
+class ProbeState(Protocol):
+    """What a plan has to know of an engine's state."""
+
+    @property
+    def num_probes(self) -> int:
+        """Return the probes done."""
+
+    def size(self) -> float:
+        """Return what a relative tolerance is relative to."""
+
+    def probe_deviation(self) -> float:
+        """Return the standard deviation of one probe."""
+
+    def quantile(self, confidence: float) -> float:
+        """Return how many standard errors a tolerance is meant to bound."""
+
+
+S = TypeVar("S", bound=ProbeState)
+
+
+class ProbePlan(Generic[S]):
+    """How many probes to draw, and from which to read the error.
 
     Without a tolerance, as many as asked for. With one, Stein's two stages: the variance of a first
-    stage fixes the number, and the interval keeps that variance, which keeps its coverage (exactly
-    for `atol`; with `rtol`, as far as the estimate it is relative to is known).
+    stage fixes the number, and the error keeps that variance, which keeps the coverage of intervals
+    (exactly for `atol`; with `rtol`, as far as the estimate it is relative to is known).
 
     Parameters
     ----------
     num_probes : int or None
         Probes asked for; with a tolerance, the most to draw.
     rtol, atol : float or None
-        Half-width asked for of the interval.
+        Error asked for, relative and absolute; the looser one counts.
     confidence : float
-        Coverage of the interval.
+        Coverage of the intervals.
 
     Raises
     ------
@@ -48,45 +64,42 @@ class ProbePlan:
                 raise ValueError(f"{name}={value} must be positive and finite")
         t_quantile(confidence, 1.0)
         self.confidence = confidence
+        self._tolerances = rtol, atol
         self.rtol, self.atol = rtol or 0.0, atol or 0.0
         self.adaptive = rtol is not None or atol is not None
         self.budget = num_probes or (_DEFAULT_BUDGET if self.adaptive else _DEFAULT_PROBES)
         self.first_stage = min(self.budget, _FIRST_STAGE) if self.adaptive else self.budget
         self.needed = math.inf
-        self._first: HutchinsonState | None = None
+        self._first: S | None = None
+
+    def with_budget(self, num_probes: int) -> ProbePlan[S]:
+        """Return the same plan, not begun, for another number of probes."""
+        return ProbePlan(num_probes, *self._tolerances, self.confidence)
 
     def limit(self) -> int:
         """Return how many probes to draw, as far as is known."""
         return self.first_stage if self._first is None else int(min(self.needed, self.budget))
 
-    def stop(self, state: HutchinsonState) -> str | None:
+    def stop(self, state: S) -> str | None:
         """Fix the number of probes after the first stage; stop when it is reached."""
         if not self.adaptive:
             return None
-        count = state.moments.count
-        if self._first is None and count >= max(self.first_stage, 2):
+        if self._first is None and state.num_probes >= max(self.first_stage, 2):
             self._first = state
             self.needed = self._number(self._first, state)
-        elif self._first is not None and count >= self.needed:
+        elif self._first is not None and state.num_probes >= self.needed:
             # A relative tolerance moves with the estimate, and may ask for more in the end.
             self.needed = self._number(self._first, state)
-        return "tolerance reached" if count >= self.needed else None
+        return "tolerance reached" if self._reached(state) else None
 
-    def interval(self, state: HutchinsonState) -> Interval:
-        """Return the interval: with the first stage's variance if that fixed the number."""
-        source = state
-        if self._first is not None and state.moments.count >= self.needed:
-            source = self._first
-        if source.moments.count < 2:
-            return Interval(-math.inf, math.inf)
-        error = math.sqrt(source.probe_variance() / state.moments.count)
-        half = float(self._quantile(source)) * error if error > 0 else 0.0
-        return Interval(state.estimate() - half, state.estimate() + half)
+    def source(self, state: S) -> S:
+        """Return whose variance to claim: the first stage's if that fixed the number of probes."""
+        fixed = self._first is not None and state.num_probes >= self.needed
+        return self._first if fixed and self._first is not None else state
 
-    def verdict(self, state: HutchinsonState, reason: str | None) -> tuple[str, bool]:
+    def verdict(self, state: S, reason: str | None) -> tuple[str, bool]:
         """Return the status sentence and whether the tolerance was reached."""
-        count = state.moments.count
-        reached = count >= self.needed if self.adaptive else True
+        count, reached = state.num_probes, self._reached(state)
         if reached and self.adaptive:
             return f"tolerance reached with {count} probes", True
         if reason is not None:
@@ -96,22 +109,22 @@ class ProbePlan:
             return "one probe gives no error: use num_probes=2 or more", reached
         if reached:
             return f"used all {count} probes asked for", True
-        return f"used all {count} probes; {self._advice()}", False
+        return f"used all {count} probes; {self._advice(state)}", False
 
-    def _advice(self) -> str:
-        if math.isinf(self.needed):
+    def _reached(self, state: S) -> bool:
+        return state.num_probes >= self.needed if self.adaptive else True
+
+    def _advice(self, state: S) -> str:
+        if self._target(state) == 0:
             return "the estimate is 0, and no relative error is small beside it: give atol"
         return (
             f"about {self.needed:.0f} would reach the tolerance: raise num_probes or loosen rtol or "
             "atol"
         )
 
-    def _number(self, first: HutchinsonState, state: HutchinsonState) -> float:
-        deviation = math.sqrt(first.probe_variance())
-        return probes_needed(deviation, self._target(state), self._quantile(first))
+    def _number(self, first: S, state: S) -> float:
+        quantile = first.quantile(self.confidence)
+        return probes_needed(first.probe_deviation(), self._target(state), quantile)
 
-    def _target(self, state: HutchinsonState) -> float:
-        return max(self.atol, self.rtol * abs(state.estimate()))
-
-    def _quantile(self, state: HutchinsonState) -> float:
-        return float(t_quantile(self.confidence, state.freedom()))
+    def _target(self, state: S) -> float:
+        return max(self.atol, self.rtol * state.size())

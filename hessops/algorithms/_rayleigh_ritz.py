@@ -42,19 +42,25 @@ def rayleigh_ritz(
         np.complex128 if is_complex(space.xp, space.dtype) else np.float64
     )
     require_finite(projected, number, operator)
-    asymmetry = float(np.max(np.abs(projected - projected.conj().T)))
-    scale = float(np.sqrt(np.max(to_numpy(space.column_norms_squared(product)))))
-    if asymmetry > np.sqrt(eps(space.xp, space.dtype)) * scale:
+    # Solved once: ranks that rounded differently would turn their parts of a vector apart.
+    values, small = space.comm.broadcast(np.linalg.eigh((projected + projected.conj().T) / 2))
+    order = np.argsort(-np.abs(values), kind="stable")
+    values, small = values[order], small[:, order]
+    # One copy to the device for both.
+    together = space.from_host(np.concatenate([small, values[None, :]]))
+    rotation, shifts = together[:-1, :], together[-1, :]
+    X, product = X @ rotation, product @ rotation
+    norms = np.sqrt(to_numpy(space.column_norms_squared(product - X * shifts)))
+    # As x is orthogonal to the residual, the norm of A x is known.
+    asymmetry = np.max(np.abs(projected - projected.conj().T))
+    _require_symmetric(operator, float(asymmetry), float(np.max(np.hypot(values, norms))))
+    return values, norms, X, product
+
+
+def _require_symmetric(operator: LinearOperator, asymmetry: float, scale: float) -> None:
+    if asymmetry > np.sqrt(eps(operator.xp, operator.dtype)) * scale:
         raise NotSelfAdjointError(
             f"{operator} is declared self-adjoint, but its products are not: inner products <x, A y> "
             f"and <A x, y> differ by {asymmetry:.3g} at a scale of {scale:.3g}; see "
             "hessops.check_operator"
         )
-    # Solved once: ranks that rounded differently would turn their parts of a vector apart.
-    values, small = space.comm.broadcast(np.linalg.eigh((projected + projected.conj().T) / 2))
-    order = np.argsort(-np.abs(values), kind="stable")
-    values, rotation = values[order], space.from_host(small[:, order])
-    X, product = X @ rotation, product @ rotation
-    residual = product - X * space.from_host(values)
-    norms = np.sqrt(to_numpy(space.column_norms_squared(residual)))
-    return values, norms, X, product

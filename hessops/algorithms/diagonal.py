@@ -2,12 +2,16 @@
 
 E[conj(z) ∘ A z] = diag(A) for any z with E[z z^H] = I. With signs the variance of entry i is the sum
 of the squares of the other entries of row i; other probes add a multiple of a_ii² to it.
+
+Variances are summed over blocks of probes as Chan, Golub & LeVeque (1983) merge them. Within a block
+each term of a sum has a spread of its own, which leaves as many degrees of freedom as there are terms
+for each probe; between blocks only the sum is compared, so that no vector is kept for every term.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,18 +23,83 @@ from hessops.algorithms._common import (
     square_operator,
     warn_if_failed,
 )
-from hessops.algorithms.hutchinson import has_many_terms
-from hessops.arrays import Array, HostArray, is_complex, to_numpy
+from hessops.algorithms._probe_plan import ProbePlan
+from hessops.algorithms._terms import is_stratified, strata
+from hessops.arrays import Array, is_complex, namespace, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, require_finite, run
 from hessops.result import Interval, Result
+from hessops.space import Space
 from hessops.statistics import t_quantile
 
-__all__ = ["DiagonalResult", "DiagonalState", "diagonal", "diagonal_steps"]
+__all__ = ["DiagonalResult", "DiagonalState", "EntryMoments", "diagonal", "diagonal_steps"]
 
-_DEFAULT_PROBES = 32
-_DEFAULT_BUDGET = 1000
+
+@dataclass(frozen=True)
+class EntryMoments:
+    """Mean and variance of every entry, over probes.
+
+    Parameters
+    ----------
+    count : int
+        Probes seen (for every term, if there are several).
+    num_blocks : int
+        Blocks of probes that were merged.
+    num_terms : int
+        Terms that had probes of their own.
+    mean : array, shape (n,)
+        Of the sum of all terms.
+    squares : array, shape (n,)
+        Sum of squared deviations: ``count - 1`` times the variance of one probe, in the mean.
+    fourth : array, shape (n,)
+        Root of the sum, over blocks and terms, of s² / (f + 2) for sums s of f free squares.
+    """
+
+    count: int
+    num_blocks: int
+    num_terms: int
+    mean: Array
+    squares: Array
+    fourth: Array
+
+    def merged(self, other: EntryMoments) -> EntryMoments:
+        """Return the moments of both blocks of probes (Chan, Golub & LeVeque 1983)."""
+        xp = namespace(self.mean)
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        between = xp.abs(delta) ** 2 * (self.count * other.count / count)
+        return EntryMoments(
+            count=count,
+            num_blocks=self.num_blocks + other.num_blocks,
+            num_terms=self.num_terms,
+            mean=self.mean + delta * (other.count / count),
+            squares=self.squares + other.squares + between,
+            fourth=xp.hypot(self.fourth, other.fourth),
+        )
+
+    def standard_errors(self, num_probes: int) -> Array:
+        """Return the standard errors of a mean over so many such probes, NaN if unknown."""
+        share = 1 / ((self.count - 1) * num_probes) if self.count > 1 else math.nan
+        errors: Array = namespace(self.squares).sqrt(self.squares * share)
+        return errors
+
+    def freedom(self) -> float | Array:
+        """Return the degrees of freedom behind standard errors, of each entry if there are terms.
+
+        As `hessops.statistics.welch_satterthwaite` does, in Welch's (1947) form.
+        """
+        least = float(self.count - 1)
+        if self.num_terms == 1 or self.count < 2:
+            return least
+        xp = namespace(self.squares)
+        positive = xp.greater(self.squares, xp.zeros_like(self.squares))
+        within = self.fourth / xp.where(positive, self.squares, xp.ones_like(self.squares))
+        between = (self.num_blocks - 1) / least**2
+        # Where all squares are zero, any number will do.
+        inverse = xp.clip(within**2 + between, 1 / (self.num_terms * least + 2), None)
+        freedom: Array = xp.clip(1 / inverse - 2, least, self.num_terms * least)
+        return freedom
 
 
 @dataclass(frozen=True)
@@ -43,26 +112,34 @@ class DiagonalState:
         Blocks of probes done.
     num_products : int
         Products with the whole operator.
-    num_probes : int
-        Probes done.
-    freedom : int
-        Degrees of freedom of the standard errors.
-    value_sum : array, shape (n,)
-        Sum over probes; divided by `num_probes`, the unbiased estimate.
-    variance_sum : array, shape (n,)
-        Estimated variance of `value_sum`.
+    moments : EntryMoments
+        Over probes, of every entry; ``moments.mean`` is the unbiased estimate.
     norm, error_norm : float
         2-norms of the estimate and of its standard errors.
     """
 
     step: int
     num_products: int
-    num_probes: int
-    freedom: int
-    value_sum: Array
-    variance_sum: Array
+    moments: EntryMoments
     norm: float
     error_norm: float
+
+    @property
+    def num_probes(self) -> int:
+        """Return the probes done (for every term, if stratified)."""
+        return self.moments.count
+
+    def size(self) -> float:
+        """Return the 2-norm of the estimate."""
+        return self.norm
+
+    def probe_deviation(self) -> float:
+        """Return the 2-norm of the entries' standard deviations of one probe."""
+        return self.error_norm * math.sqrt(self.num_probes)
+
+    def quantile(self, confidence: float) -> float:  # noqa: ARG002 - at any confidence
+        """Return 1: a tolerance bounds the 2-norm of the standard errors themselves."""
+        return 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,15 +149,20 @@ class DiagonalResult(Result):
     Parameters
     ----------
     values : array, shape (n,)
-        The estimates, in the operator's library.
+        The estimates, in the operator's library; of vectors split over ranks, the rows held here.
     standard_errors : array, shape (n,)
-        Real; NaN after a single probe.
+        Real; NaN after a single probe. Where a tolerance fixed the number of probes, from the spread
+        of the first stage, which keeps the coverage of `interval`.
+    norm : float
+        2-norm of the values, over all ranks.
     norm_error : float
         2-norm of the standard errors: the expected size of the error of the whole vector.
+    dim : int
+        The number n of entries, over all ranks.
     confidence : float
         Coverage of `interval`, entry by entry.
-    freedom : int
-        Degrees of freedom behind each standard error.
+    freedom : float or array, shape (n,)
+        Degrees of freedom behind each standard error: one number if not stratified.
     num_probes : int
         Probes used (for every term, if stratified).
     probe : str
@@ -89,23 +171,25 @@ class DiagonalResult(Result):
 
     values: Array = field(metadata={"long": True}, repr=False)
     standard_errors: Array = field(metadata={"long": True}, repr=False)
+    norm: float
     norm_error: float
+    dim: int
     confidence: float
-    freedom: int
+    freedom: float | Array = field(metadata={"long": True}, repr=False)
     num_probes: int
     probe: str
 
     @property
     def interval(self) -> Interval:
         """Return host arrays (low, high): t-intervals of the entries (of real operators)."""
-        half = t_quantile(self.confidence, self.freedom) * to_numpy(self.standard_errors)
+        freedom = self.freedom if isinstance(self.freedom, float) else to_numpy(self.freedom)
+        half = t_quantile(self.confidence, freedom) * to_numpy(self.standard_errors)
         values = to_numpy(self.values)
         return Interval(values - half, values + half)
 
     def __str__(self) -> str:
-        norm = float(np.linalg.norm(to_numpy(self.values)))
         return (
-            f"diagonal of {self.values.shape[0]} entries, norm {norm:.6g} ± {self.norm_error:.2g} "
+            f"diagonal of {self.dim} entries, norm {self.norm:.6g} ± {self.norm_error:.2g} "
             f"({self.num_probes} {self.probe} probes, {self._cost()})"
         )
 
@@ -125,8 +209,10 @@ def diagonal(
 ) -> DiagonalResult:
     """Estimate the diagonal of a square operator from products with random probes.
 
-    Costs `num_probes` products. With `rtol` or `atol` it stops when the 2-norm of the standard
-    errors is at most ``max(atol, rtol * norm of the diagonal)``.
+    Costs `num_probes` products. With `rtol` or `atol`, Stein's two-stage procedure draws a first
+    stage, reads off how many probes it takes until the 2-norm of the standard errors is at most
+    ``max(atol, rtol * norm of the diagonal)``, and draws those: stopping as soon as the error
+    happens to look small would report errors that are too small.
 
     Parameters
     ----------
@@ -145,6 +231,7 @@ def diagonal(
         not given.
     block_size : int, optional
         Probes per product; as many as fit a quarter of a gigabyte, at most 32, where not given.
+        Large blocks leave the errors of finite sums more degrees of freedom.
     rng : int, numpy.random.Generator or None
         Where the randomness comes from.
     callback : callable, optional
@@ -169,7 +256,8 @@ def diagonal(
 
     References
     ----------
-    Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57; Dharangutte & Musco (2023), SOSA.
+    Bekas, Kokiopoulou & Saad (2007), Appl. Numer. Math. 57; Dharangutte & Musco (2023), SOSA;
+    Stein (1945), Ann. Math. Stat. 16(3); Welch (1947), Biometrika 34.
 
     Examples
     --------
@@ -179,49 +267,35 @@ def diagonal(
     """
     operator = square_operator(A, "diagonal")
     require_positive(num_probes=num_probes, block_size=block_size)
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value} must be positive and finite")
-    t_quantile(confidence, 1.0)
+    plan = ProbePlan[DiagonalState](num_probes, rtol, atol, confidence)
     seed = seed_from(rng)
-    adaptive = rtol is not None or atol is not None
-    budget = num_probes or (_DEFAULT_BUDGET if adaptive else _DEFAULT_PROBES)
-
-    def stop(state: DiagonalState) -> str | None:
-        target = max(atol or 0.0, (rtol or 0.0) * state.norm)
-        return "tolerance reached" if adaptive and state.error_norm <= target else None
-
     states = diagonal_steps(
         operator,
         stream=Stream(seed, Purpose.DIAGONAL),
         probe=probe,
-        num_probes=budget,
-        block_size=block_size or default_block_size(operator.domain, budget),
-        stratify=has_many_terms(operator) if stratify is None else stratify,
+        num_probes=plan.limit,
+        block_size=block_size or default_block_size(operator.domain, plan.first_stage),
+        stratify=is_stratified(operator, stratify),
     )
     outcome = run(
         states,
         space=operator.domain,
-        stop=stop,
+        stop=plan.stop,
         row=lambda state: (state.norm, state.error_norm),
         callback=callback,
     )
-    state, count = outcome.state, outcome.state.num_probes
-    converged = not adaptive or stop(state) is not None
-    status = f"{outcome.reason or 'used all probes asked for'}: {count} probes"
-    if not converged:
-        status = (
-            f"the error is {state.error_norm:.3g} in the 2-norm after {count} probes and falls as "
-            "one over the square root of their number: raise num_probes or loosen rtol or atol"
-        )
+    state, source = outcome.state, plan.source(outcome.state)
+    status, converged = plan.verdict(state, outcome.reason)
     warn_if_failed(converged, status)
     return DiagonalResult(
-        values=state.value_sum / count,
-        standard_errors=operator.xp.sqrt(state.variance_sum) / count,
-        norm_error=state.error_norm,
+        values=state.moments.mean,
+        standard_errors=source.moments.standard_errors(state.num_probes),
+        norm=state.norm,
+        norm_error=source.probe_deviation() / math.sqrt(state.num_probes),
+        dim=operator.shape[0],
         confidence=confidence,
-        freedom=state.freedom,
-        num_probes=count,
+        freedom=source.moments.freedom(),
+        num_probes=state.num_probes,
         probe=probe,
         num_products=state.num_products,
         status=status,
@@ -237,9 +311,9 @@ def diagonal_steps(
     *,
     stream: Stream,
     probe: ProbeKind = "rademacher",
-    num_probes: int,
     block_size: int = 8,
     stratify: bool = False,
+    num_probes: int | Callable[[], int] | None = None,
 ) -> Iterator[DiagonalState]:
     """Yield estimates of a diagonal, one block of probes after another.
 
@@ -251,54 +325,48 @@ def diagonal_steps(
         Where the probes come from.
     probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
         Their distribution.
-    num_probes : int
-        Where to end.
     block_size : int
         Most probes per product.
     stratify : bool
         Use a fresh probe for every term.
+    num_probes : int or callable, optional
+        Where to end, or a function that is asked for that before every block; never, if not given.
 
     Yields
     ------
     DiagonalState
         One block of probes further.
     """
-    space = A.domain
-    value_sum = space.zeros(1)[:, 0]
-    variance_sum = _magnitude(A, space.zeros(1))[:, 0]
-    done = freedom = 0
-    for step, count in enumerate(_even_blocks(num_probes, block_size), start=1):
-        indices = range(done, done + count)
-        for index, term in enumerate(A.terms() if stratify else (A,)):
-            Z = space.probes(stream.for_term(index), indices, probe)
-            samples = (A.xp.conj(Z) if is_complex(A.xp, Z.dtype) else Z) * term.apply(Z)
-            block_sum = A.xp.sum(samples, axis=1)
-            value_sum = value_sum + block_sum
-            # One probe has no spread of its own.
-            spread = _magnitude(A, samples - (block_sum / count)[:, None]) ** 2
-            correction = count / (count - 1) if count > 1 else math.nan
-            variance_sum = variance_sum + A.xp.sum(spread, axis=1) * correction
+    moments: EntryMoments | None = None
+    step = done = 0
+    while (end := num_probes() if callable(num_probes) else num_probes) is None or done < end:
+        count = block_size if end is None else min(block_size, end - done)
+        block = _of_block(A, stream, range(done, done + count), probe, stratify)
+        moments = block if moments is None else moments.merged(block)
         done += count
-        freedom += count - 1
-        norms = _norms(A, value_sum, variance_sum) / done
-        require_finite(norms[:1], done, A)
+        step += 1
+        norm = _norm(A.domain, moments.mean)
+        require_finite(np.asarray(norm), done, A)
         yield DiagonalState(
-            step, done, done, freedom, value_sum, variance_sum, float(norms[0]), float(norms[1])
+            step, done, moments, norm, _norm(A.domain, moments.standard_errors(done))
         )
 
 
-def _even_blocks(total: int, size: int) -> list[int]:
-    """Split `total` into blocks of nearly equal size; a single probe would have no variance."""
-    count = min(-(-total // size), max(total // 2, 1))
-    return [total // count + (index < total % count) for index in range(count)]
+def _of_block(
+    A: LinearOperator, stream: Stream, indices: range, probe: ProbeKind, stratify: bool
+) -> EntryMoments:
+    xp, count, terms = A.xp, len(indices), 0
+    mean = A.domain.zeros(1)[:, 0]
+    squares = fourth = xp.abs(mean)
+    for terms, term in enumerate(strata(A, stratify), start=1):
+        Z = A.domain.probes(stream.for_term(terms - 1), indices, probe)
+        samples = (xp.conj(Z) if is_complex(xp, Z.dtype) else Z) * term.apply(Z)
+        center = xp.sum(samples, axis=1) / count
+        spread = xp.sum(xp.abs(samples - center[:, None]) ** 2, axis=1)
+        mean, squares = mean + center, squares + spread
+        fourth = xp.hypot(fourth, spread / math.sqrt(count + 1))
+    return EntryMoments(count, 1, terms, mean, squares, fourth)
 
 
-def _magnitude(A: LinearOperator, block: Array) -> Array:
-    size: Array = A.xp.abs(block)
-    return size
-
-
-def _norms(A: LinearOperator, values: Array, variances: Array) -> HostArray:
-    both = [values[:, None], A.xp.sqrt(variances)[:, None]]
-    squares = [to_numpy(A.domain.column_norms_squared(column)) for column in both]
-    return np.asarray(np.sqrt(np.concatenate(squares)))
+def _norm(space: Space, vector: Array) -> float:
+    return math.sqrt(float(to_numpy(space.column_norms_squared(vector[:, None]))[0]))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy.linalg import block_diag, eigh_tridiagonal
+from scipy.linalg import block_diag
 
 from hessops.algorithms._common import (
     require_positive,
@@ -24,21 +24,23 @@ from hessops.algorithms._common import (
     start_vector,
     warn_if_failed,
 )
-from hessops.algorithms.lanczos import LanczosState, lanczos_steps
+from hessops.algorithms._end_pairs import EndPairs, end_pairs
+from hessops.algorithms.lanczos import lanczos_steps
 from hessops.arrays import Array, HostArray, eps, numpy_dtype, to_numpy
 from hessops.basis import Basis
 from hessops.eigenpairs import EigenResult, error_bounds
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, run
+from hessops.rounding import rounding
 from hessops.space import Space
 
 __all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
 
 Which = Literal["LM", "LA", "SA", "BE"]
 
-_BASIS_BYTES = 2**30
 _LOOSE = 1e-4
+_BASIS_BYTES = 2**30
 _MIN_STEPS, _MAX_STEPS = 100, 2000
 
 
@@ -157,50 +159,32 @@ def eigsh(
     array([8., 7.])
     """
     operator = self_adjoint_operator(A, "eigsh")
-    require_positive(k=k, max_steps=max_steps)
-    n = operator.shape[0]
-    if which not in get_args(Which):
-        raise ValueError(f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}")
-    if k > n:
-        raise ValueError(f"k={k} eigenpairs asked of an operator of dimension {n}")
-    tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
-    if not tol > 0:
-        raise ValueError(f"tol={tol} must be positive")
+    goal = _goal(operator, k, which, tol, max_steps)
     seed = seed_from(rng)
-    limit = min(n, max_steps or _default_steps(operator.domain, k))
-    goal = _Goal(k, which, tol)
-    first = start_vector(operator.domain, start, Stream(seed, Purpose.START))
     clock = time.perf_counter()
     outcome = run(
-        eigsh_steps(operator, first, stream=Stream(seed, Purpose.RESTART), num_ends=k + 1, tol=tol),
+        eigsh_steps(
+            operator,
+            start_vector(operator.domain, start, Stream(seed, Purpose.START)),
+            stream=Stream(seed, Purpose.RESTART),
+            num_ends=k + 1,
+            tol=goal.tol,
+        ),
         space=operator.domain,
         stop=goal.stop,
         row=goal.row,
-        max_steps=limit,
+        max_steps=min(operator.domain.dim, max_steps or _default_steps(operator.domain, k)),
         callback=callback,
     )
-    state = outcome.state
-    pairs = goal.wanted(state)
-    vectors = state.basis.vectors() @ operator.domain.from_host(state.coefficients[:, pairs])
-    values, residuals = state.values[pairs], state.residual_norms[pairs]
-    num_products = state.num_products
-    if verify:
-        values, residuals = _verified(operator, vectors)
-        num_products += len(pairs)
-    status, converged = goal.verdict(state, residuals, outcome.reason)
+    found = _wanted_pairs(operator, outcome.state, goal.wanted(outcome.state), verify)
+    status, converged = goal.verdict(outcome.state, found.residual_norms, outcome.reason)
     warn_if_failed(converged, status)
     return EigenResult(
-        eigenvalues=values,
-        eigenvectors=vectors,
-        residual_norms=residuals,
-        error_bounds=error_bounds(
-            values,
-            residuals,
-            np.delete(state.values, pairs),
-            np.delete(state.residual_norms, pairs),
-            eps(operator.xp, operator.dtype),
-        ),
-        num_products=num_products,
+        eigenvalues=found.values,
+        eigenvectors=found.vectors,
+        residual_norms=found.residual_norms,
+        error_bounds=found.error_bounds,
+        num_products=outcome.state.num_products + (len(found.values) if verify else 0),
         status=status,
         converged=converged,
         history=outcome.history,
@@ -235,7 +219,7 @@ def eigsh_steps(
     """
     space = A.domain
     basis = Basis(space, 1)
-    finished: list[_EndPairs] = []
+    finished: list[EndPairs] = []
     scale = 0.0
     # The scale is up to three times the largest Ritz value; and a loose tolerance must not end a
     # space that has yet to see the spectrum.
@@ -246,7 +230,7 @@ def eigsh_steps(
         for state in lanczos_steps(A, start, basis=basis, scale=scale, breakdown=breakdown):
             scale = state.scale
             blurred = blurred or state.residual_norm() <= half_the_digits * scale
-            current = _end_pairs(state, num_ends)
+            current = end_pairs(state, num_ends)
             yield _combined([*finished, current], not state.alive[0], blurred, basis)
         finished.append(current)
         if basis.size >= space.dim:
@@ -254,6 +238,23 @@ def eigsh_steps(
         start = space.probes(stream, range(len(finished), len(finished) + 1), "normal")
         for _ in range(2):
             start, _coefficients = basis.project(start)
+
+
+def _goal(
+    operator: LinearOperator, k: int, which: Which, tol: float | None, max_steps: int | None
+) -> _Goal:
+    """Return what is wanted, or say which option is out of range."""
+    require_positive(k=k, max_steps=max_steps)
+    if which not in get_args(Which):
+        raise ValueError(f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}")
+    if k > operator.domain.dim:
+        raise ValueError(
+            f"k={k} eigenpairs asked of an operator of dimension {operator.domain.dim}"
+        )
+    tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
+    if not tol > 0:
+        raise ValueError(f"tol={tol} must be positive")
+    return _Goal(k, which, tol)
 
 
 class _Goal:
@@ -308,7 +309,8 @@ class _Goal:
         """Return the status sentence and whether all residual norms are small enough."""
         allowed = self._allowed(state)
         # Verified residuals carry the rounding of the product itself.
-        reached = residuals <= allowed + _rounding(state)
+        size = float(np.max(np.abs(state.values)))
+        reached = residuals <= allowed + rounding(state.basis.space, size)
         cost = f"{state.num_products} steps"
         filled = state.step >= state.basis.space.dim
         if bool(np.all(reached)) and len(residuals) == self.k:
@@ -328,33 +330,7 @@ class _Goal:
         return self.tol * float(np.max(np.abs(state.values)))
 
 
-@dataclass(frozen=True)
-class _EndPairs:
-    """Ritz pairs at both ends of one Krylov space of dimension `length`."""
-
-    length: int
-    values: HostArray
-    residual_norms: HostArray
-    vectors: HostArray
-
-
-def _end_pairs(state: LanczosState, num_ends: int) -> _EndPairs:
-    """Solve the tridiagonal problem for its outermost pairs, so that every step can afford it."""
-    diagonal, off_diagonal = state.tridiagonal()
-    length = len(diagonal)
-    if length <= 2 * num_ends:
-        values, vectors = eigh_tridiagonal(diagonal, off_diagonal)
-    else:
-        ends = [(0, num_ends - 1), (length - num_ends, length - 1)]
-        parts = [
-            eigh_tridiagonal(diagonal, off_diagonal, select="i", select_range=end) for end in ends
-        ]
-        values = np.concatenate([part[0] for part in parts])
-        vectors = np.concatenate([part[1] for part in parts], axis=1)
-    return _EndPairs(length, values, state.residual_norm() * np.abs(vectors[-1]), vectors)
-
-
-def _combined(spaces: list[_EndPairs], exhausted: bool, blurred: bool, basis: Basis) -> EigshState:
+def _combined(spaces: list[EndPairs], exhausted: bool, blurred: bool, basis: Basis) -> EigshState:
     lengths = tuple(space.length for space in spaces)
     return EigshState(
         sum(lengths),
@@ -374,6 +350,34 @@ def _default_steps(space: Space, k: int) -> int:
     return min(max(_BASIS_BYTES // vector_bytes, _MIN_STEPS), _MAX_STEPS) + 10 * k
 
 
+@dataclass(frozen=True)
+class _WantedPairs:
+    """The eigenpairs of the result."""
+
+    values: HostArray
+    residual_norms: HostArray
+    error_bounds: HostArray
+    vectors: Array
+
+
+def _wanted_pairs(
+    operator: LinearOperator, state: EigshState, pairs: HostArray, verify: bool
+) -> _WantedPairs:
+    """Form the vectors of some Ritz pairs, and multiply them once more if asked."""
+    vectors = state.basis.combined(operator.domain.from_host(state.coefficients[:, pairs]))
+    values, residuals = state.values[pairs], state.residual_norms[pairs]
+    if verify:
+        values, residuals = _verified(operator, vectors)
+    bounds = error_bounds(
+        values,
+        residuals,
+        np.delete(state.values, pairs),
+        np.delete(state.residual_norms, pairs),
+        eps(operator.xp, operator.dtype),
+    )
+    return _WantedPairs(values, residuals, bounds, vectors)
+
+
 def _verified(operator: LinearOperator, vectors: Array) -> tuple[HostArray, HostArray]:
     """Return Rayleigh quotients and true residual norms of approximate eigenvectors."""
     space = operator.domain
@@ -381,8 +385,3 @@ def _verified(operator: LinearOperator, vectors: Array) -> tuple[HostArray, Host
     values = np.real(to_numpy(space.column_inner(vectors, product)))
     residual = product - vectors * space.from_host(values)
     return values, np.sqrt(to_numpy(space.column_norms_squared(residual)))
-
-
-def _rounding(state: EigshState) -> float:
-    space = state.basis.space
-    return 32 * eps(space.xp, space.dtype) * float(np.max(np.abs(state.values)))

@@ -6,7 +6,8 @@ After k steps from a unit vector q_1, the columns of Q = [q_1 ... q_k] are ortho
 
 Many start vectors share each product but keep a recurrence each: that is what stochastic Lanczos
 quadrature wants, one wide product a step. One reduction a step gives alpha and one beta; full
-reorthogonalisation adds one, by two passes of classical Gram-Schmidt ("twice is enough").
+reorthogonalisation adds one, by two passes of classical Gram-Schmidt ("twice is enough"). The
+coefficients of a step come to the host in one copy and go back to the device in one.
 """
 
 from __future__ import annotations
@@ -24,23 +25,22 @@ from hessops.algorithms._common import (
     start_norms,
     start_vector,
 )
-from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.algorithms._recurrence import Recurrence
+from hessops.arrays import Array, HostArray, is_complex, to_numpy
 from hessops.basis import Basis
-from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream, seed_from
-from hessops.record import Callback, require_finite, run
+from hessops.record import Callback, run
 from hessops.result import Result
+from hessops.rounding import rounding
+from hessops.space import Space
 
 __all__ = ["LanczosResult", "LanczosState", "lanczos", "lanczos_steps"]
-
-# A residual this many roundings of the operator's scale small is rounding: the space is exhausted.
-_BREAKDOWN = 32
 
 
 @dataclass(frozen=True)
 class LanczosState:
-    """The recurrences after k steps; column j satisfies ``A Q = Q T + betas[-1, j] q e_k^T``.
+    """The recurrences after k steps; column j satisfies ``A Q = Q T + r e_k^T``.
 
     Parameters
     ----------
@@ -51,17 +51,20 @@ class LanczosState:
     alphas : numpy.ndarray, shape (k, m)
         Diagonals of the m tridiagonal matrices, float64 on the host.
     betas : numpy.ndarray, shape (k, m)
-        Off-diagonals; the last row holds the norms of the residuals r.
+        Off-diagonals; row `lengths` - 1 of a column holds the norm of its residual r.
     lengths : numpy.ndarray, shape (m,)
         Steps until each recurrence ended because its Krylov space was exhausted; k if it goes on.
+        Coefficients beyond are 0.
     alive : numpy.ndarray, shape (m,)
         Which recurrences go on.
     scale : float
         Largest absolute row sum of T seen: the size of the operator.
     rounding : float
         What is rounding at that size, in the operator's precision.
-    residual : array, shape (n, m)
-        The vectors r.
+    following : array, shape (n, m)
+        The next basis vectors q = r / ‖r‖; 0 where a recurrence has ended.
+    space : Space
+        Where they live.
     basis : Basis or None
         The vectors Q, if kept.
     """
@@ -74,8 +77,14 @@ class LanczosState:
     alive: HostArray
     scale: float
     rounding: float
-    residual: Array
+    following: Array
+    space: Space
     basis: Basis | None
+
+    @property
+    def residual(self) -> Array:
+        """Return the vectors r, shape (n, m); 0 where a recurrence has ended."""
+        return self.following * self.space.from_host(self.betas[-1])
 
     def tridiagonal(self, column: int = 0) -> tuple[HostArray, HostArray]:
         """Return the diagonal and off-diagonal of one recurrence's T."""
@@ -83,8 +92,8 @@ class LanczosState:
         return self.alphas[:length, column], self.betas[: length - 1, column]
 
     def residual_norm(self, column: int = 0) -> float:
-        """Return ‖r‖ of one recurrence; 0 once its Krylov space is exhausted."""
-        return float(self.betas[-1, column]) if self.alive[column] else 0.0
+        """Return ‖r‖ of one recurrence; that of its last step once its Krylov space is exhausted."""
+        return float(self.betas[self.lengths[column] - 1, column])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,12 +188,13 @@ def lanczos(
     require_positive(num_steps=num_steps)
     seed = seed_from(rng)
     space = operator.domain
-    block = start_vector(space, start, Stream(seed, Purpose.START))
-    states = lanczos_steps(
-        operator, block, reorthogonalize=reorthogonalize, capacity=min(num_steps, space.dim)
-    )
     outcome = run(
-        states,
+        lanczos_steps(
+            operator,
+            start_vector(space, start, Stream(seed, Purpose.START)),
+            reorthogonalize=reorthogonalize,
+            capacity=min(num_steps, space.dim),
+        ),
         space=space,
         stop=lambda _: None,
         max_steps=num_steps,
@@ -223,7 +233,10 @@ def lanczos_steps(
 ) -> Iterator[LanczosState]:
     """Yield the state of m Lanczos recurrences in lock-step; end when all are exhausted.
 
-    One product with m columns a step, and one synchronisation of a device.
+    One product with m columns a step, one copy of coefficients to the host, one back to the device.
+    Without reorthogonalisation four blocks of m vectors exist at the peak of a step, besides what
+    the operator takes: two basis vectors, the product and the next; and the start vectors, if they
+    are kept elsewhere.
 
     Parameters
     ----------
@@ -254,101 +267,61 @@ def lanczos_steps(
     ValueError
         If a start vector is zero or not finite.
     NotSelfAdjointError
-        If products show that the operator is not self-adjoint (seen by reorthogonalisation, and
-        wherever there are several start vectors).
+        If products show that the operator is not self-adjoint: if an inner product <q_i, A q_k>
+        that is 0 or known by symmetry differs by more than half the digits. With
+        reorthogonalisation, i runs over all vectors before; without, over the one before; in the
+        first step, over the other start vectors.
     """
-    space = A.domain
+    space, xp = A.domain, A.xp
     count = start.shape[1]
     if reorthogonalize and basis is None:
         basis = Basis(space, count, capacity)
-    deflated = basis.size if basis is not None else 0
-    recurrence = _Recurrence(A, count, deflated, scale, breakdown)
-    Q = start * _inverse(space, start_norms(space, start))
-    previous, beta = space.zeros(count), None
+    recurrence = Recurrence(A, count, basis, scale, breakdown)
+    Q = start * space.from_host(1.0 / start_norms(space, start))
+    del start
+    # The vectors before, times beta. Blocks are let go as soon as they have served.
+    previous = space.zeros(count)
+    beta: Array | None = None
     while True:
         W = A.apply(Q)
-        if beta is None and count > 1:
-            recurrence.require_symmetric(space.gram(Q, W), space.column_norms_squared(W))
+        overlaps = space.gram(Q, W) if beta is None and count > 1 else None
         if basis is not None:
             basis.append(Q)
-            W, alpha, stray = _reorthogonalized(W, basis, deflated, beta)
+            W, alpha, stray = _reorthogonalized(W, basis, recurrence.deflated, beta)
         else:
-            W = W if beta is None else W - previous * beta
-            alpha, stray = space.column_inner(Q, W), None
+            W = W - previous
+            inner = space.column_inners((Q, W), (previous, W))
+            alpha, stray = inner[0, :], inner[1, :]
+            del previous
             W = W - Q * space.coefficients(_real(A, alpha))
-        norms = A.xp.sqrt(space.column_norms_squared(W))
-        yield recurrence.advance(W, _to_host(A, alpha, norms, stray), basis)
+        norms = xp.sqrt(space.column_norms_squared(W))
+        recurrence.advance(_to_host(A, alpha, norms, stray))
+        if overlaps is not None:
+            recurrence.require_symmetric(to_numpy(overlaps))
+        inverse_and_beta = space.from_host(recurrence.coefficients())
+        beta = inverse_and_beta[1, :]
+        previous, Q = Q * beta, W * inverse_and_beta[0, :]
+        del W
+        yield _state(recurrence, Q)
         if not recurrence.alive.any():
             return
-        inverse = np.divide(1.0, recurrence.betas[-1], where=recurrence.alive, out=np.zeros(count))
-        beta = space.from_host(recurrence.betas[-1])
-        previous, Q = Q, W * space.from_host(inverse)
 
 
-class _Recurrence:
-    """The coefficients of m recurrences on the host, and which of them go on."""
-
-    def __init__(
-        self, A: LinearOperator, count: int, deflated: int, scale: float, breakdown: float
-    ) -> None:
-        self.operator = A
-        self.eps = eps(A.xp, A.dtype)
-        self.breakdown = max(_BREAKDOWN * self.eps, breakdown)
-        # A space of dimension n holds no more than n orthogonal vectors.
-        self.room = A.domain.dim - deflated
-        self.alphas: list[HostArray] = []
-        self.betas: list[HostArray] = []
-        self.alive = np.ones(count, dtype=bool)
-        self.lengths = np.zeros(count, dtype=np.int64)
-        self.scale = scale
-        self.num_products = 0
-
-    def advance(self, residual: Array, host: HostArray, basis: Basis | None) -> LanczosState:
-        """Record one step's coefficients and find out which recurrences are exhausted."""
-        alpha, beta, stray = host
-        self.num_products += len(alpha)
-        require_finite(host, self.num_products, self.operator)
-        before = self.betas[-1] if self.betas else np.zeros_like(beta)
-        self.scale = max(self.scale, float(np.max(np.abs(alpha) + beta + before)))
-        # From a null vector the first step sees nothing but rounding.
-        if self.alphas:
-            self._require_self_adjoint(stray, self.scale)
-        self.lengths = self.lengths + self.alive
-        rounding = _BREAKDOWN * self.eps * self.scale
-        alive = self.alive & (beta > self.breakdown * self.scale)
-        if basis is not None and len(self.alphas) + 1 >= self.room:
-            alive = np.zeros_like(alive)
-        self.alphas.append(np.where(self.alive, alpha, 0.0))
-        self.betas.append(np.where(alive, beta, 0.0))
-        self.alive = alive
-        return LanczosState(
-            len(self.alphas),
-            self.num_products,
-            np.array(self.alphas),
-            np.array(self.betas),
-            self.lengths,
-            alive,
-            self.scale,
-            rounding,
-            residual,
-            None if basis is None else basis.snapshot(),
-        )
-
-    def require_symmetric(self, projected: Array, squares: Array) -> None:
-        """Raise if Q^H A Q of the start vectors shows that A is not self-adjoint."""
-        host = to_numpy(projected)
-        require_finite(host, len(host), self.operator)
-        scale = float(np.sqrt(np.max(to_numpy(squares))))
-        self._require_self_adjoint(np.abs(host - host.conj().T), scale)
-
-    def _require_self_adjoint(self, asymmetry: HostArray, scale: float) -> None:
-        worst = float(np.max(asymmetry))
-        if worst > np.sqrt(self.eps) * scale:
-            raise NotSelfAdjointError(
-                f"{self.operator} is declared self-adjoint, but its products are not: inner "
-                f"products <q_i, A q_j> and <A q_i, q_j> differ by {worst:.3g} at a scale of "
-                f"{scale:.3g}; see hessops.check_operator"
-            )
+def _state(recurrence: Recurrence, following: Array) -> LanczosState:
+    space, basis = recurrence.operator.domain, recurrence.basis
+    return LanczosState(
+        step=len(recurrence.alphas),
+        num_products=recurrence.num_products,
+        alphas=np.array(recurrence.alphas),
+        betas=np.array(recurrence.betas),
+        lengths=recurrence.lengths,
+        alive=recurrence.alive,
+        scale=recurrence.scale,
+        rounding=rounding(space, recurrence.scale),
+        following=following,
+        space=space,
+        basis=None if basis is None else basis.snapshot(),
+    )
 
 
 def _reorthogonalized(
@@ -365,21 +338,14 @@ def _reorthogonalized(
     return W, alpha, xp.max(xp.abs(xp.concat(stray, axis=1)), axis=1)
 
 
-def _inverse(space: Any, norms: HostArray) -> Array:
-    inverse: Array = space.from_host(1.0 / norms)
-    return inverse
-
-
 def _real(A: LinearOperator, small: Array) -> Array:
     real: Array = A.xp.real(small) if is_complex(A.xp, small.dtype) else small
     return real
 
 
-def _to_host(A: LinearOperator, alpha: Array, norms: Array, stray: Array | None) -> HostArray:
+def _to_host(A: LinearOperator, alpha: Array, norms: Array, stray: Array) -> HostArray:
     """Copy the coefficients of one step to the host together: the step's one synchronisation."""
-    double = A.xp.float64
-    real = _real(A, alpha)
-    imaginary = A.xp.abs(alpha - real)
-    rows = [real, norms, imaginary if stray is None else imaginary + stray]
-    together: Array = A.xp.stack([A.xp.astype(row, double) for row in rows])
+    xp, real = A.xp, _real(A, alpha)
+    rows = [real, norms, xp.abs(alpha - real), xp.abs(stray)]
+    together: Array = xp.stack([xp.astype(row, xp.float64) for row in rows])
     return to_numpy(together)

@@ -27,13 +27,14 @@ from hessops.algorithms._common import (
 )
 from hessops.algorithms._rayleigh_ritz import rayleigh_ritz
 from hessops.algorithms._ties import TRUSTED, describe_ties, two_block_pairs
-from hessops.arrays import Array, HostArray, eps
+from hessops.arrays import Array, HostArray
 from hessops.eigenpairs import EigenResult
 from hessops.operator import LinearOperator
 from hessops.orthogonalize import complete_orthonormal, extend_orthonormal, orthonormalize
 from hessops.projected import Projected
 from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, History, run
+from hessops.rounding import rounding
 
 __all__ = ["PowerState", "power_iteration", "power_steps"]
 
@@ -120,7 +121,8 @@ def power_iteration(
     Raises
     ------
     NotSelfAdjointError
-        If `A` is not declared self-adjoint.
+        If `A` is not declared self-adjoint, or the products of a block of several columns show that
+        it is not.
     ValueError
         If an option is out of range.
     NonFiniteError
@@ -171,14 +173,14 @@ def power_iteration(
         found = search.deflated(start)
     values, residuals = found.values[:num_eigenpairs], found.residual_norms[:num_eigenpairs]
     status, converged = search.verdict(found)
-    precision = eps(operator.xp, operator.dtype)
+    floor = rounding(operator.domain, float(np.max(np.abs(found.values))))
     warn_if_failed(converged, status)
     return EigenResult(
         eigenvalues=values,
         eigenvectors=found.X[:, :num_eigenpairs],
         residual_norms=residuals,
         # Nothing is known of what lies between the pairs found, so no gap sharpens the residuals.
-        error_bounds=np.maximum(residuals, 32 * precision * float(np.max(np.abs(found.values)))),
+        error_bounds=np.maximum(residuals, floor),
         num_products=found.num_products,
         status=status,
         converged=converged,
@@ -216,7 +218,9 @@ def power_steps(A: LinearOperator, start: Array, *, stream: Stream) -> Iterator[
         state = PowerState(step, step * count, values, residuals, X, product, previous)
         yield state
         previous = PowerState(step, step * count, values, residuals, X, product, None)
-        X = complete_orthonormal(space, orthonormalize(space, product), count, stream)
+        # Of size 1, as squares of huge or tiny entries leave the range of single precision.
+        norm = float(np.max(np.hypot(values, residuals))) or 1.0
+        X = complete_orthonormal(space, orthonormalize(space, product / norm), count, stream)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,13 +362,12 @@ class _Search:
                 f"largest residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise "
                 "max_steps, block_size or tol, or use eigsh, which converges faster"
             ), False
-        precision = eps(self.operator.xp, self.operator.dtype)
         ties = describe_ties(
             found.values,
             found.residual_norms,
             wanted=self.wanted,
             allowed=allowed,
-            rounding=32 * precision * float(np.max(np.abs(found.values))),
+            rounding=rounding(self.operator.domain, float(np.max(np.abs(found.values)))),
         )
         return f"converged in {steps} steps" + (f"; {ties}" if ties else ""), True
 

@@ -35,8 +35,9 @@ def spectral_density(
 ) -> SpectralDensity:
     """Estimate the density of eigenvalues of a self-adjoint operator.
 
-    Costs ``num_probes * num_steps`` products, `num_probes` at a time. More steps resolve more
-    detail; more probes lower the statistical error.
+    Costs ``num_probes * num_steps`` products, `num_probes` at a time, and the memory of four blocks
+    of `num_probes` vectors, besides what the operator takes. More steps resolve more detail; more
+    probes lower the statistical error.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def spectral_density(
     Raises
     ------
     NotSelfAdjointError
-        If `A` is not declared self-adjoint.
+        If `A` is not declared self-adjoint, or its products show that it is not.
     ValueError
         If an option is out of range.
     NonFiniteError
@@ -85,12 +86,13 @@ def spectral_density(
     require_positive(num_probes=num_probes, num_steps=num_steps)
     seed = seed_from(rng)
     space = operator.domain
-    start = space.probes(Stream(seed, Purpose.DENSITY), range(num_probes), probe)
-    states = lanczos_steps(
-        operator, start, reorthogonalize=reorthogonalize, capacity=min(num_steps, space.dim)
-    )
     outcome = run(
-        states,
+        lanczos_steps(
+            operator,
+            space.probes(Stream(seed, Purpose.DENSITY), range(num_probes), probe),
+            reorthogonalize=reorthogonalize,
+            capacity=min(num_steps, space.dim),
+        ),
         space=space,
         stop=lambda _: None,
         max_steps=num_steps,

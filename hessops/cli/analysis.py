@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+import numpy as np
+
 import hessops
-from hessops.algorithms.eigsh import Which
-from hessops.algorithms.hutchinson import TraceResult
-from hessops.cli.progress import ProgressBars
+from hessops.algorithms.eigsh import EigshState, Which
+from hessops.arrays import HostArray, eps
+from hessops.cli.progress import Progress
 from hessops.density import SpectralDensity
 from hessops.eigenpairs import EigenResult
 from hessops.operator import LinearOperator
+from hessops.rounding import rounding
+from hessops.trace_result import TraceResult
 
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 
@@ -54,48 +58,99 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """The results of an analysis; None for what was not asked for."""
+    """The results of an analysis; None for what was not asked for.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        What was analysed.
+    settings : Settings
+        How.
+    eigenpairs : EigenResult or None
+        The eigenvalues.
+    reached : numpy.ndarray of bool or None
+        Which of them have the residual norm asked for.
+    trace : TraceResult or None
+        The trace.
+    density : SpectralDensity or None
+        The spectral density.
+    """
 
     operator: LinearOperator = field(repr=False)
     settings: Settings
     eigenpairs: EigenResult | None
+    reached: HostArray | None
     trace: TraceResult | None
     density: SpectralDensity | None
 
+    def reached_eigenvalues(self) -> HostArray:
+        """Return the eigenvalues whose residual norm is as small as was asked for."""
+        if self.eigenpairs is None or self.reached is None:
+            return np.empty(0)
+        return self.eigenpairs.eigenvalues[self.reached]
 
-def analyze_operator(
-    operator: LinearOperator, settings: Settings, progress: ProgressBars
-) -> Analysis:
+    def missed(self) -> tuple[str, ...]:
+        """Return the names of the results that are not as accurate as was asked for."""
+        results = {
+            "eigenvalues": self.eigenpairs,
+            "trace": self.trace,
+            "density": self.density,
+        }
+        return tuple(
+            name for name, result in results.items() if result is not None and not result.converged
+        )
+
+
+def analyze_operator(operator: LinearOperator, settings: Settings, progress: Progress) -> Analysis:
     """Compute what the settings ask for."""
+    eigenpairs, reached = _eigenpairs(operator, settings, progress)
     return Analysis(
         operator=operator,
         settings=settings,
-        eigenpairs=_eigenpairs(operator, settings, progress),
+        eigenpairs=eigenpairs,
+        reached=reached,
         trace=_trace(operator, settings, progress),
         density=_density(operator, settings, progress),
     )
 
 
 def _eigenpairs(
-    operator: LinearOperator, settings: Settings, progress: ProgressBars
-) -> EigenResult | None:
+    operator: LinearOperator, settings: Settings, progress: Progress
+) -> tuple[EigenResult | None, HostArray | None]:
     if "eigenvalues" not in settings.compute:
-        return None
+        return None, None
+    scale = 0.0
     with progress.bar("eigenvalues", None) as advance:
-        return hessops.eigsh(
+
+        def look(state: EigshState) -> None:
+            nonlocal scale
+            scale = float(np.max(np.abs(state.values)))
+            advance(state)
+
+        pairs = hessops.eigsh(
             operator,
             settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0]),
             which=settings.which,
             tol=settings.tol,
             max_steps=settings.max_steps,
             rng=settings.seed,
-            callback=advance,
+            callback=look,
         )
+    return pairs, _reached(pairs, operator, settings.tol, scale)
 
 
-def _trace(
-    operator: LinearOperator, settings: Settings, progress: ProgressBars
-) -> TraceResult | None:
+def _reached(
+    pairs: EigenResult, operator: LinearOperator, tol: float | None, scale: float
+) -> HostArray:
+    """Return which pairs have converged, by the rule of `eigsh`."""
+    if pairs.converged:
+        return np.ones(len(pairs.eigenvalues), dtype=bool)
+    asked = tol or eps(operator.xp, operator.dtype) ** (2 / 3)
+    allowed = asked * scale + rounding(operator.domain, scale)
+    return np.asarray(pairs.residual_norms <= allowed)
+
+
+def _trace(operator: LinearOperator, settings: Settings, progress: Progress) -> TraceResult | None:
     if "trace" not in settings.compute:
         return None
     with progress.bar("trace", settings.trace_probes) as advance:
@@ -111,7 +166,7 @@ def _trace(
 
 
 def _density(
-    operator: LinearOperator, settings: Settings, progress: ProgressBars
+    operator: LinearOperator, settings: Settings, progress: Progress
 ) -> SpectralDensity | None:
     if "density" not in settings.compute:
         return None

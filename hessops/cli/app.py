@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ import typer
 from rich.console import Console
 
 import hessops
-from hessops.cli.analysis import Analysis, Settings, analyze_operator
-from hessops.cli.progress import ProgressBars
-from hessops.cli.report import print_analysis, write_report
-from hessops.cli.target import load_target, parse_arguments
-from hessops.errors import ConvergenceWarning
+from hessops.cli.analysis import Settings, analyze_operator
+from hessops.cli.interrupt import end_interrupted
+from hessops.cli.progress import Progress
+from hessops.cli.report import print_analysis, require_writable, write_report
+from hessops.cli.target import load_target, on_device, parse_arguments
+from hessops.errors import ConvergenceWarning, NotSelfAdjointError
+from hessops.operator import LinearOperator
+from hessops.wrap import aslinearoperator
 
 __all__ = ["app"]
 
@@ -29,7 +33,11 @@ app = typer.Typer(
 )
 
 _WITH_A_SENTENCE = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
-_DEMO = "hessops_torch.demo:digits"
+_NOT_REACHED = 3
+_EXIT_CODES = (
+    "Exit code: 0 if all results are as accurate as was asked for, 3 if some are not (they are "
+    "printed, marked and written all the same), 2 after wrong input, 130 when interrupted."
+)
 
 Output = Annotated[Path, typer.Option(help="Folder for report.json, density.png, report.html.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random probes; repeats a run.")]
@@ -52,7 +60,7 @@ def _options(
     del version
 
 
-@app.command()
+@app.command(epilog=_EXIT_CODES)
 def demo(
     output: Output = Path("hessops-demo"),
     seed: Seed = 0,
@@ -61,17 +69,26 @@ def demo(
 ) -> None:
     """Train a small network on handwritten digits and print the spectrum of its Hessian."""
     settings = Settings(seed=seed, density_probes=6, density_steps=48, trace_probes=24)
+    console, progress = _console(), Progress()
     with _one_line_errors(traceback):
-        _analyze(_DEMO, [], [], settings, device, output)
+        require_writable(output)
+        with progress.busy("training a small network"):
+            trained = importlib.import_module("hessops_torch.demo").train_on_digits()
+        console.print(f"{trained.story}\n", markup=False)
+        problem = on_device((trained.model, trained.loss, trained.data), device)
+        operator = aslinearoperator(problem)
+        title = "Hessian of a network trained on handwritten digits"
+        _report(console, progress, operator, settings, output, "hessops demo", [], title)
 
 
-@app.command()
+@app.command(epilog=_EXIT_CODES)
 def analyze(
     target: Annotated[
         str,
         typer.Argument(
             help="file.py:function or module:function that returns an operator, a matrix or "
-            "(model, loss, data); or a matrix file (.npy, .npz, .mtx)."
+            "(model, loss, data); or a matrix file (.npy, .npz, .mtx, .mtx.gz, .mat; one of several "
+            "variables as file.mat:variable)."
         ),
     ],
     arg: Annotated[
@@ -108,6 +125,9 @@ def analyze(
     seed: Seed = 0,
     device: Device = None,
     output: Output = Path("hessops-report"),
+    title: Annotated[
+        str | None, typer.Option(help="Title of the report; TARGET and arguments if not given.")
+    ] = None,
     traceback: Traceback = False,
 ) -> None:
     """Compute eigenvalues, trace and spectral density of TARGET, with errors, and write a report."""
@@ -125,28 +145,45 @@ def analyze(
             density_steps=density_steps,
             seed=seed,
         )
-        _analyze(target, arg or [], params or [], settings, device, output)
+        require_writable(output)
+        console, progress = _console(), Progress()
+        given = parse_arguments(arg or [])
+        with progress.busy(f"loading {target}"):
+            operator = load_target(target, given, params=params or [], device=device)
+        _report(console, progress, operator, settings, output, target, arg or [], title)
 
 
-def _analyze(
-    target: str,
-    arg: list[str],
-    params: list[str],
+def _console() -> Console:
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _report(
+    console: Console,
+    progress: Progress,
+    operator: LinearOperator,
     settings: Settings,
-    device: str | None,
     output: Path,
+    target: str,
+    arguments: list[str],
+    title: str | None,
 ) -> None:
-    console, progress = Console(soft_wrap=True, highlight=False), ProgressBars()
+    """Analyse, print and write; end with exit code 3 if what was asked for was not reached."""
+    console.print(f"{operator!r}\n", markup=False)
     with warnings.catch_warnings():
         # The report prints the status of every result, converged or not.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        with progress.busy(f"loading {target}"):
-            operator = load_target(target, parse_arguments(arg), params=params, device=device)
-        console.print(f"{operator!r}\n", markup=False)
-        analysis: Analysis = analyze_operator(operator, settings, progress)
+        analysis = analyze_operator(operator, settings, progress)
     print_analysis(console, analysis)
-    written = write_report(output, target, arg, analysis)
-    console.print("\nwrote " + ", ".join(str(path) for path in written), markup=False)
+    with progress.busy("writing the report"):
+        *others, page = write_report(output, target, arguments, analysis, title)
+    console.print(f"Wrote {', '.join(map(str, others))} and", markup=False)
+    console.print(f"{page}: open this one in a browser.", markup=False)
+    missed = analysis.missed()
+    if missed:
+        sys.stderr.write(
+            f"hessops: not as accurate as asked for: {', '.join(missed)}; see NOT CONVERGED above\n"
+        )
+        raise typer.Exit(_NOT_REACHED)
 
 
 @contextmanager
@@ -155,14 +192,16 @@ def _one_line_errors(traceback: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write("hessops: interrupted\n")
-        raise typer.Exit(130) from None
+        # Typer would make "Aborted." and exit code 1 of it.
+        end_interrupted()
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         if traceback:
             raise
-        text = " ".join(str(error).split())
+        text = " ".join("; ".join([str(error), *getattr(error, "__notes__", [])]).split())
+        if isinstance(error, NotSelfAdjointError):
+            text += "; --compute trace works without"
         # These come with a sentence; what else there is needs its name.
         if not text or not isinstance(error, _WITH_A_SENTENCE):
             text = f"{type(error).__name__}: {text} (--traceback shows where)"

@@ -4,43 +4,81 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
 from string import Template
+from textwrap import fill
 from typing import Any
 
-import numpy as np
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 import hessops
-from hessops.algorithms.hutchinson import TraceResult
 from hessops.cli.analysis import Analysis
-from hessops.density import SpectralDensity
-from hessops.eigenpairs import EigenResult
-from hessops.result import Estimate, Interval
+from hessops.cli.picture import density_picture
+from hessops.cli.tables import ResultTable, tables_of
 
-__all__ = ["print_analysis", "write_report"]
+__all__ = ["print_analysis", "require_writable", "write_report"]
 
-Rows = tuple[list[str], list[list[str]]]
+_WIDEST = 1000
+_TEXT_WIDTH = 96
 
 
 def print_analysis(console: Console, analysis: Analysis) -> None:
-    """Print tables of all results, each with its error and its status."""
-    for title, status, (header, rows) in _tables(analysis):
-        table = Table(title=title, title_justify="left", caption=status, caption_justify="left")
-        for index, column in enumerate(header):
+    """Print tables of all results, each with its error, its status and how to read it."""
+    for result in tables_of(analysis):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for index, column in enumerate(result.header):
             table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
+        for row, marked in zip(result.rows, result.marked, strict=True):
+            table.add_row(*map(escape, row), style="bold red" if marked else None)
+        console.print(result.title, style="bold", markup=False)
+        # A name of a layer that does not fit would end in dots where there is no terminal.
+        widest = Measurement.get(console, console.options.update(max_width=_WIDEST), table)
+        console.print(table, width=max(console.width, widest.maximum), crop=False)
+        width = min(console.width, _TEXT_WIDTH)
+        if result.failure:
+            console.print(fill(result.failure, width), style="bold red", markup=False)
+        for note in result.notes:
+            console.print(fill(note, width), markup=False)
         console.print()
 
 
-def write_report(folder: Path, target: str, arguments: list[str], analysis: Analysis) -> list[Path]:
+def require_writable(folder: Path) -> None:
+    """Raise if a report could not be written to a folder, before anything is computed for it.
+
+    Parameters
+    ----------
+    folder : Path
+        It may be missing, and is not made.
+
+    Raises
+    ------
+    ValueError
+        If it, or one of its files, cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output {folder} is a file; name a folder")
+    existing = next(place for place in [folder, *folder.absolute().parents] if place.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--output {folder} cannot be made: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--output {folder} cannot be written: no permission to write {existing}")
+    for name in ("report.json", "density.png", "report.html"):
+        file = folder / name
+        if file.exists() and not (file.is_file() and os.access(file, os.W_OK)):
+            raise ValueError(f"--output {folder} cannot be written: {file} cannot be replaced")
+
+
+def write_report(
+    folder: Path, target: str, arguments: list[str], analysis: Analysis, title: str | None = None
+) -> list[Path]:
     """Write report.json, report.html and, if there is a density, density.png.
 
     Parameters
@@ -53,6 +91,8 @@ def write_report(folder: Path, target: str, arguments: list[str], analysis: Anal
         The name=value pairs it was called with.
     analysis : Analysis
         The results.
+    title : str, optional
+        What to call it on the page and above the picture; target and arguments where not given.
 
     Returns
     -------
@@ -62,10 +102,10 @@ def write_report(folder: Path, target: str, arguments: list[str], analysis: Anal
     Raises
     ------
     ValueError
-        If `folder` is a file.
+        If `folder` cannot be written.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output {folder} is a file; name a folder")
+    require_writable(folder)
+    title = title or " ".join([target, *arguments])
     folder.mkdir(parents=True, exist_ok=True)
     document = _document(target, arguments, analysis)
     # A picture of an earlier analysis must not stand beside this one.
@@ -74,93 +114,12 @@ def write_report(folder: Path, target: str, arguments: list[str], analysis: Anal
     written[0].write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     picture = None
     if analysis.density is not None:
-        picture = _picture(analysis.density, analysis.eigenpairs)
+        picture = density_picture(analysis.density, analysis.reached_eigenvalues(), title)
         written.append(folder / "density.png")
         written[-1].write_bytes(picture)
     written.append(folder / "report.html")
-    written[-1].write_text(_page(target, arguments, analysis, picture), encoding="utf-8")
+    written[-1].write_text(_page(title, target, arguments, analysis, picture), encoding="utf-8")
     return written
-
-
-def _tables(analysis: Analysis) -> list[tuple[str, str, Rows]]:
-    tables: list[tuple[str, str, Rows]] = []
-    if analysis.eigenpairs is not None:
-        pairs = analysis.eigenpairs
-        tables.append(("Eigenvalues", f"{pairs.status} ({_cost(pairs)})", _eigenvalue_rows(pairs)))
-    if analysis.trace is not None:
-        trace = analysis.trace
-        tables.append(("Trace", f"{trace.status} ({_cost(trace)})", _trace_rows(trace)))
-        if trace.sections:
-            rows = _section_rows(trace, analysis.operator.domain)
-            tables.append(("Trace by layer", "from the same products", rows))
-    if analysis.density is not None:
-        density = analysis.density
-        status = f"{density.status} ({_cost(density)})"
-        tables.append(("Spectral density", status, _density_rows(density)))
-    return tables
-
-
-def _eigenvalue_rows(pairs: EigenResult) -> Rows:
-    columns = (pairs.eigenvalues, pairs.residual_norms, pairs.error_bounds)
-    rows = [
-        [f"{value:.8g}", f"{residual:.1e}", f"{bound:.1e}"]
-        for value, residual, bound in zip(*columns, strict=True)
-    ]
-    return ["eigenvalue", "residual norm", "error bound"], rows
-
-
-def _trace_rows(trace: TraceResult) -> Rows:
-    low, high = trace.interval
-    rows = [
-        ["trace", f"{trace.value:.6g}"],
-        ["standard error", f"{trace.standard_error:.2g}"],
-        [f"{trace.confidence:.0%} interval", f"[{low:.6g}, {high:.6g}]"],
-        ["probes", f"{trace.num_probes} ({trace.probe})"],
-    ]
-    if trace.num_terms > 1:
-        rows.append(["terms with probes of their own", f"{trace.num_terms}"])
-        if not math.isnan(trace.term_scatter):
-            rows.append(["scatter between terms", f"{trace.term_scatter:.3g}"])
-    return ["quantity", "value"], rows
-
-
-def _section_rows(trace: TraceResult, domain: Any) -> Rows:
-    rows = []
-    for name, estimate in trace.sections.items():
-        start, stop = domain.sections[name]
-        rows.append(
-            [
-                name,
-                f"{stop - start}",
-                f"{float(estimate):.4g}",
-                f"{float(estimate.standard_error):.1g}",
-            ]
-        )
-    return ["layer", "size", "trace", "standard error"], rows
-
-
-def _density_rows(density: SpectralDensity) -> Rows:
-    low, high = density.support
-    # Moments are exact for each probe; what depends on where a node lies is known to a bracket.
-    named: dict[str, tuple[Estimate, Interval | None]] = {
-        "mean eigenvalue": (density.moment(1), None),
-        "mean square": (density.moment(2), None),
-        "share below zero": (density.mass_below(0.0), density.cdf_bracket(0.0)),
-        "median": (density.quantile(0.5), density.quantile_bracket(0.5)),
-        "99 % quantile": (density.quantile(0.99), density.quantile_bracket(0.99)),
-    }
-    rows = []
-    for name, (estimate, bracket) in named.items():
-        resolved = "" if bracket is None else f"[{bracket.low:.3g}, {bracket.high:.3g}]"
-        error = f"{float(estimate.standard_error):.1g}"
-        rows.append([name, f"{float(estimate):.4g}", error, resolved])
-    rows.append(["smallest node", f"{low:.6g}", "", ""])
-    rows.append(["largest node", f"{high:.6g}", "", ""])
-    return ["quantity", "value", "standard error", "resolution"], rows
-
-
-def _cost(result: Any) -> str:
-    return f"{result.num_products} products, {result.seconds:.3g} s"
 
 
 def _document(target: str, arguments: list[str], analysis: Analysis) -> dict[str, Any]:
@@ -169,17 +128,20 @@ def _document(target: str, arguments: list[str], analysis: Analysis) -> dict[str
         "trace": analysis.trace,
         "density": analysis.density,
     }
-    document = {
+    document: dict[str, Any] = {
         "hessops": hessops.__version__,
         "target": target,
         "arguments": arguments,
         "operator": repr(analysis.operator),
         "settings": asdict(analysis.settings),
+        "converged": not analysis.missed(),
     }
     for name, result in results.items():
         if result is not None:
             history = {key: column.tolist() for key, column in result.history.to_dict().items()}
             document[name] = result.to_dict() | {"history": history}
+    if analysis.reached is not None:
+        document["eigenpairs"]["reached"] = analysis.reached.tolist()
     cleaned: dict[str, Any] = _without_nan(document)
     return cleaned
 
@@ -195,74 +157,63 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
-def _picture(density: SpectralDensity, pairs: EigenResult | None) -> bytes:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), dpi=150, layout="constrained")
-    ax = figure.subplots()
-    density.plot(ax)
-    if pairs is not None:
-        bottom = ax.get_ylim()[0]
-        low, high = ax.get_xlim()
-        shown = pairs.eigenvalues[(pairs.eigenvalues >= low) & (pairs.eigenvalues <= high)]
-        ax.plot(
-            shown,
-            np.full(len(shown), bottom),
-            "^",
-            color="tab:red",
-            clip_on=False,
-            label="eigenvalues computed",
-        )
-        ax.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 _PAGE = Template("""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>hessops: $target</title><style>
+<html lang="en"><head><meta charset="utf-8"><title>hessops: $title</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
        color: #222; background: #fff; }
-table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { margin-top: 2rem; font-size: 1.2rem; }
+table { border-collapse: collapse; margin: .5rem 0; }
 th, td { padding: .15rem .9rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-p.status, p.about { color: #666; } img { max-width: 100%; } code { background: #f4f4f4; }
+td { font: 14px/1.5 ui-monospace, monospace; white-space: pre; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+tr.missed td, p.missed { color: #b00020; font-weight: bold; }
+p.note, p.about { color: #555; margin: .3rem 0; } img { max-width: 100%; }
+code { background: #f4f4f4; }
 </style></head><body>
-<h1>$target</h1>
-<p class="about"><code>$operator</code><br>$arguments hessops $version, seed $seed</p>
+<h1>$title</h1>
+<p class="about"><code>$operator</code><br>$called</p>
 $picture
 $tables
 </body></html>
 """)
 
 
-def _page(target: str, arguments: list[str], analysis: Analysis, picture: bytes | None) -> str:
+def _page(
+    title: str, target: str, arguments: list[str], analysis: Analysis, picture: bytes | None
+) -> str:
     image = ""
     if picture is not None:
         encoded = base64.b64encode(picture).decode("ascii")
         image = (
             f'<img alt="spectral density" src="data:image/png;base64,{encoded}">'
-            "<p class='status'>Mean over probes; the band is two standard errors.</p>"
+            "<p class='note'>The mean over probes; the band is two standard errors. Where no width "
+            "is given, each node is drawn as wide as it is resolved.</p>"
         )
-    tables = "\n".join(
-        f"<h2>{html.escape(title)}</h2>{_html_table(*rows)}"
-        f"<p class='status'>{html.escape(status)}</p>"
-        for title, status, rows in _tables(analysis)
-    )
-    called = f"called with {html.escape(', '.join(arguments))}<br>" if arguments else ""
+    given = f" with {', '.join(arguments)}" if arguments else ""
+    called = f"{target}{given}; hessops {hessops.__version__}, seed {analysis.settings.seed}"
     return _PAGE.substitute(
-        target=html.escape(target),
+        title=html.escape(title),
         operator=html.escape(repr(analysis.operator)),
-        arguments=called,
-        version=hessops.__version__,
-        seed=analysis.settings.seed,
+        called=html.escape(called),
         picture=image,
-        tables=tables,
+        tables="\n".join(map(_section, tables_of(analysis))),
     )
 
 
-def _html_table(header: list[str], rows: list[list[str]]) -> str:
-    def cells(tag: str, row: list[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+def _section(table: ResultTable) -> str:
+    parts = [f"<h2>{html.escape(table.title)}</h2>", _html_table(table)]
+    if table.failure:
+        parts.append(f"<p class='missed'>{html.escape(table.failure)}</p>")
+    parts += [f"<p class='note'>{html.escape(note)}</p>" for note in table.notes]
+    return "".join(parts)
 
-    return f"<table>{cells('th', header)}{''.join(cells('td', row) for row in rows)}</table>"
+
+def _html_table(table: ResultTable) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
+    body = "".join(
+        f"<tr{' class=missed' if marked else ''}>"
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        + "</tr>"
+        for row, marked in zip(table.rows, table.marked, strict=True)
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"

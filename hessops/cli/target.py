@@ -14,16 +14,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-import scipy.io
-import scipy.sparse
-
+from hessops.cli.matrix_file import MATRIX_FILES, is_matrix_file, read_matrix
 from hessops.operator import LinearOperator
 from hessops.wrap import aslinearoperator
 
-__all__ = ["load_target", "parse_arguments"]
-
-_MATRIX_FILES = (".npy", ".npz", ".mtx")
+__all__ = ["load_target", "on_device", "parse_arguments"]
 
 
 def load_target(
@@ -34,7 +29,7 @@ def load_target(
     Parameters
     ----------
     target : str
-        ``file.py:function``, ``module:function``, or a matrix file.
+        ``file.py:function``, ``module:function``, or a matrix file as `read_matrix` takes it.
     arguments : dict
         For the function.
     params : sequence of str
@@ -52,22 +47,42 @@ def load_target(
     ValueError, TypeError, FileNotFoundError, ImportError, RuntimeError
         With a sentence that says what is wrong with the target.
     """
-    if target.endswith(_MATRIX_FILES):
-        if arguments or params or device:
-            raise ValueError(
-                f"--arg, --params and --device mean nothing to the matrix file {target}"
-            )
-        return aslinearoperator(_read_matrix(Path(target)))
+    if is_matrix_file(target):
+        _require_no_options(target, arguments, params, device)
+        return aslinearoperator(read_matrix(target))
     place, separator, name = target.rpartition(":")
     if not separator or not place or not name:
         raise ValueError(
             f"cannot read target {target!r}: expected file.py:function, module:function, or a file "
-            f"ending in {', '.join(_MATRIX_FILES)}"
+            f"ending in {', '.join(MATRIX_FILES)}"
         )
     with _importable(place) as module:
         function = _function(module, name, place)
         obj = _call(function, arguments, target)
     return aslinearoperator(_prepared(obj, target, params, device))
+
+
+def on_device(problem: tuple[Any, ...], device: str | None) -> tuple[Any, ...]:
+    """Return a problem (model, loss, data, ...) with its model and loss moved to a device.
+
+    Parameters
+    ----------
+    problem : tuple
+        Data follows its model without being moved.
+    device : str or None
+        Where to; None leaves them where they are.
+
+    Returns
+    -------
+    tuple
+        The same problem.
+    """
+    if device is None:
+        return problem
+    model, loss, *rest = problem
+    # A criterion may hold weights of classes.
+    moved_loss = loss.to(device) if hasattr(loss, "to") else loss
+    return (model.to(device), moved_loss, *rest)
 
 
 def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
@@ -109,33 +124,18 @@ def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:
     return arguments
 
 
-def _read_matrix(path: Path) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no matrix file {path}")
-    try:
-        matrix = _READERS[path.suffix](path)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"cannot read a matrix from {path}: {error}") from error
-    # Whole numbers in a file are matrices too; in float64 they lose nothing below 2^53.
-    return matrix if np.issubdtype(matrix.dtype, np.inexact) else matrix.astype(np.float64)
-
-
-def _read_npz(path: Path) -> Any:
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-        if "format" not in names:
-            matrices = [name for name in names if archive[name].ndim == 2]
-            if len(matrices) != 1:
-                raise ValueError(f"expected one matrix among the arrays {', '.join(names)}")
-            return archive[matrices[0]]
-    return scipy.sparse.load_npz(path)
-
-
-_READERS: dict[str, Callable[[Path], Any]] = {
-    ".npy": lambda path: np.load(path, allow_pickle=False),
-    ".npz": _read_npz,
-    ".mtx": scipy.io.mmread,
-}
+def _require_no_options(
+    target: str, arguments: dict[str, Any], params: Sequence[str], device: str | None
+) -> None:
+    given = [f"--arg {name}" for name in arguments] + [f"--params {name}" for name in params]
+    if given:
+        raise ValueError(f"{' and '.join(given)} can do nothing for the matrix file {target}")
+    if device is not None:
+        raise ValueError(
+            f"--device {device} moves models, and {target} is a matrix file, which is multiplied by "
+            "SciPy on the host; leave --device out, or name a function that returns the matrix as a "
+            "tensor on that device"
+        )
 
 
 @contextmanager
@@ -202,10 +202,8 @@ def _prepared(obj: Any, target: str, params: Sequence[str], device: str | None) 
                 "data)"
             )
         return obj
-    model, loss, data, *rest = obj
+    model, loss, data, *rest = on_device(obj, device)
     options = dict(rest[0]) if rest else {}
-    if device is not None:
-        model = model.to(device)
     if params:
         options["params"] = list(params)
     return (model, loss, data, options)

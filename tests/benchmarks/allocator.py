@@ -13,9 +13,9 @@ def keep_freed_memory() -> bool:
     """Let freed memory stay with the process, as torch's own allocator does on a GPU.
 
     By default glibc maps every tensor above 32 MiB anew and unmaps it when it is freed, and the
-    system clears each page again at its first touch. That can cost more than the arithmetic: on one
-    virtual machine a product with eight columns at once took a third of its time once memory was
-    kept. Which library crosses 32 MiB depends on the size of the problem, not on its method.
+    system clears each page again at its first touch. That can cost more than the arithmetic: the
+    README beside this file has figures with and without. Which library crosses 32 MiB depends on the
+    size of the problem as well as on its method.
 
     Returns
     -------

@@ -1,0 +1,163 @@
+"""Numbers as tables print them: no digit that its error does not support, one format a column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+__all__ = ["errors_in_column", "estimates_in_column", "values_in_column"]
+
+_MOST_DIGITS = 8
+_WIDEST = 13
+_SMALLEST = -5
+
+
+def values_in_column(values: Sequence[float], bounds: Sequence[float]) -> list[str]:
+    """Return values with the digits that bounds on their errors support, points aligned.
+
+    Parameters
+    ----------
+    values : sequence of float
+        The column.
+    bounds : sequence of float
+        How far each may be off; NaN or infinite where that is unknown.
+
+    Returns
+    -------
+    list of str
+        Of equal length. The last digit stands for no less than the bound, but one digit is always
+        there, and never more than eight.
+
+    Examples
+    --------
+    >>> from hessops.cli.numbers import values_in_column
+    >>> values_in_column([39.10019, 4.7528], [2e-5, 0.03])
+    ['39.1002', ' 4.8   ']
+    """
+    return _column(values, [_last_digit(bound) for bound in bounds])
+
+
+def estimates_in_column(
+    values: Sequence[float], standard_errors: Sequence[float]
+) -> tuple[list[str], list[str]]:
+    """Return estimates and their standard errors, both to the second digit of the error.
+
+    Parameters
+    ----------
+    values : sequence of float
+        The column of estimates.
+    standard_errors : sequence of float
+        Of each; NaN where one probe leaves it unknown.
+
+    Returns
+    -------
+    tuple of two lists of str
+        The columns, each with its points aligned and of equal length.
+
+    Examples
+    --------
+    >>> from hessops.cli.numbers import estimates_in_column
+    >>> estimates_in_column([153.17, 8.8951], [7.213, 0.0512])
+    (['153.2  ', '  8.895'], ['7.2  ', '0.051'])
+    """
+    places = [_last_digit(error, ceiling=True) - 1 for error in standard_errors]
+    errors = [error if math.isfinite(error) else math.nan for error in standard_errors]
+    pairs = _column([*values, *errors], [*places, *places])
+    cut = len(values)
+    return _trimmed(pairs[:cut]), _trimmed(pairs[cut:])
+
+
+def errors_in_column(errors: Sequence[float]) -> list[str]:
+    """Return errors to two digits, all with exponents.
+
+    Parameters
+    ----------
+    errors : sequence of float
+        The column.
+
+    Returns
+    -------
+    list of str
+        Of equal length.
+
+    Examples
+    --------
+    >>> from hessops.cli.numbers import errors_in_column
+    >>> errors_in_column([3.0, 0.00025])
+    ['3.0e+00', '2.5e-04']
+    """
+    return _aligned(["unknown" if math.isnan(error) else f"{error:.1e}" for error in errors])
+
+
+def _last_digit(error: float, *, ceiling: bool = False) -> float:
+    """Return the power of ten of the error's own digit, or of the next that is not below it."""
+    if not (math.isfinite(error) and error > 0):
+        return -math.inf if error == 0 else math.nan
+    power = math.log10(error)
+    return math.floor(power + 1e-9) if ceiling else math.ceil(power - 1e-9)
+
+
+def _column(values: Sequence[float], places: Sequence[float]) -> list[str]:
+    """Return numbers whose last digits are these powers of ten, with exponents if need be."""
+    ends = [_end(value, place) for value, place in zip(values, places, strict=True)]
+    before = max((_leading(value) for value in values), default=0)
+    behind = max((-end for end in ends), default=0)
+    least = min((_leading(value) for value in values), default=0)
+    # A number cut before its point would have to end in zeros that nobody measured.
+    fixed = all(end <= 0 for end in ends)
+    fixed = fixed and max(before, 0) + 1 + behind <= _WIDEST and least >= _SMALLEST
+    texts = [
+        _fixed(value, end) if fixed else _with_exponent(value, end)
+        for value, end in zip(values, ends, strict=True)
+    ]
+    return _aligned(texts)
+
+
+def _end(value: float, place: float) -> int:
+    """Return the power of ten of the last digit to print."""
+    lead = _leading(value)
+    finest = lead - _MOST_DIGITS + 1 if value else 0
+    if not math.isfinite(place):
+        return finest
+    return int(min(max(place, finest), max(lead, 0)))
+
+
+def _leading(value: float) -> int:
+    return math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+
+
+def _fixed(value: float, end: int) -> str:
+    return f"{value:.{max(-end, 0)}f}" if math.isfinite(value) else _unknown(value)
+
+
+def _with_exponent(value: float, end: int) -> str:
+    if value == 0:
+        return "0"
+    digits = max(_leading(value) - end, 0)
+    return f"{value:.{digits}e}" if math.isfinite(value) else _unknown(value)
+
+
+def _unknown(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value}"
+
+
+def _aligned(texts: Sequence[str]) -> list[str]:
+    """Pad texts with spaces so that their points are below each other."""
+    cuts = [_point(text) for text in texts]
+    before = max(cuts, default=0)
+    padded = [" " * (before - cut) + text for cut, text in zip(cuts, texts, strict=True)]
+    longest = max(map(len, padded), default=0)
+    return [text.ljust(longest) for text in padded]
+
+
+def _point(text: str) -> int:
+    """Return where the point is, or would be."""
+    ends = (text.find(mark) for mark in ".e")
+    return next((end for end in ends if end >= 0 and text[end - 1].isdigit()), len(text))
+
+
+def _trimmed(texts: Sequence[str]) -> list[str]:
+    """Return a part of a column without the spaces that only the other part needs."""
+    left = min((len(text) - len(text.lstrip()) for text in texts), default=0)
+    right = min((len(text) - len(text.rstrip()) for text in texts), default=0)
+    return [text[left : len(text) - right] for text in texts]

@@ -1,0 +1,59 @@
+"""Scalars of any library as Python numbers, which raise no precision and wait for no device."""
+
+from __future__ import annotations
+
+import cmath
+from typing import Any
+
+from hessops.arrays import is_array, is_complex, namespace
+
+__all__ = ["as_number", "is_scalar"]
+
+
+def is_scalar(obj: Any) -> bool:
+    """Tell whether `obj` is a number, of Python or NumPy, or an array of no dimension."""
+    if is_array(obj):
+        return bool(obj.ndim == 0)
+    # Not numbers.Number, which leaves out those that only know how to become one.
+    return hasattr(obj, "__float__") or hasattr(obj, "__complex__")
+
+
+def as_number(obj: Any, action: str) -> complex:
+    """Return a float, or a complex number where `obj` is of a complex type.
+
+    Parameters
+    ----------
+    obj : object
+        A number, or an array of no dimension.
+    action : str
+        What is to be done with an operator, for the message.
+
+    Returns
+    -------
+    float or complex
+        The number.
+
+    Raises
+    ------
+    TypeError
+        If it is no number.
+    ValueError
+        If it is NaN or infinite.
+    """
+    if is_array(obj) and obj.ndim > 0:
+        raise TypeError(
+            f"cannot {action} an operator by an array of shape {tuple(obj.shape)}: give a number; "
+            "A @ x multiplies a vector, Diagonal(x) makes an operator of one"
+        )
+    if not is_scalar(obj):
+        raise TypeError(f"cannot {action} an operator by {obj!r}: give a number")
+    number = complex(obj) if _is_complex(obj) else float(obj)
+    if not cmath.isfinite(number):
+        raise ValueError(f"cannot {action} an operator by {number}: give a finite number")
+    return number
+
+
+def _is_complex(obj: Any) -> bool:
+    if is_array(obj):
+        return is_complex(namespace(obj), obj.dtype)
+    return not hasattr(obj, "__float__")

@@ -1,0 +1,92 @@
+"""QR factorisation of tall blocks, also of blocks whose columns are dependent to rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.random import Stream
+from hessops.space import Space
+
+__all__ = ["extended_qr"]
+
+_MOST_PASSES = 6
+_SMALL = 0.5
+_TINY = 1e-300
+
+
+def extended_qr(space: Space, Q: Array | None, Y: Array, filler: Stream) -> tuple[Array, HostArray]:
+    """Return an orthonormal basis of ``[Q, Y]`` that begins with `Q`, and Y in that basis.
+
+    Unlike `orthonormalize` it drops nothing: a column that depends on those before it to rounding
+    gets a random direction, and a tiny entry on the diagonal of R, so that column j of Y still
+    belongs to column j of the basis.
+
+    Parameters
+    ----------
+    space : Space
+        Where the vectors live; of dimension at least the number of columns of both.
+    Q : array, shape (n, r), or None
+        Orthonormal columns, none to begin with.
+    Y : array, shape (n, k)
+        Columns to add.
+    filler : Stream
+        Where random directions come from.
+
+    Returns
+    -------
+    basis : array, shape (n, r + k)
+        Orthonormal columns, the first r those of `Q`.
+    coefficients : numpy.ndarray, shape (r + k, k)
+        ``Y = basis @ coefficients`` to rounding, on the host.
+    """
+    k, old = Y.shape[1], 0 if Q is None else Q.shape[1]
+    kind = np.complex128 if is_complex(space.xp, space.dtype) else np.float64
+    above, below = np.zeros((old, k), dtype=kind), np.eye(k, dtype=kind)
+    least = 10 * (old + k) * eps(space.xp, space.dtype) * _norms(space, Y)
+    filled = np.zeros(k, dtype=bool)
+    for _ in range(_MOST_PASSES):
+        overlap = np.zeros((old, k))
+        if Q is not None:
+            on_device = space.gram(Q, Y)
+            Y, overlap = Y - Q @ space.coefficients(on_device), to_numpy(on_device)
+            above = above + overlap @ below
+        Y, factor = _qr(space, Y)
+        below = factor @ below
+        dependent = (np.abs(np.diag(below)) <= least) & ~filled
+        if dependent.any():
+            # What is left of such a column is rounding, which may point along Q.
+            fresh = space.probes(filler, range(k), "normal")
+            Y = Y * space.from_host(1.0 - dependent) + fresh * space.from_host(1.0 * dependent)
+            below[dependent] = 0
+            filled |= dependent
+        elif np.linalg.norm(overlap / np.maximum(np.abs(np.diag(factor)), _TINY)) < _SMALL:
+            # Little was taken off, so that what rounding left of Q in it is little, too.
+            break
+    basis = Y if Q is None else space.xp.concat([Q, Y], axis=1)
+    return basis, np.concatenate([above, below])
+
+
+def _qr(space: Space, Y: Array) -> tuple[Array, HostArray]:
+    """Return QR factors of a block: by Householder where it is whole, by columns where it is split."""
+    if space.comm.size == 1:
+        Q, R = space.xp.linalg.qr(Y, mode="reduced")
+        return Q, to_numpy(R)
+    k = Y.shape[1]
+    Q, factor = space.zeros(0), np.zeros((k, k), dtype=np.complex128)
+    for j in range(k):
+        column = Y[:, j : j + 1]
+        for _ in range(2):
+            overlap = space.gram(Q, column)
+            column = column - Q @ space.coefficients(overlap)
+            factor[:j, j] += to_numpy(overlap)[:, 0]
+        length = _norms(space, column)
+        factor[j, j] = length[0]
+        inverse = np.divide(1.0, length, out=np.zeros(1), where=length > 0)
+        Q = space.xp.concat([Q, column * space.from_host(inverse)], axis=1)
+    return Q, factor if is_complex(space.xp, space.dtype) else factor.real
+
+
+def _norms(space: Space, X: Array) -> HostArray:
+    norms: HostArray = np.sqrt(to_numpy(space.column_norms_squared(X)))
+    return norms
