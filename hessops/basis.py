@@ -12,6 +12,10 @@ from hessops.space import Space
 
 __all__ = ["Basis"]
 
+# Entries that `replace` holds twice at a time, but in no more chunks than these, as a device has to
+# start each of them.
+_CHUNK, _MOST_CHUNKS = 2**18, 32
+
 
 class Basis:
     """The basis vectors of m lock-step recurrences, stored one after another.
@@ -27,25 +31,72 @@ class Basis:
     capacity : int
         Vectors per recurrence to make room for at first. When the room is used up, a stripe is added
         for an eighth of what is there, at least for as many as at first.
+    limit : int, optional
+        Most vectors per recurrence that there will ever be; no room is made for more.
     """
 
-    def __init__(self, space: Space, count: int, capacity: int = 16) -> None:
+    def __init__(
+        self, space: Space, count: int, capacity: int = 16, limit: int | None = None
+    ) -> None:
         self.space = space
         self.size = 0
         self._count = count
-        self._capacity = capacity
+        self._limit = limit
+        self._capacity = capacity if limit is None else min(capacity, limit)
+        # Shared with the snapshots, which end with a replacement of the vectors that they show.
+        self._replacements = [0]
+        self._replacements_seen = 0
         # Each vector is contiguous: appending writes one row, projecting is a matrix product.
-        self._stripes: tuple[Array, ...] = (self._room(capacity),)
+        self._stripes: tuple[Array, ...] = (self._room(self._capacity),)
 
     def append(self, X: Array) -> None:
         """Add column j of the block `X` to basis j."""
-        free = sum(stripe.shape[1] for stripe in self._stripes) - self.size
-        if free == 0:
-            free = max(self._capacity, self.size // 8)
-            self._stripes = (*self._stripes, self._room(free))
-        last = self._stripes[-1]
-        last[:, last.shape[1] - free, :] = self.space.xp.matrix_transpose(X)
+        room = sum(stripe.shape[1] for stripe in self._stripes)
+        if self.size == room:
+            more = max(self._capacity, self.size // 8)
+            if self._limit is not None:
+                more = min(more, max(1, self._limit - room))
+            self._stripes = (*self._stripes, self._room(more))
+        row = self.size
+        for stripe in self._stripes:
+            if row < stripe.shape[1]:
+                stripe[:, row, :] = self.space.xp.matrix_transpose(X)
+                break
+            row -= stripe.shape[1]
         self.size += 1
+
+    def extend(self, X: Array) -> None:
+        """Add all columns of a block to the basis of the one recurrence, one after the other."""
+        for column in range(X.shape[1]):
+            self.append(X[:, column : column + 1])
+
+    def replace(self, coefficients: Array) -> None:
+        """Put linear combinations of the vectors of the one recurrence in their place.
+
+        Takes no memory for a second basis: a few megabytes, or a thirty-second of the new one. Snapshots taken before
+        raise when they are asked for vectors.
+
+        Parameters
+        ----------
+        coefficients : array, shape (size, k)
+            Column i holds the coefficients of the new vector i; k is at most `size`.
+        """
+        xp, count = self.space.xp, coefficients.shape[1]
+        parts = [(rows, part[0, :, :]) for rows, part in self._parts()]
+        length = self.space.local_dim
+        step = max(1, _CHUNK // max(1, count), -(-length // _MOST_CHUNKS))
+        for first in range(0, length, step):
+            chunk = slice(first, min(first + step, length))
+            shares = (
+                xp.matrix_transpose(coefficients[rows, :]) @ part[:, chunk] for rows, part in parts
+            )
+            new = reduce(operator.add, shares)
+            for rows, part in parts:
+                kept = max(0, min(rows.stop, count) - rows.start)
+                part[:kept, chunk] = new[rows.start : rows.start + kept, :]
+        self.size = count
+        self._replacements[0] += 1
+        self._replacements_seen = self._replacements[0]
 
     def vectors(self, column: int = 0) -> Array:
         """Return the basis of one recurrence, shape (local_dim, size).
@@ -80,7 +131,10 @@ class Basis:
         return total
 
     def snapshot(self) -> Basis:
-        """Return the basis as it is now; what is appended later does not show in it."""
+        """Return the basis as it is now; what is appended later does not show in it.
+
+        It serves until `replace` is called on the original, and raises after that.
+        """
         return copy.copy(self)
 
     def project(self, X: Array) -> tuple[Array, Array]:
@@ -107,8 +161,36 @@ class Basis:
             rest = rest - stack @ coefficients[:, rows, :]
         return xp.matrix_transpose(rest[:, :, 0]), coefficients[:, :, 0]
 
+    def project_block(self, X: Array) -> tuple[Array, Array]:
+        """Take all columns of a block off the basis of the one recurrence, in one pass.
+
+        Parameters
+        ----------
+        X : array, shape (local_dim, b)
+            Any block.
+
+        Returns
+        -------
+        block : array, shape (local_dim, b)
+            What is left.
+        coefficients : array, shape (size, b)
+            Inner products of the basis vectors with the columns, by one reduction.
+        """
+        transpose = self.space.xp.matrix_transpose
+        parts = [(rows, transpose(part[0, :, :])) for rows, part in self._parts()]
+        inner = self.space.joint_gram([part for _, part in parts], X)
+        coefficients = self.space.coefficients(inner)
+        for rows, part in parts:
+            X = X - part @ coefficients[rows, :]
+        return X, coefficients
+
     def _parts(self) -> Iterator[tuple[slice, Array]]:
         """Yield which vectors each stripe holds, and them, shape (m, vectors, local_dim)."""
+        if self._replacements_seen != self._replacements[0]:
+            raise RuntimeError(
+                "the vectors of this state were replaced by a restart; use a state before the next "
+                "one is asked for, or raise max_basis"
+            )
         first = 0
         for stripe in self._stripes:
             last = min(first + stripe.shape[1], self.size)

@@ -45,7 +45,8 @@ class EigenResult(Result):
                 self.eigenvalues, self.residual_norms, self.error_bounds, strict=True
             )
         ]
-        return "\n".join([f"{len(rows)} eigenpairs ({self._cost()}); {self.status}", *rows])
+        pairs = "1 eigenpair" if len(rows) == 1 else f"{len(rows)} eigenpairs"
+        return "\n".join([f"{pairs} ({self._cost()}); {self.status}", *rows])
 
 
 def error_bounds(

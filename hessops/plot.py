@@ -59,6 +59,9 @@ def _new_axes() -> Axes:
     try:
         from matplotlib import pyplot as plt
     except ImportError as error:
-        raise ImportError("drawing needs matplotlib: pip install 'hessops[plot]'") from error
+        raise ImportError(
+            "drawing needs matplotlib, the extra 'plot': pip install '.[plot]' in a clone, "
+            "pip install 'hessops[plot]' elsewhere"
+        ) from error
     _, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
     return ax

@@ -234,7 +234,9 @@ class ArraySpace:
 
     def joint_gram(self, parts: Sequence[Array], Y: Array) -> Array:
         """Return [X_1 X_2 ...]^H Y of parts stored apart, shape (..., k_1 + k_2 + ..., l)."""
-        products = [adjoint(X) @ Y for X in parts]
+        # Whoever reads what overflowed raises; a warning of the library's would only come before.
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = [adjoint(X) @ Y for X in parts]
         joined = products[0] if len(products) == 1 else self.xp.concat(products, axis=-2)
         return self.comm.all_reduce(joined)
 
@@ -345,7 +347,8 @@ class ArraySpace:
     def _chunk_inner(self, X: Array, Y: Array, wide: DType) -> Array:
         left = self.xp.astype(X, wide, copy=False)
         left = self.xp.conj(left) if is_complex(self.xp, wide) else left
-        total: Array = self.xp.sum(left * Y, axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total: Array = self.xp.sum(left * Y, axis=0)
         return total
 
     def _local(self, start: int, stop: int) -> slice:

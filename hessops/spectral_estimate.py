@@ -43,7 +43,7 @@ class TraceFunctionResult(Result):
         Width of the bracket; where there is none, how much the value changed over the last quarter
         of the steps, which bounds nothing.
     rounding_error : float
-        What rounding of the products in the operator's precision may do to the value.
+        About what rounding of the products in the operator's precision may do to the value.
     function : str
         The name of f.
     num_probes : int

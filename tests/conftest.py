@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+DATA = Path(
+    os.environ.get("HESSOPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
+)
 
 # Derandomized by default, so that a change and not the hour decides whether the tests pass;
 # HYPOTHESIS_PROFILE=search looks for new examples.
@@ -24,6 +26,6 @@ def _has_gpu() -> bool:
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker("data") and not DATA.is_dir():
-        pytest.skip("needs the real data in ../shared/data")
+        pytest.skip(f"needs the real data in {DATA}: set HESSOPS_DATA")
     if item.get_closest_marker("gpu") and not _has_gpu():
         pytest.skip("needs a CUDA device")

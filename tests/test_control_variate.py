@@ -1,4 +1,4 @@
-"""Control variates: no bias, honest intervals, work split by what is seen, never much worse than none."""
+"""Control variates: no bias, honest intervals, work split by what is seen, next to no harm."""
 
 import numpy as np
 import problems

@@ -1,5 +1,6 @@
 """Eigenpairs at the ends of the spectrum: right, multiple where they are, honest of their errors."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 import hessops
 from hessops import ConvergenceWarning, Diagonal, aslinearoperator
 
-MATRICES = Path(__file__).resolve().parents[2] / "shared" / "data" / "matrices"
+DATA = os.environ.get("HESSOPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
+MATRICES = Path(DATA) / "matrices"
 WHICH = ("LM", "LA", "SA", "BE")
 
 
@@ -363,7 +365,9 @@ def read(name):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not MATRICES.is_dir(), reason="needs the matrices in ../shared/data")
+@pytest.mark.skipif(
+    not MATRICES.is_dir(), reason="needs the matrices in ../shared/data or HESSOPS_DATA"
+)
 @pytest.mark.parametrize(
     ("name", "which"),
     [
@@ -382,7 +386,9 @@ def test_against_scipy_on_real_matrices(name, which):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not MATRICES.is_dir(), reason="needs the matrices in ../shared/data")
+@pytest.mark.skipif(
+    not MATRICES.is_dir(), reason="needs the matrices in ../shared/data or HESSOPS_DATA"
+)
 def test_a_hard_matrix_is_not_said_to_have_converged():
     """The smallest eigenvalues of bloweybq lie within 1e-5 of each other, relatively."""
     A = read("bloweybq.mtx")

@@ -1,6 +1,7 @@
 """The spectrum of a trained ResNet-20, against figures of independent code."""
 
 import importlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import hessops
 from hessops_torch import hessian
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ.get("HESSOPS_DATA") or ROOT.parent / "shared" / "data")
 EXAMPLE = ROOT / "examples" / "resnet_cifar"
 
 LARGEST = [39.1002, 16.1462, 10.6326, 8.7929, 4.7528]
@@ -49,7 +50,7 @@ def two_threads():
 def test_five_largest_eigenvalues(device, make_problem, monkeypatch):
     weights = DATA / "resnet_cifar10" / "resnet20-12fca82f.th"
     if not weights.exists():
-        pytest.skip(f"needs the trained weights {weights.name} in ../shared/data")
+        pytest.skip(f"needs the trained weights {weights.name} in {DATA}: set HESSOPS_DATA")
     # TF32 keeps three digits.
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, loss, batches = make_problem(data=DATA / "cifar10.npz", weights=weights, num_images=256)

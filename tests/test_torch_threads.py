@@ -1,5 +1,6 @@
 """Operators of one model in several threads at once."""
 
+import importlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -48,8 +49,13 @@ def everything_of(model):
 
 @every_device
 @pytest.mark.usefixtures("quick_switches")
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "read again"])
 @pytest.mark.parametrize("memory_budget", [None, 0])
-def test_one_operator(device, memory_budget):
+def test_one_operator(device, memory_budget, resident, monkeypatch):
+    if not resident:
+        # With no memory free, no batch is kept on the device.
+        module = importlib.import_module("hessops_torch.hessian")
+        monkeypatch.setattr(module, "free_memory", lambda device: 0)
     problem = images(device, sizes=(4, 3, 3), train=True)
     expected = problem.dense()
     operator = hessian(*problem.arguments, memory_budget=memory_budget)

@@ -431,7 +431,7 @@ def test_memory():
     operator = Diagonal(np.linspace(1.0, 2.0, 100_000))
     tracemalloc.start()
     try:
-        logdet(operator, num_probes=8, num_steps=6, block_size=2, rng=0)
+        logdet(operator, num_probes=8, num_steps=6, block_size=2, interval=(1.0, 2.0), rng=0)
         peak = tracemalloc.get_traced_memory()[1] / (2 * 8 * 100_000)
     finally:
         tracemalloc.stop()

@@ -221,6 +221,22 @@ def test_estimated_bounds_give_way_to_nearly_singular_operators():
         assert np.all(b.highs >= exact)
 
 
+@pytest.mark.parametrize("small", [1e-9, 1e-3])
+@pytest.mark.parametrize("seed", range(5))
+def test_one_eigenvalue_far_below_all_others_is_not_overlooked(small, seed):
+    """One in 100,000: four steps would resolve all the others."""
+    values = np.append(np.linspace(1.0, 2.0, 99_999), small)
+    start = np.random.default_rng(seed).standard_normal((len(values), 2))
+    exact = (1 / values) @ start**2
+    kinds = []
+    for b in brackets(Diagonal(values), spectral_function("inverse"), start, UNKNOWN, 16):
+        kinds.append(b.kind)
+        slack = b.rounding_errors + 1e-9 * exact
+        assert np.all(b.lows <= exact + slack)
+        assert np.all(b.highs >= exact - slack)
+    assert set(kinds[:11]) == {"open"}
+
+
 @pytest.mark.parametrize("name", ["log", "inverse"])
 def test_strakos_quadrature_survives_lost_orthogonality(name):
     """T2: errors of the mean without reorthogonalisation, ten times the orders of the test bed."""

@@ -16,7 +16,10 @@ Examples
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError("hessops_torch needs PyTorch: pip install 'hessops[torch]'") from error
+    raise ImportError(
+        "hessops_torch needs PyTorch, the extra 'torch': pip install '.[torch]' in a clone, "
+        "pip install 'hessops[torch]' elsewhere"
+    ) from error
 
 from hessops_torch.convert import convert
 from hessops_torch.hessian import Hessian, hessian

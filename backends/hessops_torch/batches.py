@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from hessops_torch.lock import exclusive
+
 __all__ = ["MicroBatches", "describe_batch", "map_tensors", "tensors_in", "versions"]
 
 _DATASET_BATCH = 128
@@ -150,8 +152,8 @@ def describe_batch(batch: Any) -> str:
 @contextmanager
 def preserved_global_rng(devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """Leave the global random states of torch (also on `devices`), NumPy and Python as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    with torch.random.fork_rng(devices=devices):
+    with exclusive, torch.random.fork_rng(devices=devices):
+        numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
         try:
             yield
         finally:

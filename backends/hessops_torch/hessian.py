@@ -19,6 +19,7 @@ from hessops.structure import SELF_ADJOINT
 from hessops_torch.batches import MicroBatches, tensors_in, versions
 from hessops_torch.failures import evaluate, name_of
 from hessops_torch.graphs import GradientGraph, GraphCache, free_memory
+from hessops_torch.lock import exclusive
 from hessops_torch.losses import BatchLoss, Loss, as_batch_loss
 from hessops_torch.options import check_model, check_options
 from hessops_torch.parameters import ParameterSpace
@@ -26,7 +27,6 @@ from hessops_torch.selection import ParameterSelection, Selection
 from hessops_torch.snapshot import Snapshot
 from hessops_torch.state import (
     Mode,
-    exclusive,
     random_state,
     second_order,
     uses_batch_statistics,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
@@ -14,16 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessops_torch.batches import preserved_global_rng
 
-__all__ = ["Mode", "exclusive", "random_state", "second_order", "uses_batch_statistics"]
+__all__ = ["Mode", "random_state", "second_order", "uses_batch_statistics"]
 
 Mode = Literal["eval", "train"]
 
 _logger = logging.getLogger("hessops")
 _told: set[str] = set()
-
-# One lock for all models, not one for each: the choice of kernels and the random state, which are
-# changed and put back too, belong to the process.
-exclusive = threading.RLock()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hessops.arrays import Array, HostArray, is_array, numpy_dtype, to_numpy
-from hessops.errors import ConvergenceWarning, NotSelfAdjointError
+from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.space import Space
@@ -16,7 +16,9 @@ from hessops.wrap import aslinearoperator
 
 __all__ = [
     "default_block_size",
+    "require_in_range",
     "require_positive",
+    "require_real",
     "self_adjoint_operator",
     "square_operator",
     "start_block",
@@ -27,6 +29,8 @@ __all__ = [
 
 _BLOCK_BYTES = 2**28
 _MAX_BLOCK = 32
+# Squares of residuals sixteen digits below an operator of this size are still normal numbers.
+_SMALLEST, _LARGEST = 1e-140, 1e140
 
 
 def square_operator(A: Any, verb: str) -> LinearOperator:
@@ -56,6 +60,51 @@ def require_positive(**values: int | None) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r} must be a positive integer")
+
+
+def require_real(**values: Any) -> None:
+    """Raise if an option that was given is no real number."""
+    for name, value in values.items():
+        number = isinstance(value, int | float | np.integer | np.floating)
+        if value is not None and (isinstance(value, bool) or not number):
+            raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
+
+
+def require_in_range(operator: LinearOperator, scale: float, product: Array) -> None:
+    """Raise if squares of numbers of the operator's size leave the range of double precision.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Whose products they are.
+    scale : float
+        Its size as seen so far; 0 where all that was seen is 0, or has squares of 0.
+    product : array, shape (n, k)
+        The latest product.
+
+    Raises
+    ------
+    NonFiniteError
+        If they overflow.
+    ValueError
+        If they underflow, which would pass for an exact result.
+    """
+    if _SMALLEST <= scale <= _LARGEST:
+        return
+    if scale == 0:
+        # Sums of moduli, which do not underflow as squares do, tell small from zero.
+        moduli = operator.xp.abs(product)
+        sums = to_numpy(operator.codomain.column_inner(moduli, moduli * 0 + 1))
+        scale = float(np.max(sums, initial=0.0))
+        if scale == 0 or scale >= _SMALLEST:
+            return
+    sentence = (
+        f"the products of {operator} are of size {scale:.2g}, and squares of that leave the range of "
+        "double precision; multiply the operator by a power of ten, e.g."
+    )
+    if not scale <= _LARGEST:
+        raise NonFiniteError(f"{sentence} 1e-150 * A, and divide what comes out by it")
+    raise ValueError(f"{sentence} 1e150 * A, and divide what comes out by it")
 
 
 def start_vector(space: Space, start: Array | None, stream: Stream) -> Array:

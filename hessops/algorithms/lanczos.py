@@ -20,6 +20,7 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from hessops.algorithms._common import (
+    require_in_range,
     require_positive,
     self_adjoint_operator,
     start_norms,
@@ -265,7 +266,7 @@ def lanczos_steps(
     Raises
     ------
     ValueError
-        If a start vector is zero or not finite.
+        If a start vector is zero or not finite, or the operator so small that squares underflow.
     NotSelfAdjointError
         If products show that the operator is not self-adjoint: if an inner product <q_i, A q_k>
         that is 0 or known by symmetry differs by more than half the digits. With
@@ -296,6 +297,7 @@ def lanczos_steps(
             W = W - Q * space.coefficients(_real(A, alpha))
         norms = xp.sqrt(space.column_norms_squared(W))
         recurrence.advance(_to_host(A, alpha, norms, stray))
+        require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
             recurrence.require_symmetric(to_numpy(overlaps))
         inverse_and_beta = space.from_host(recurrence.coefficients())

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from hessops.algorithms._common import (
+    require_in_range,
     require_positive,
     self_adjoint_operator,
     start_block,
@@ -308,6 +309,8 @@ class _Search:
         tied: list[tuple[HostArray, HostArray, Array]] = []
 
         def stop(state: PowerState) -> str | None:
+            size = max(scale, float(np.max(np.hypot(state.values, state.residual_norms))))
+            require_in_range(operator, size, state.product)
             worst.append(float(np.max(state.residual_norms[:wanted])))
             if worst[-1] <= self._allowed(state.values, scale):
                 arrived.append(state.step)

@@ -120,7 +120,7 @@ def hutchinson_failure(
 
     References
     ----------
-    Cortinovis & Kressner (2022), Theorem 1, as quoted by Hallman (2024).
+    Cortinovis & Kressner (2022), Theorem 1, as later authors quote it.
 
     Examples
     --------
