@@ -41,7 +41,7 @@ class OrthonormalRest:
 
 
 def orthonormal_rest(
-    basis: Basis, W: Array, negligible: Callable[[HostArray, float], float]
+    basis: Basis, W: Array, negligible: Callable[[HostArray, HostArray], float]
 ) -> OrthonormalRest:
     """Take a block off a basis and orthonormalise what is left, dropping what is negligible.
 
@@ -57,8 +57,8 @@ def orthonormal_rest(
     W : array, shape (n, w)
         Any block.
     negligible : callable
-        From the coefficients of the first round, and the norm of what it left, to the singular value
-        up to which a direction is dropped.
+        From the coefficients of the first round, and the Gram matrix of what it left, to the singular
+        value up to which a direction is dropped. It may raise: neither need be finite.
 
     Returns
     -------
@@ -69,15 +69,15 @@ def orthonormal_rest(
     coefficients: HostArray = np.zeros((basis.size, width))
     factor: HostArray = np.eye(width)
     dropped: HostArray = np.zeros(width)
-    limit: float | None = None
+    limit = 0.0
     for turn in range(_MOST_ROUNDS):
         W, inner, gram = _projected(basis, W, 2 if width == 1 else 1)
+        if turn == 0:
+            limit = max(negligible(inner, gram), _TINY)
         coefficients = coefficients + inner @ factor
         sizes, vectors = _square_root(space, gram)
         factor = (sizes[:, None] * vectors.conj().T) @ factor
         transform = vectors / sizes
-        if limit is None:
-            limit = max(negligible(coefficients, float(sizes.max(initial=0.0))), _TINY)
         kept, factor, lost = _truncated(space, factor, limit, space.dim - basis.size)
         dropped = np.hypot(dropped, lost)
         if factor.shape[0] == 0:
@@ -109,8 +109,6 @@ def _square_root(space: Space, gram: HostArray) -> tuple[HostArray, HostArray]:
     """
     if len(gram) == 1:
         return np.maximum(np.sqrt(np.real(gram[0])), _TINY), np.ones((1, 1))
-    if not np.all(np.isfinite(gram)):
-        return np.full(len(gram), np.nan), np.eye(len(gram))
     values, vectors = space.comm.broadcast(np.linalg.eigh((gram + gram.conj().T) / 2))
     floor = 10 * len(values) * eps(space.xp, space.dtype) * values[-1]
     return np.maximum(np.sqrt(np.maximum(values, floor)), _TINY), vectors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -98,13 +99,12 @@ def require_in_range(operator: LinearOperator, scale: float, product: Array) -> 
         scale = float(np.max(sums, initial=0.0))
         if scale == 0 or scale >= _SMALLEST:
             return
+    exponent = -round(math.log10(scale)) if math.isfinite(scale) else -200
     sentence = (
         f"the products of {operator} are of size {scale:.2g}, and squares of that leave the range of "
-        "double precision; multiply the operator by a power of ten, e.g."
+        f"double precision; work with 1e{exponent} * A, and divide what comes out by 1e{exponent}"
     )
-    if not scale <= _LARGEST:
-        raise NonFiniteError(f"{sentence} 1e-150 * A, and divide what comes out by it")
-    raise ValueError(f"{sentence} 1e150 * A, and divide what comes out by it")
+    raise NonFiniteError(sentence) if not scale <= _LARGEST else ValueError(sentence)
 
 
 def start_vector(space: Space, start: Array | None, stream: Stream) -> Array:

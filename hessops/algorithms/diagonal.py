@@ -38,7 +38,9 @@ __all__ = ["DiagonalResult", "DiagonalState", "EntryMoments", "diagonal", "diago
 
 @dataclass(frozen=True)
 class EntryMoments:
-    """Mean and variance of every entry, over probes.
+    """Mean and variance of every entry, over probes, in double precision.
+
+    Spreads are kept as lengths and not as squares, which would leave the range of double precision.
 
     Parameters
     ----------
@@ -50,17 +52,19 @@ class EntryMoments:
         Terms that had probes of their own.
     mean : array, shape (n,)
         Of the sum of all terms.
-    squares : array, shape (n,)
-        Sum of squared deviations: ``count - 1`` times the variance of one probe, in the mean.
+    spread : array, shape (n,)
+        Root of the sum of squared deviations, whose mean is ``count - 1`` times the variance of one
+        probe.
     fourth : array, shape (n,)
-        Root of the sum, over blocks and terms, of s² / (f + 2) for sums s of f free squares.
+        Fourth root of the sum, over blocks and terms, of s⁴ / (f + 2) for spreads s of f free
+        deviations.
     """
 
     count: int
     num_blocks: int
     num_terms: int
     mean: Array
-    squares: Array
+    spread: Array
     fourth: Array
 
     def merged(self, other: EntryMoments) -> EntryMoments:
@@ -68,21 +72,20 @@ class EntryMoments:
         xp = namespace(self.mean)
         count = self.count + other.count
         delta = other.mean - self.mean
-        between = xp.abs(delta) ** 2 * (self.count * other.count / count)
+        between = xp.abs(delta) * math.sqrt(self.count * other.count / count)
         return EntryMoments(
             count=count,
             num_blocks=self.num_blocks + other.num_blocks,
             num_terms=self.num_terms,
             mean=self.mean + delta * (other.count / count),
-            squares=self.squares + other.squares + between,
-            fourth=xp.hypot(self.fourth, other.fourth),
+            spread=xp.hypot(xp.hypot(self.spread, other.spread), between),
+            fourth=_fourth_root_of_sum(self.fourth, other.fourth),
         )
 
     def standard_errors(self, num_probes: int) -> Array:
         """Return the standard errors of a mean over so many such probes, NaN if unknown."""
         share = 1 / ((self.count - 1) * num_probes) if self.count > 1 else math.nan
-        errors: Array = namespace(self.squares).sqrt(self.squares * share)
-        return errors
+        return self.spread * math.sqrt(share)
 
     def freedom(self) -> float | Array:
         """Return the degrees of freedom behind standard errors, of each entry if there are terms.
@@ -92,12 +95,11 @@ class EntryMoments:
         least = float(self.count - 1)
         if self.num_terms == 1 or self.count < 2:
             return least
-        xp = namespace(self.squares)
-        positive = xp.greater(self.squares, xp.zeros_like(self.squares))
-        within = self.fourth / xp.where(positive, self.squares, xp.ones_like(self.squares))
+        xp = namespace(self.spread)
+        within = self.fourth / _or_one(self.spread)
         between = (self.num_blocks - 1) / least**2
-        # Where all squares are zero, any number will do.
-        inverse = xp.clip(within**2 + between, 1 / (self.num_terms * least + 2), None)
+        # Where all deviations are zero, any number will do.
+        inverse = xp.clip(within**4 + between, 1 / (self.num_terms * least + 2), None)
         freedom: Array = xp.clip(1 / inverse - 2, least, self.num_terms * least)
         return freedom
 
@@ -287,9 +289,11 @@ def diagonal(
     state, source = outcome.state, plan.source(outcome.state)
     status, converged = plan.verdict(state, outcome.reason)
     warn_if_failed(converged, status)
+    real = operator.xp.abs(operator.domain.zeros(0)).dtype
+    errors = source.moments.standard_errors(state.num_probes)
     return DiagonalResult(
-        values=state.moments.mean,
-        standard_errors=source.moments.standard_errors(state.num_probes),
+        values=operator.domain.coefficients(state.moments.mean),
+        standard_errors=operator.xp.astype(errors, real, copy=False),
         norm=state.norm,
         norm_error=source.probe_deviation() / math.sqrt(state.num_probes),
         dim=operator.shape[0],
@@ -356,17 +360,41 @@ def _of_block(
     A: LinearOperator, stream: Stream, indices: range, probe: ProbeKind, stratify: bool
 ) -> EntryMoments:
     xp, count, terms = A.xp, len(indices), 0
-    mean = A.domain.zeros(1)[:, 0]
-    squares = fourth = xp.abs(mean)
+    # In double precision from the start, as in single the squares of 1e20 overflow.
+    wide = xp.complex128 if is_complex(xp, A.dtype) else xp.float64
+    mean = xp.astype(A.domain.zeros(1)[:, 0], wide)
+    spread = fourth = xp.abs(mean)
     for terms, term in enumerate(strata(A, stratify), start=1):
         Z = A.domain.probes(stream.for_term(terms - 1), indices, probe)
-        samples = (xp.conj(Z) if is_complex(xp, Z.dtype) else Z) * term.apply(Z)
+        samples = xp.astype(xp.conj(Z) if is_complex(xp, Z.dtype) else Z, wide) * term.apply(Z)
         center = xp.sum(samples, axis=1) / count
-        spread = xp.sum(xp.abs(samples - center[:, None]) ** 2, axis=1)
-        mean, squares = mean + center, squares + spread
-        fourth = xp.hypot(fourth, spread / math.sqrt(count + 1))
-    return EntryMoments(count, 1, terms, mean, squares, fourth)
+        deviations = xp.abs(samples - center[:, None])
+        largest = _or_one(xp.max(deviations, axis=1))
+        of_term = xp.sqrt(xp.sum((deviations / largest[:, None]) ** 2, axis=1)) * largest
+        mean, spread = mean + center, xp.hypot(spread, of_term)
+        fourth = _fourth_root_of_sum(fourth, of_term / (count + 1) ** 0.25)
+    return EntryMoments(count, 1, terms, mean, spread, fourth)
+
+
+def _or_one(sizes: Array) -> Array:
+    """Return what is not negative as a divisor: 1 where it is 0."""
+    xp = namespace(sizes)
+    divisor: Array = xp.where(sizes == 0, xp.ones_like(sizes), sizes)
+    return divisor
+
+
+def _fourth_root_of_sum(left: Array, right: Array) -> Array:
+    """Return (left⁴ + right⁴)^(1/4), whose fourth powers need not be representable."""
+    xp = namespace(left)
+    largest = _or_one(xp.maximum(left, right))
+    root: Array = largest * xp.sqrt(xp.hypot((left / largest) ** 2, (right / largest) ** 2))
+    return root
 
 
 def _norm(space: Space, vector: Array) -> float:
-    return math.sqrt(float(to_numpy(space.column_norms_squared(vector[:, None]))[0]))
+    moduli = space.xp.abs(vector)[:, None]
+    # Sums of moduli stay within range where those of squares leave it.
+    total = float(to_numpy(space.column_inner(moduli, space.xp.ones_like(moduli)))[0])
+    if not 0 < total < math.inf:
+        return total
+    return total * math.sqrt(float(to_numpy(space.column_norms_squared(moduli / total))[0]))
