@@ -34,6 +34,7 @@ from hessops.algorithms.trace_function import (
     trace_inverse,
 )
 from hessops.block_diagonal import BlockDiagonal
+from hessops.cdf_band import cdf_band
 from hessops.comm import Communicator, SerialComm
 from hessops.diagnostics import check_operator
 from hessops.elementary import Diagonal, Identity, LowRank
@@ -44,11 +45,14 @@ from hessops.errors import (
     NotSelfAdjointError,
 )
 from hessops.finite_sum import FiniteSum
+from hessops.haydock import haydock
+from hessops.kernel_polynomial import kernel_polynomial
 from hessops.operator import LinearOperator
 from hessops.projected import Projected
 from hessops.result import load
 from hessops.space import ArraySpace, Space
 from hessops.structure import Structure
+from hessops.wasserstein import wasserstein
 from hessops.wrap import aslinearoperator, to_scipy
 
 __version__ = "0.1.0"
@@ -76,10 +80,13 @@ __all__ = [
     "Structure",
     "Sum",
     "aslinearoperator",
+    "cdf_band",
     "check_operator",
     "diagonal",
     "eigsh",
     "estrada_index",
+    "haydock",
+    "kernel_polynomial",
     "lanczos",
     "load",
     "logdet",
@@ -93,4 +100,5 @@ __all__ = [
     "trace",
     "trace_function",
     "trace_inverse",
+    "wasserstein",
 ]

@@ -29,6 +29,7 @@ __all__ = [
     "namespace",
     "numpy_dtype",
     "numpy_namespace",
+    "plain",
     "to_numpy",
 ]
 
@@ -117,6 +118,32 @@ def as_real_pair(block: Array) -> Array:
     xp = namespace(block)
     pair: Array = xp.concat([xp.real(block), xp.imag(block)], axis=1)
     return pair
+
+
+def plain(array: Any) -> Any:
+    """Return an array without what a subclass of NumPy's adds to it.
+
+    Parameters
+    ----------
+    array : object
+        Anything; what is no NumPy array is returned as it is.
+
+    Returns
+    -------
+    object
+        The same entries.
+
+    Raises
+    ------
+    TypeError
+        If the array is masked: entries that are missing cannot be multiplied.
+    """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(
+            "got a masked array, whose missing entries no product can use; fill them first, e.g. "
+            "array.filled(0.0)"
+        )
+    return np.asarray(array) if isinstance(array, np.ndarray) else array
 
 
 def to_numpy(array: Array) -> HostArray:

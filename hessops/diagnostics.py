@@ -1,7 +1,7 @@
 """Does an operator keep its promises? `check_operator` asks it, on random blocks.
 
-Linear, adjoint, self-adjoint, positive semidefinite, deterministic, finite, honest of dtype and shape:
-each check is a sentence with figures.
+Linear, adjoint, self-adjoint, positive semidefinite, deterministic, finite, honest of dtype and shape,
+leaving its input alone and its earlier products, too: each check is a sentence with figures.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def check_operator(
 ) -> CheckReport:
     """Check on random blocks that an operator is what it claims to be.
 
-    Costs about ``6 * num_vectors`` products.
+    Costs about ``9 * num_vectors`` products.
 
     Parameters
     ----------
@@ -127,8 +127,11 @@ def check_operator(
     ['self-adjoint']
     """
     operator = aslinearoperator(A)
-    if num_vectors < 1:
-        raise ValueError(f"num_vectors={num_vectors} must be positive")
+    integer = isinstance(num_vectors, int | np.integer) and not isinstance(num_vectors, bool)
+    if not integer or num_vectors < 1:
+        raise ValueError(f"num_vectors={num_vectors!r} must be a positive integer")
+    if tol is not None and not isinstance(tol, int | float | np.integer | np.floating):
+        raise TypeError(f"tol={tol!r} must be a real number, not {type(tol).__name__}")
     if tol is not None and not tol >= 0:
         raise ValueError(f"tol={tol} must not be negative")
     tolerance = eps(operator.xp, operator.dtype) ** 0.75 if tol is None else tol
@@ -158,7 +161,7 @@ class _Checker:
             stream.for_purpose(Purpose.CHECK_CODOMAIN), range(count), "normal"
         )
         # By the hook, as `apply` would raise where the shape is wrong.
-        self.AX = operator._apply(self.X)
+        self.AX = _copy(operator._apply(_copy(self.X)))
         self.num_products += count
 
     def multiply(self, X: Array) -> Array:
@@ -170,7 +173,8 @@ class _Checker:
         return [shape, self.honest_dtype(), self.finite()] if shape.passed else [shape]
 
     def laws(self) -> list[Check]:
-        checks = [self.deterministic(), self.linear(), self.columnwise()]
+        checks = [self.leaves_its_input(), self.keeps_its_products()]
+        checks += [self.deterministic(), self.linear(), self.columnwise()]
         structure = self.operator.structure
         if structure.self_adjoint:
             checks.append(self.self_adjoint())
@@ -211,6 +215,37 @@ class _Checker:
             0.0,
             f"{bad} of {int(np.prod(self.AX.shape))} entries of a product are NaN or infinite",
         )
+
+    def leaves_its_input(self) -> Check:
+        block = _copy(self.X)
+        self.multiply(block)
+        return self.unchanged(
+            "leaves its input",
+            self.operator.domain,
+            block - self.X,
+            self.X,
+            "multiplying a block changes the block itself by",
+        )
+
+    def keeps_its_products(self) -> Check:
+        first = self.multiply(self.X)
+        before = _copy(first)
+        self.multiply(self.Z)
+        return self.unchanged(
+            "returns memory of its own",
+            self.operator.codomain,
+            first - before,
+            before,
+            "a later product changes the one before by",
+        )
+
+    def unchanged(
+        self, name: str, space: Space, difference: Array, reference: Array, sentence: str
+    ) -> Check:
+        size = float(np.linalg.norm(_norms(space, reference)))
+        off = float(np.linalg.norm(_norms(space, difference)))
+        deviation = off / size if size > 0 else off
+        return _verdict(name, deviation, 0.0, f"{sentence} {deviation:.2g}")
 
     def deterministic(self) -> Check:
         again = self.multiply(self.X)
@@ -295,6 +330,11 @@ class _Checker:
         )
         off = float(np.max(np.abs(left - right)))
         return off / size if size > 0 else (0.0 if off == 0 else math.inf)
+
+
+def _copy(X: Array) -> Array:
+    copied: Array = namespace(X).asarray(X, copy=True)
+    return copied
 
 
 def _norms(space: Space, X: Array) -> HostArray:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from hessops.arrays import (
     Array,
@@ -15,11 +16,14 @@ from hessops.arrays import (
     eps,
     is_array,
     is_complex,
+    is_floating,
     namespace,
     numpy_namespace,
+    plain,
     to_numpy,
 )
 from hessops.operator import LinearOperator
+from hessops.own_memory import call_apart
 from hessops.space import ArraySpace, Space
 from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, Structure
 
@@ -184,15 +188,21 @@ class MatrixOperator(LinearOperator):
         super().__init__(domain, codomain, structure=structure)
         self.matrix = matrix
         self._adjoint_matrix = adjoint_matrix
+        # Of someone's own operator it is not known if it keeps what it returned.
+        self._trusted = is_array(matrix) or scipy.sparse.issparse(matrix)
 
     def _apply(self, X: Array) -> Array:
-        product: Array = self.matrix @ X
-        return product
+        return self._multiply(self.matrix, X)
 
     def _apply_adjoint(self, X: Array) -> Array:
         if self._adjoint_matrix is None:
             return super()._apply_adjoint(X)
-        product: Array = self._adjoint_matrix @ X
+        return self._multiply(self._adjoint_matrix, X)
+
+    def _multiply(self, matrix: Any, X: Array) -> Array:
+        product: Array = plain(
+            matrix @ X if self._trusted else call_apart(lambda block: matrix @ block, X)
+        )
         return product
 
     def _describe(self) -> str:
@@ -241,24 +251,27 @@ class FunctionOperator(LinearOperator):
 
     def _call(self, function: Callable[[Array], Array], X: Array) -> Array:
         if not self.vectors_only:
-            return self._require_array(function(X))
-        columns = [self._require_array(function(X[:, j])) for j in range(X.shape[1])]
+            return self._understood(call_apart(function, X))
+        columns = [self._understood(call_apart(function, X[:, j])) for j in range(X.shape[1])]
         stacked: Array = self.xp.stack(columns, axis=1)
         return stacked
 
-    def _require_array(self, product: Any) -> Array:
+    def _understood(self, product: Any) -> Array:
         # A function of trainable tensors would drag its graph through the whole run.
-        product = product.detach() if hasattr(product, "detach") else product
+        product = plain(product.detach() if hasattr(product, "detach") else product)
         if not is_array(product) or namespace(product) is not self.xp:
             raise TypeError(
                 f"the function of {self} returned {type(product).__name__}, not an array of the "
                 "operator's library"
             )
-        if self.xp.result_type(product.dtype, self.dtype) != self.dtype:
-            raise TypeError(
-                f"the function of {self} returned {dtype_name(product.dtype)} for a block of "
-                f"{dtype_name(self.dtype)}; declare dtype={dtype_name(product.dtype)}"
-            )
+        name, own = dtype_name(product.dtype), dtype_name(self.dtype)
+        sentence = f"the function of {self} returned {name} for a block of {own}"
+        if not (hasattr(self.xp, name) and is_floating(self.xp, product.dtype)):
+            raise TypeError(f"{sentence}; convert the product to {own}")
+        # Lower precision would be as wrong: digits that are not there pass for the operator's.
+        same_precision = eps(self.xp, product.dtype) == eps(self.xp, self.dtype)
+        if not same_precision or self.xp.result_type(product.dtype, self.dtype) != self.dtype:
+            raise TypeError(f"{sentence}; declare dtype={name!r}, or convert the product to {own}")
         converted: Array = self.xp.astype(product, self.dtype, copy=False)
         return converted
 

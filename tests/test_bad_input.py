@@ -62,7 +62,7 @@ OPERATORS = {
     "products of higher precision": (
         function(lambda X: X.astype(np.float64), dtype=np.float32),
         TypeError,
-        "returned float64 for a block of float32; declare dtype=float64",
+        "returned float64 for a block of float32; declare dtype='float64'",
     ),
 }  # fmt: skip
 
@@ -247,3 +247,40 @@ def test_an_error_of_the_operator_itself_is_not_hidden():
     for verb in VERBS:
         with pytest.raises(RuntimeError, match="out of memory on device 3"):
             call(verb, function(multiply))
+
+
+@pytest.mark.parametrize("verb", SELF_ADJOINT_VERBS)
+@pytest.mark.parametrize("scale", [1e-300, 1e-165, 1e-160, 1e-155])
+def test_operators_whose_squares_underflow(verb, scale):
+    # Everything below the square root of the smallest number would otherwise pass for zero.
+    A = (np.ones((6, 6)) + GOOD) * scale
+    with pytest.raises(ValueError, match=r"the products of .* are of size .*e-\d+.*; work with 1e\d+"):
+        call(verb, A)
+
+
+@pytest.mark.parametrize("verb", SELF_ADJOINT_VERBS)
+@pytest.mark.parametrize("scale", [1e150, 1e160, 1e300])
+def test_operators_whose_squares_overflow(verb, scale):
+    with pytest.raises(NonFiniteError, match="overflows when squared|work with 1e-"):
+        call(verb, (np.ones((6, 6)) + GOOD) * scale)
+
+
+def test_a_product_whose_square_underflows_is_told_from_zero_without_a_diagonal():
+    # <q, A q> is exactly 0, so that only the norm of A q, which underflows, shows the product.
+    swap = 1e-200 * np.array([[0.0, 1.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match="of size 1e-200.*; work with 1e200"):
+        hessops.lanczos(swap, num_steps=2, start=np.array([1.0, 0.0]))
+    nothing = hessops.lanczos(0 * swap, num_steps=2, start=np.array([1.0, 0.0]))
+    assert nothing.ritz()[0].tolist() == [0.0]
+
+
+@pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
+@pytest.mark.parametrize("verb", SELF_ADJOINT_VERBS)
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(2.0**-440, "float64"), (2.0**440, "float64"), (2.0**-100, "float32")]
+)
+def test_operators_of_a_size_that_still_serves(verb, scale, dtype):
+    A = (np.ones((6, 6)) + GOOD).astype(dtype)
+    plain, scaled = (call(verb, c * A) for c in (np.ones((), dtype), np.asarray(scale, dtype)))
+    assert scaled.converged == plain.converged
+    assert scaled.num_products == plain.num_products

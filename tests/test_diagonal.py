@@ -370,3 +370,29 @@ def test_torch_tensors_see_the_same_signs():
     assert isinstance(theirs.values, torch.Tensor)
     np.testing.assert_allclose(theirs.values.numpy(), ours.values, atol=1e-13)
     np.testing.assert_allclose(theirs.standard_errors.numpy(), ours.standard_errors, rtol=1e-12)
+
+
+@pytest.mark.parametrize("terms", [1, 3])
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(scale, "float64") for scale in (2.0**-900, 2.0**-540, 2.0**500, 2.0**900)]
+    + [(scale, "float32") for scale in (2.0**-100, 2.0**80)],
+)
+def test_errors_scale_with_the_operator_at_every_size(scale, dtype, terms):
+    parts = [problems.matrix_of(np.arange(1.0, 9.0), seed).astype(dtype) for seed in range(terms)]
+
+    def run(c):
+        factor = np.asarray(c, dtype)
+        A = FiniteSum([aslinearoperator(factor * part) for part in parts])
+        return hessops.diagonal(A, num_probes=12, block_size=4, rng=0)
+
+    plain, scaled = run(1.0), run(scale)
+    # A power of two changes no digit of a product.
+    np.testing.assert_array_equal(scaled.values / np.asarray(scale, dtype), plain.values)
+    np.testing.assert_allclose(
+        scaled.standard_errors / np.asarray(scale, dtype), plain.standard_errors, rtol=1e-6
+    )
+    np.testing.assert_allclose(scaled.freedom, plain.freedom, rtol=1e-10)
+    assert scaled.norm / scale == pytest.approx(plain.norm)
+    assert scaled.norm_error / scale == pytest.approx(plain.norm_error)
+    assert scaled.values.dtype == scaled.standard_errors.dtype == np.dtype(dtype)

@@ -136,7 +136,7 @@ LAYERS = {
     ],
     "results": [
         "record", "result", "plot", "density", "eigenpairs", "low_rank_result", "spectral_estimate",
-        "trace_result",
+        "trace_result", "probe_mean", "cdf_band", "haydock", "kernel_polynomial", "wasserstein",
     ],
     "algorithms": ["algorithms", r"algorithms\.\w+"],
     "problems": ["gallery", r"gallery\.\w+"],

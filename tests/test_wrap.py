@@ -25,6 +25,7 @@ from strategies import (
     with_spectrum,
 )
 
+import hessops
 from hessops import (
     BlockDiagonal,
     Diagonal,
@@ -236,9 +237,21 @@ def test_like_and_dtype_together_take_the_library_of_one_and_the_type_of_the_oth
     assert operator.dtype == strict.float32
 
 
-def test_a_function_may_return_lower_precision_and_no_higher():
+def test_a_function_returns_the_precision_that_is_declared():
     low = aslinearoperator(lambda X: X.astype(np.float32), shape=3)
-    assert (low @ np.ones(3)).dtype == np.float64
+    with pytest.raises(
+        TypeError, match="returned float32 for a block of float64; declare dtype='float32', or"
+    ):
+        low @ np.ones(3)
+    real = aslinearoperator(lambda X: X.real, shape=3, dtype="complex128")
+    assert (real @ np.ones(3)).dtype == np.complex128
+    for dtype in (np.int64, object):
+        other = aslinearoperator(lambda X, dtype=dtype: X.astype(dtype), shape=3)
+        with pytest.raises(TypeError, match="for a block of float64; convert the product to float"):
+            other @ np.ones(3)
+    masked = aslinearoperator(lambda X: np.ma.masked_less(X, 0.5), shape=3)
+    with pytest.raises(TypeError, match=r"masked array.*fill them first, e\.g\. array\.filled"):
+        hessops.trace(masked, rng=0)
     high = aslinearoperator(lambda X: X * 1j, shape=3)
     with pytest.raises(
         TypeError, match="returned complex128 for a block of float64; declare dtype="
@@ -486,3 +499,70 @@ def test_vectors_that_are_split_do_not_go_to_scipy():
 
     with pytest.raises(ValueError, match="SciPy cannot work on vectors that are split over ranks"):
         run_on_ranks(convert, 2)
+
+
+def writes_into_its_input(A):
+    def multiply(X):
+        X *= 2
+        return A @ X / 2
+
+    return multiply
+
+
+def reuses_its_output(A, buffers={}):  # noqa: B006 - shared by all functions on purpose
+    def multiply(X):
+        out = buffers.setdefault(X.shape, np.empty(X.shape))
+        np.matmul(A, X, out=out)
+        return out
+
+    return multiply
+
+
+class Multiplies:
+    """Someone's operator, with no more than shape and @."""
+
+    def __init__(self, multiply, n):
+        self.shape, self.dtype, self.multiply = (n, n), np.dtype("float64"), multiply
+
+    def __matmul__(self, X):
+        return self.multiply(X)
+
+
+@pytest.mark.parametrize("vectors_only", [False, True])
+@pytest.mark.parametrize("kind", [writes_into_its_input, reuses_its_output])
+def test_functions_that_write_where_they_should_not_are_kept_apart(kind, vectors_only):
+    A = np.diag(np.arange(1.0, 21.0))
+    x, X = np.ones(20), np.ones((20, 3))
+    wrapped = {
+        "function": lambda multiply: aslinearoperator(
+            multiply, shape=20, self_adjoint=True, vectors_only=vectors_only
+        ),
+        "object": lambda multiply: aslinearoperator(Multiplies(multiply, 20), self_adjoint=True),
+    }
+    for wrap in wrapped.values():
+        one, two = wrap(kind(A)), wrap(kind(3 * A))
+        assert hessops.trace(one, num_probes=4, rng=0).value == 210
+        assert hessops.trace(one + two, stratify=False, num_probes=4, rng=0).value == 840
+        np.testing.assert_array_equal(one @ x, np.arange(1.0, 21.0))
+        np.testing.assert_array_equal((one @ X)[:, 1], np.arange(1.0, 21.0))
+        first = one @ X
+        two @ X
+        np.testing.assert_array_equal(first, A @ X)
+        assert np.all(x == 1)
+        assert np.all(X == 1)
+
+
+def test_a_fresh_product_is_not_copied_and_no_other_is_handed_on():
+    made = []
+
+    def fresh(X):
+        product = 2 * X
+        made.append(product.ctypes.data)
+        return product
+
+    X, kept = np.ones((6, 2)), np.ones((6, 2))
+    assert (aslinearoperator(fresh, shape=6) @ X).ctypes.data == made[-1]
+    for function in (lambda X: X, lambda X: X[::-1], lambda _: kept, lambda _: kept[:]):
+        product = aslinearoperator(function, shape=6) @ X
+        assert not np.shares_memory(product, X)
+        assert not np.shares_memory(product, kept)

@@ -25,8 +25,8 @@ class BlockTridiagonal:
     """The Hermitian T and the coupling B of ``A V = V T + Q B + E``.
 
     V is the basis, Q the next block, orthogonal to V. Only the last columns of B are not zero.
-    Column norms of E are kept: what was dropped where a block lost rank, and what of A V is along V
-    and not in T, which is rounding unless the basis began with approximate eigenvectors.
+    Of E is kept what is along the vectors that the basis began with, `leak`; and column norms of the
+    rest, `lost`: what was dropped where a block lost rank, and the rounding of T.
 
     Parameters
     ----------
@@ -41,6 +41,7 @@ class BlockTridiagonal:
     def __init__(self, values: HostArray, lost: HostArray, width: int) -> None:
         self.size = len(values)
         self.lost = lost
+        self.leak: HostArray = np.zeros((self.size, self.size))
         self.coupling: HostArray = np.zeros((width, 0))
         self._entries: HostArray = np.diag(values)
         self._tridiagonal = True
@@ -87,14 +88,19 @@ class BlockTridiagonal:
             Norms of what is left out.
         """
         width, before = self.coupling.shape
-        stray = np.linalg.norm(self.asymmetry(coefficients), axis=0)
+        stray = self.asymmetry(coefficients)
+        known = len(self.leak)
         first, last = self.size, self.size + width
         self._make_room(last, coefficients.dtype)
         own = coefficients[first:]
         self._entries[first:last, first:last] = (own + own.conj().T) / 2
         self._entries[first:last, first - before : first] = self.coupling
         self._entries[first - before : first, first:last] = self.coupling.conj().T
-        self.lost = np.concatenate([self.lost, np.hypot(stray, dropped)])
+        along = self._known.conj().T @ stray[: self._known.shape[0]]
+        self.leak = np.concatenate([self.leak, along], axis=1)
+        self.lost = np.concatenate(
+            [self.lost, np.hypot(np.linalg.norm(stray[known:], axis=0), dropped)]
+        )
         self.size, self.coupling = last, factor
         self._tridiagonal = self._tridiagonal and width == 1
 
@@ -141,7 +147,7 @@ class BlockTridiagonal:
         coupling = self.coupling @ pairs.vectors[self.size - before :]
         turn, self._entries, coupling = _banded(pairs.values, coupling)
         kept: HostArray = pairs.vectors @ turn
-        self.lost = self.lost @ np.abs(kept)
+        self.lost, self.leak = self.lost @ np.abs(kept), self.leak @ kept
         self.coupling = coupling[:, max(0, len(turn) - width) :]
         self.size, self._tridiagonal = len(turn), width <= 1
         return kept
@@ -149,7 +155,8 @@ class BlockTridiagonal:
     def _with_residuals(self, values: HostArray, vectors: HostArray) -> SmallPairs:
         before = self.coupling.shape[1]
         coupled = np.linalg.norm(self.coupling @ vectors[self.size - before :], axis=0)
-        return SmallPairs(values, coupled + self.lost @ np.abs(vectors), vectors)
+        leaked = np.linalg.norm(self.leak @ vectors, axis=0)
+        return SmallPairs(values, np.hypot(coupled, leaked) + self.lost @ np.abs(vectors), vectors)
 
     def _diagonals(self) -> tuple[HostArray, HostArray]:
         # The coupling of single vectors is a norm, and so real.
@@ -190,11 +197,11 @@ def _banded(values: HostArray, coupling: HostArray) -> tuple[HostArray, HostArra
     whole = np.zeros((size + width, size), dtype=np.result_type(coupling, np.float64))
     whole[:size], whole[size:] = np.diag(values), coupling
     turn = np.eye(size, dtype=whole.dtype)
-    for row in range(size + width - 1, width, -1):
+    for row in range(size + width - 1, width if width else size, -1):
         end = row - width + 1
-        reflector = whole[row, :end].conj()
+        reflector = np.conjugate(whole[row, :end])
         rest, last = np.linalg.norm(reflector[:-1]), reflector[-1]
-        if width == 0 or rest == 0:
+        if rest == 0:
             continue
         phase = last / np.abs(last) if last != 0 else 1.0
         reflector[-1] = last + phase * np.hypot(rest, np.abs(last))

@@ -1,0 +1,202 @@
+"""Which eigenpairs are wanted, when they are there, and what may be said of them."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+from hessops.algorithms._common import require_positive
+from hessops.arrays import HostArray, eps
+from hessops.operator import LinearOperator
+
+__all__ = ["Goal", "Which", "eigsh_goal"]
+
+Which = Literal["LM", "LA", "SA", "BE"]
+
+_LOOSE = 1e-4
+
+
+class RitzState(Protocol):
+    """What a goal asks of the state of an engine."""
+
+    @property
+    def values(self) -> HostArray:
+        """Return the outermost Ritz values."""
+
+    @property
+    def residual_norms(self) -> HostArray:
+        """Return their residual norms."""
+
+    @property
+    def size(self) -> float:
+        """Return the largest modulus of a Ritz value so far."""
+
+    @property
+    def step(self) -> int:
+        """Return the blocks multiplied."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Return the products with each Krylov space."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Tell whether the last one is invariant."""
+
+    @property
+    def blurred(self) -> bool:
+        """Tell whether rounding may have brought in copies."""
+
+    @property
+    def filled(self) -> bool:
+        """Tell whether the basis spans the whole space."""
+
+
+def eigsh_goal(
+    operator: LinearOperator, k: int, which: Which, tol: float | None, block_size: int
+) -> Goal:
+    """Return what is wanted, or say which option is out of range."""
+    require_positive(k=k)
+    if which not in get_args(Which):
+        raise ValueError(f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}")
+    if k > operator.domain.dim:
+        raise ValueError(
+            f"k={k} eigenpairs asked of an operator of dimension {operator.domain.dim}"
+        )
+    tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
+    if not tol > 0:
+        raise ValueError(f"tol={tol} must be positive")
+    return Goal(k, which, tol, block_size)
+
+
+class Goal:
+    """Which pairs are wanted, when they are there, and what to claim of them.
+
+    Parameters
+    ----------
+    k : int
+        How many.
+    which : {'LM', 'LA', 'SA', 'BE'}
+        Where.
+    tol : float
+        Residual norm relative to the largest Ritz value in modulus.
+    block_size : int
+        Vectors in a block: a Krylov space holds as many copies of an eigenvalue.
+    """
+
+    def __init__(self, k: int, which: Which, tol: float, block_size: int) -> None:
+        self.k, self.which, self.tol = k, which, tol
+        self.complete = False
+        self._block_size = block_size
+        self._before: HostArray | None = None
+
+    def select(self, values: HostArray, count: int) -> HostArray:
+        """Return the indices of the most wanted of some values, in the order of the result."""
+        ascending = np.argsort(values, kind="stable")
+        if self.which == "LM":
+            return np.argsort(-np.abs(values), kind="stable")[:count]
+        if self.which == "LA":
+            return ascending[::-1][:count]
+        if self.which == "SA":
+            return ascending[:count]
+        low = min(count // 2, len(values))
+        high = ascending[low:][max(0, len(values) - low - (count - count // 2)) :]
+        return np.concatenate([ascending[:low], high])
+
+    def wanted(self, state: RitzState) -> HostArray:
+        """Return the indices of the wanted Ritz pairs, in the order of the result."""
+        return self.select(state.values, self.k)
+
+    def allowed(self, state: RitzState) -> float:
+        """Return the residual norm asked for."""
+        return self.tol * state.size
+
+    def reached(self, state: RitzState) -> bool:
+        """Tell whether all wanted pairs are as accurate as asked for."""
+        pairs = self.wanted(state)
+        return len(pairs) == self.k and bool(
+            np.all(state.residual_norms[pairs] <= self.allowed(state))
+        )
+
+    def inside(self, values: HostArray) -> tuple[float, float]:
+        """Return the interval that eigenvalues next to the wanted ones may lie in."""
+        if self.which == "LM":
+            least = float(np.min(np.abs(values)))
+            return -least, least
+        ascending = np.sort(values)
+        low = {"LA": 0, "SA": self.k, "BE": self.k // 2}[self.which]
+        return (
+            float(ascending[low - 1]) if low else -np.inf,
+            float(ascending[low]) if low < self.k else np.inf,
+        )
+
+    def stop(self, state: RitzState) -> str | None:
+        """Stop when the wanted pairs have converged and a fresh Krylov space adds none."""
+        pairs = self.wanted(state)
+        if len(pairs) < self.k:
+            return None
+        *earlier, current = state.lengths
+        if state.exhausted:
+            # The space may lack copies of multiple eigenvalues: hold it against the one before.
+            values, before = np.sort(state.values[pairs]), self._before
+            self._before = values
+            near = self.allowed(state)
+            self.complete = before is not None and np.allclose(values, before, rtol=0, atol=near)
+        if not self.reached(state):
+            return None
+        self.complete = self.complete or state.filled
+        # From a random start, later Krylov spaces are no longer than the first, but for what rounding
+        # adds. One that is says that the start was special, and counts as the first.
+        first = not earlier or current > 2 * max(earlier) + 10
+        return "converged" if self.complete or (first and not state.blurred) else None
+
+    def row(self, state: RitzState) -> tuple[float, float]:
+        """Return the leading wanted Ritz value and the largest residual norm of the wanted."""
+        pairs = self.wanted(state)
+        return float(state.values[pairs[0]]), float(np.max(state.residual_norms[pairs]))
+
+    def verdict(
+        self,
+        state: RitzState,
+        residuals: HostArray,
+        rounding: float,
+        reason: str | None,
+        checked: str | None,
+    ) -> tuple[str, bool]:
+        """Return the status sentence and whether all residual norms are small enough.
+
+        Parameters
+        ----------
+        state : RitzState
+            The last one.
+        residuals : numpy.ndarray
+            Residual norms of the wanted pairs.
+        rounding : float
+            What the products of verified residuals add.
+        reason : str or None
+            Why the run ended.
+        checked : str or None
+            What a check of completeness found, if there was one.
+        """
+        allowed = self.allowed(state)
+        reached = residuals <= allowed + rounding
+        cost = f"{state.step} steps"
+        if bool(np.all(reached)) and len(residuals) == self.k:
+            if self.complete or state.filled:
+                return f"converged in {cost}; no copies of multiple eigenvalues are missing", True
+            return f"converged in {cost}; {checked or self._missed()}", True
+        stopped = "" if reason in {None, "converged"} else f"{reason}; "
+        return (
+            f"{stopped}{int(np.sum(reached))} of {self.k} pairs converged in {cost}: the largest "
+            f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise max_steps or tol"
+        ), False
+
+    def _missed(self) -> str:
+        times = {1: "once", 2: "at most twice"}.get(
+            self._block_size, f"at most {self._block_size} times"
+        )
+        missed = f"a multiple eigenvalue would appear {times}"
+        if self.tol > _LOOSE:
+            missed += ", and at so loose a tolerance any may have been passed over"
+        return missed
