@@ -17,15 +17,26 @@ Examples
 """
 
 from hessops.algebra import Adjoint, Product, Scaled, Shifted, Sum
+from hessops.algorithms.condition_number import condition_number
+from hessops.algorithms.conjugate_gradient import cg
 from hessops.algorithms.diagonal import diagonal
+from hessops.algorithms.effective_dimension import effective_dimension
+from hessops.algorithms.eigenvalue_count import eigenvalue_count
 from hessops.algorithms.eigsh import eigsh
+from hessops.algorithms.frobenius_norm import frobenius_norm
+from hessops.algorithms.inverse import inverse
 from hessops.algorithms.lanczos import lanczos
 from hessops.algorithms.matrix_function import matrix_function
+from hessops.algorithms.minres import minres
+from hessops.algorithms.numerical_rank import numerical_rank
 from hessops.algorithms.nystrom import nystrom
+from hessops.algorithms.nystrom_preconditioner import nystrom_preconditioner
 from hessops.algorithms.power import power_iteration
 from hessops.algorithms.randomized_eigh import randomized_eigh
 from hessops.algorithms.randomized_svd import randomized_svd
+from hessops.algorithms.schatten_norm import nuclear_norm, schatten_norm
 from hessops.algorithms.slq import spectral_density
+from hessops.algorithms.spectral_norm import spectral_norm
 from hessops.algorithms.trace import trace
 from hessops.algorithms.trace_function import (
     estrada_index,
@@ -81,21 +92,33 @@ __all__ = [
     "Sum",
     "aslinearoperator",
     "cdf_band",
+    "cg",
     "check_operator",
+    "condition_number",
     "diagonal",
+    "effective_dimension",
+    "eigenvalue_count",
     "eigsh",
     "estrada_index",
+    "frobenius_norm",
     "haydock",
+    "inverse",
     "kernel_polynomial",
     "lanczos",
     "load",
     "logdet",
     "matrix_function",
+    "minres",
+    "nuclear_norm",
+    "numerical_rank",
     "nystrom",
+    "nystrom_preconditioner",
     "power_iteration",
     "randomized_eigh",
     "randomized_svd",
+    "schatten_norm",
     "spectral_density",
+    "spectral_norm",
     "to_scipy",
     "trace",
     "trace_function",

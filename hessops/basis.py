@@ -14,7 +14,7 @@ __all__ = ["Basis"]
 
 # Entries that `replace` holds twice at a time, but in no more chunks than these, as a device has to
 # start each of them.
-_CHUNK, _MOST_CHUNKS = 2**18, 32
+_CHUNK, _MOST_CHUNKS = 2**16, 32
 
 
 class Basis:
@@ -73,8 +73,8 @@ class Basis:
     def replace(self, coefficients: Array) -> None:
         """Put linear combinations of the vectors of the one recurrence in their place.
 
-        Takes no memory for a second basis: a few megabytes, or a thirty-second of the new one. Snapshots taken before
-        raise when they are asked for vectors.
+        Takes no second basis: a megabyte or two, or a thirty-second of the new one. Snapshots taken
+        before raise when they are asked for vectors.
 
         Parameters
         ----------

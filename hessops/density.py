@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -22,6 +22,8 @@ __all__ = ["SpectralDensity"]
 _GRID_POINTS = 1024
 _DRAWN_POINTS = 4096
 _LOWEST_SHARE_OF_ONE_EIGENVALUE = 0.1
+# A share of eigenvalues that is worth a word.
+_NOTABLE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +83,7 @@ class SpectralDensity(Result):
 
         Parameters
         ----------
-        grid : numpy.ndarray, shape (g,), optional
+        grid : float or numpy.ndarray, shape (g,), optional
             Where; `grid()` where not given. It is not renormalised: mass between or beyond the
             points is not moved.
         width : float, optional
@@ -97,13 +99,13 @@ class SpectralDensity(Result):
         Raises
         ------
         ValueError
-            If `width` is not positive.
+            If `width` is not positive, or NaN is in the grid.
         """
-        points = self.grid() if grid is None else np.asarray(grid, dtype=np.float64)
+        points = self.grid() if grid is None else _real("grid", grid)
         widths = self._widths(width)
 
         def of_probe(index: int) -> HostArray:
-            steps = (points[:, None] - self.nodes[index]) / widths[index]
+            steps = (points[..., None] - self.nodes[index]) / widths[index]
             bells = np.exp(-0.5 * steps**2) / (math.sqrt(2 * math.pi) * widths[index])
             return np.asarray(bells @ self.weights[index])
 
@@ -128,11 +130,13 @@ class SpectralDensity(Result):
         Raises
         ------
         ValueError
-            If `width` is negative or not finite.
+            If `width` is negative or not finite, or an entry of `x` is NaN.
+        TypeError
+            If an entry of `x` is no real number.
         """
         if not (math.isfinite(width) and width >= 0):
             raise ValueError(f"width={width} must not be negative")
-        points = np.asarray(x, dtype=np.float64)
+        points = _real("x", x)
 
         def of_probe(index: int) -> HostArray:
             distance = points[..., None] - self.nodes[index]
@@ -160,7 +164,7 @@ class SpectralDensity(Result):
         ValueError
             If an entry of `q` is not between 0 and 1.
         """
-        shares = np.asarray(q, dtype=np.float64)
+        shares = _real("q", q, nan=True)
         inside = (shares >= 0) & (shares <= 1)
         if not np.all(inside):
             raise ValueError(f"q={shares[~inside].flat[0]} must lie between 0 and 1")
@@ -177,7 +181,9 @@ class SpectralDensity(Result):
 
         A Gauss rule puts the weight of a whole stretch of the spectrum on one node; the measure that
         it stands for lies between the sums without and with the nodes next to `x` (Chebyshev,
-        Markov, Stieltjes). More steps narrow the bracket; it holds no statistical error.
+        Markov, Stieltjes). Nodes within `rounding` of `x` count as on either side of it, so that in
+        a cluster at `x` the bracket is as wide as the cluster is heavy. More steps narrow the rest;
+        it holds no statistical error.
 
         Parameters
         ----------
@@ -189,8 +195,9 @@ class SpectralDensity(Result):
         Interval
             Mean over probes of the lower and of the upper bound.
         """
+        point = float(_real("x", x))
         bounds = [
-            _staircases(nodes[weights > 0], weights[weights > 0], x, self.rounding)
+            _staircases(nodes[weights > 0], weights[weights > 0], point, self.rounding)
             for nodes, weights in zip(self.nodes, self.weights, strict=True)
         ]
         low, high = np.mean(bounds, axis=0)
@@ -232,10 +239,14 @@ class SpectralDensity(Result):
         ------
         ValueError
             If `p` is negative.
+        TypeError
+            If it is no integer.
         """
+        if isinstance(p, bool) or not isinstance(p, int | np.integer):
+            raise TypeError(f"p={p!r} must be an integer; mean_of takes any function")
         if p < 0:
             raise ValueError(f"p={p} must not be negative")
-        return self.mean_of(lambda x: x**p)
+        return self.mean_of(lambda x: x ** int(p))
 
     def mean_of(self, function: Callable[[HostArray], HostArray]) -> Estimate:
         """Return the mean of a function over the eigenvalues, tr f(A) / n.
@@ -257,6 +268,11 @@ class SpectralDensity(Result):
     def mass_below(self, x: float = 0.0) -> Estimate:
         """Return the share of eigenvalues below `x`; of negative ones where `x` is not given.
 
+        A cluster of eigenvalues is one node, so where one lies at `x` within its residual norm, on
+        which side of `x` it counts is chance, and no standard error shows that: `cdf_bracket` does.
+        For the Hessian of a network, whose eigenvalues crowd about zero, ask for a threshold away
+        from the crowd, such as -1e-4 times the largest.
+
         Parameters
         ----------
         x : float
@@ -266,8 +282,16 @@ class SpectralDensity(Result):
         -------
         Estimate
             Mean and standard error over probes.
+
+        Raises
+        ------
+        ValueError
+            If `x` is NaN.
+        TypeError
+            If it is no real number.
         """
-        return self.mean_of(lambda nodes: (nodes < x - self.rounding).astype(np.float64))
+        point = float(_real("x", x))
+        return self.mean_of(lambda nodes: (nodes < point - self.rounding).astype(np.float64))
 
     def plot(self, ax: Axes | None = None, *, width: float | None = None) -> Axes:
         """Draw the density on a logarithmic scale, with two standard errors as a band.
@@ -297,10 +321,13 @@ class SpectralDensity(Result):
     def __str__(self) -> str:
         low, high = self.support
         mean, negative = self.moment(1), self.mass_below(0.0)
+        near = np.abs(self.nodes) <= np.maximum(self.rounding, self.node_errors)
+        undecided = float(np.mean(np.sum(self.weights * near, axis=1)))
+        remark = f", {undecided:.3%} on nodes that may be zero" if undecided > _NOTABLE else ""
         return (
             f"spectral density of {self.dim} eigenvalues: nodes in [{low:.6g}, {high:.6g}], mean "
             f"{float(mean):.4g} ± {float(mean.standard_error):.1g}, "
-            f"{float(negative):.3%} below zero ± {float(negative.standard_error):.1%} "
+            f"{float(negative):.3%} below zero ± {float(negative.standard_error):.1%}{remark} "
             f"({len(self.nodes)} probes, {self._cost()})"
         )
 
@@ -337,8 +364,18 @@ def _staircases(
     nodes: HostArray, weights: HostArray, x: float, rounding: float
 ) -> tuple[float, float]:
     """Return the sums of weights that bound the cdf of one probe's measure at `x`."""
-    count = int(np.sum(nodes <= x + rounding))
-    return float(weights[: max(count - 1, 0)].sum()), float(weights[: count + 1].sum())
+    below, reached = int(np.sum(nodes < x - rounding)), int(np.sum(nodes <= x + rounding))
+    return float(weights[: max(below - 1, 0)].sum()), float(weights[: reached + 1].sum())
+
+
+def _real(name: str, value: Any, *, nan: bool = False) -> HostArray:
+    """Return real numbers as an array, or say what else was given."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}={value!r} must be a real number or an array of them")
+    if not nan and np.any(np.isnan(array)):
+        raise ValueError(f"{name}={value} must not be NaN")
+    return array.astype(np.float64)
 
 
 def _quantile(nodes: HostArray, weights: HostArray, shares: HostArray) -> HostArray:

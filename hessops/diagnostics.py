@@ -98,7 +98,7 @@ def check_operator(
 ) -> CheckReport:
     """Check on random blocks that an operator is what it claims to be.
 
-    Costs about ``9 * num_vectors`` products.
+    Costs about ``6 * num_vectors`` products.
 
     Parameters
     ----------
@@ -173,8 +173,17 @@ class _Checker:
         return [shape, self.honest_dtype(), self.finite()] if shape.passed else [shape]
 
     def laws(self) -> list[Check]:
-        checks = [self.leaves_its_input(), self.keeps_its_products()]
-        checks += [self.deterministic(), self.linear(), self.columnwise()]
+        block = _copy(self.X)
+        again = self.multiply(block)
+        kept = _copy(again)
+        AZ = _copy(self.multiply(self.Z))
+        checks = [
+            self.leaves_its_input(block),
+            self.keeps_its_products(again, kept),
+            self.deterministic(kept),
+            self.linear(AZ),
+            self.columnwise(),
+        ]
         structure = self.operator.structure
         if structure.self_adjoint:
             checks.append(self.self_adjoint())
@@ -216,9 +225,7 @@ class _Checker:
             f"{bad} of {int(np.prod(self.AX.shape))} entries of a product are NaN or infinite",
         )
 
-    def leaves_its_input(self) -> Check:
-        block = _copy(self.X)
-        self.multiply(block)
+    def leaves_its_input(self, block: Array) -> Check:
         return self.unchanged(
             "leaves its input",
             self.operator.domain,
@@ -227,15 +234,12 @@ class _Checker:
             "multiplying a block changes the block itself by",
         )
 
-    def keeps_its_products(self) -> Check:
-        first = self.multiply(self.X)
-        before = _copy(first)
-        self.multiply(self.Z)
+    def keeps_its_products(self, product: Array, kept: Array) -> Check:
         return self.unchanged(
             "returns memory of its own",
             self.operator.codomain,
-            first - before,
-            before,
+            product - kept,
+            kept,
             "a later product changes the one before by",
         )
 
@@ -247,8 +251,7 @@ class _Checker:
         deviation = off / size if size > 0 else off
         return _verdict(name, deviation, 0.0, f"{sentence} {deviation:.2g}")
 
-    def deterministic(self) -> Check:
-        again = self.multiply(self.X)
+    def deterministic(self, again: Array) -> Check:
         deviation = self.relative(again - self.AX, self.AX)
         return _verdict(
             "deterministic",
@@ -257,9 +260,9 @@ class _Checker:
             f"the same block multiplied twice differs by {deviation:.2g}",
         )
 
-    def linear(self) -> Check:
+    def linear(self, AZ: Array) -> Check:
         combined = self.multiply(2.5 * self.X - 0.75 * self.Z)
-        separate = 2.5 * self.AX - 0.75 * self.multiply(self.Z)
+        separate = 2.5 * self.AX - 0.75 * AZ
         deviation = self.relative(combined - separate, self.AX)
         return _verdict(
             "linear",

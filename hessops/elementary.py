@@ -22,6 +22,7 @@ from hessops.arrays import (
     plain,
     to_numpy,
 )
+from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.own_memory import call_apart
 from hessops.space import ArraySpace, Space
@@ -34,6 +35,7 @@ __all__ = [
     "Identity",
     "LowRank",
     "MatrixOperator",
+    "require_finite_entries",
     "space_like",
 ]
 
@@ -43,6 +45,14 @@ def space_like(array: Array, dim: int) -> ArraySpace:
     xp = namespace(array)
     place = None if xp is numpy_namespace else device(array)
     return ArraySpace(dim, array.dtype, xp, place)
+
+
+def require_finite_entries(array: Array, name: str) -> None:
+    """Raise if an array that an operator is made of holds NaN or infinity."""
+    xp = namespace(array)
+    if is_floating(xp, array.dtype) and not bool(xp.all(xp.isfinite(array))):
+        bad = int(xp.sum(xp.astype(~xp.isfinite(array), xp.int64)))
+        raise NonFiniteError(f"{name} holds {bad} entries that are NaN or infinite")
 
 
 class Identity(LinearOperator):
@@ -82,6 +92,10 @@ class Diagonal(LinearOperator):
     ------
     ValueError
         If `values` is not one-dimensional.
+    TypeError
+        If `values` is no array of floating type.
+    NonFiniteError
+        If it holds NaN or infinity.
 
     Examples
     --------
@@ -92,8 +106,12 @@ class Diagonal(LinearOperator):
     """
 
     def __init__(self, values: Array) -> None:
+        values = plain(values)
+        if not is_array(values):
+            raise TypeError(f"expected the diagonal as an array, got {type(values).__name__}")
         if values.ndim != 1:
             raise ValueError(f"expected the diagonal as a vector, got shape {values.shape}")
+        require_finite_entries(values, "the diagonal")
         space = space_like(values, values.shape[0])
         real = not is_complex(space.xp, values.dtype)
         smallest = float(np.min(to_numpy(values))) if real else -1.0
@@ -127,14 +145,19 @@ class LowRank(LinearOperator):
     ------
     ValueError
         If the shapes do not fit.
+    NonFiniteError
+        If a factor holds NaN or infinity.
     """
 
     def __init__(self, left: Array, core: Array | None = None, right: Array | None = None) -> None:
+        left = plain(left)
         xp = namespace(left)
         rank = left.shape[1]
         if core is None:
             core = xp.ones(rank, dtype=left.dtype, device=device(left))
-        factors = (left, core, left if right is None else right)
+        factors = (left, plain(core), left if right is None else plain(right))
+        for name, factor in zip(("left", "core", "right"), factors, strict=True):
+            require_finite_entries(factor, name)
         shapes = tuple(tuple(factor.shape) for factor in factors)
         if shapes[1] not in {(rank,), (rank, rank)} or shapes[2][1] != rank:
             raise ValueError(f"cannot multiply U, C, V^H of shapes {shapes}: the ranks differ")
@@ -200,8 +223,9 @@ class MatrixOperator(LinearOperator):
         return self._multiply(self._adjoint_matrix, X)
 
     def _multiply(self, matrix: Any, X: Array) -> Array:
-        product: Array = plain(
-            matrix @ X if self._trusted else call_apart(lambda block: matrix @ block, X)
+        trusted = self._trusted
+        product: Array = (
+            plain(matrix @ X) if trusted else call_apart(lambda block: matrix @ block, X)
         )
         return product
 
@@ -257,8 +281,6 @@ class FunctionOperator(LinearOperator):
         return stacked
 
     def _understood(self, product: Any) -> Array:
-        # A function of trainable tensors would drag its graph through the whole run.
-        product = plain(product.detach() if hasattr(product, "detach") else product)
         if not is_array(product) or namespace(product) is not self.xp:
             raise TypeError(
                 f"the function of {self} returned {type(product).__name__}, not an array of the "

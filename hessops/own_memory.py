@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.arrays import Array, is_array, namespace
+from hessops.arrays import Array, is_array, namespace, plain
 
 __all__ = ["call_apart"]
 
@@ -27,8 +27,15 @@ def call_apart(function: Callable[[Array], Any], block: Array) -> Any:
     -------
     object
         What the function returned; an array in memory that nothing else refers to.
+
+    Raises
+    ------
+    TypeError
+        If it returned a masked array.
     """
     product, references = _call(function, namespace(block).asarray(block, copy=True))
+    # A function of trainable tensors would drag its graph through the whole run.
+    product = plain(product.detach() if hasattr(product, "detach") else product)
     if not is_array(product):
         return product
     # A copy less for the usual function: an array that nobody else holds cannot be overwritten.

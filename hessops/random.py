@@ -37,6 +37,8 @@ class Purpose(IntEnum):
     FUNCTION = 9
     RANGE = 7
     SKETCH = 8
+    NORM = 11
+    COUNT = 12
 
 
 _WORDS_PER_BLOCK = 4

@@ -150,6 +150,8 @@ def run(
     Outcome
         The last state and how it ended.
     """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback={callback!r} must be callable, or None")
     start = time.perf_counter()
     rows: list[tuple[float, ...]] = []
     reason: str | None = None

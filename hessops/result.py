@@ -7,6 +7,9 @@ Errors of different kind stay apart: a statistical `interval` comes from random 
 from __future__ import annotations
 
 import json
+import math
+import tokenize
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,6 +27,11 @@ from hessops.statistics import t_quantile
 __all__ = ["Estimate", "Interval", "Result", "load"]
 
 _FORMAT = 1
+# What NumPy raises of a file that is no archive, or a damaged one, depends on what else it is.
+_BROKEN = (
+    *(LookupError, TypeError, ValueError, AttributeError, NotImplementedError, EOFError, OSError),
+    *(BadZipFile, zlib.error, tokenize.TokenError, SyntaxError),
+)
 
 
 class Interval(NamedTuple):
@@ -152,7 +160,8 @@ class Result:
         Returns
         -------
         dict
-            Without the history and without arrays that have an axis of length n.
+            Without the history and without arrays that have an axis of length n. What is NaN or
+            infinite, for which JSON has no word, is None.
         """
         return {
             f.name: _plain(getattr(self, f.name))
@@ -195,25 +204,33 @@ def load(path: str | Path) -> Any:
     """
     # A file that was renamed is found under the name it has.
     source = Path(path) if Path(path).is_file() else _with_suffix(path)
-    try:
-        with source.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        document = json.loads(str(arrays.pop("document")))
-        version, name = document["format"], document["kind"]
-    # What NumPy raises of a file that is no archive depends on what else it is.
-    except (KeyError, TypeError, ValueError, EOFError, BadZipFile) as error:
-        raise ValueError(f"{path} was not written by hessops: {error}") from error
+    with source.open("rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+            document = json.loads(str(arrays.pop("document")))
+            version, name = int(document["format"]), str(document["kind"])
+        except _BROKEN as error:
+            raise ValueError(f"{path} was not written by hessops: {error}") from error
     if version > _FORMAT:
         raise ValueError(f"{path} was written by a later version of hessops; upgrade to read it")
     if name not in Result.kinds:
         raise ValueError(f"{path} holds a {name!r}: import the package that defines it first")
     kind = Result.kinds[name]
-    return kind(**{name: _decode(value, arrays) for name, value in document["fields"].items()})
+    try:
+        return kind(**{name: _decode(value, arrays) for name, value in document["fields"].items()})
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} holds a {name} that is damaged: {error!r}") from error
 
 
 def _with_suffix(path: str | Path) -> Path:
     target = Path(path)
-    return target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
+    if target.name in {"", ".."}:
+        raise ValueError(f"{str(path)!r} names no file: give one in that folder")
+    # The name ".npz" has no suffix, by Python's rules.
+    if target.name.lower().endswith(".npz"):
+        return target
+    return target.with_name(target.name + ".npz")
 
 
 def _write(target: Path, arrays: dict[str, HostArray]) -> None:
@@ -240,6 +257,9 @@ def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
         return {"history": _encode(value.to_dict(), name, arrays)}
     if isinstance(value, Interval):
         return {"interval": list(value)}
+    if isinstance(value, tuple):
+        parts = enumerate(value)
+        return {"tuple": [_encode(part, f"{name}.{index}", arrays) for index, part in parts]}
     if isinstance(value, Mapping):
         return {"mapping": {k: _encode(v, f"{name}.{k}", arrays) for k, v in value.items()}}
     if is_array(value) and not isinstance(value, np.generic):
@@ -258,6 +278,8 @@ def _decode(value: Any, arrays: dict[str, HostArray]) -> Any:
         return History.from_dict(_decode(content, arrays))
     if kind == "interval":
         return Interval(*content)
+    if kind == "tuple":
+        return tuple(_decode(part, arrays) for part in content)
     if kind == "mapping":
         return {name: _decode(inner, arrays) for name, inner in content.items()}
     return arrays[content]
@@ -267,9 +289,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Estimate):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Interval):
-        return value._asdict()
+        return {name: _plain(bound) for name, bound in value._asdict().items()}
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     if is_array(value):
-        return to_numpy(value).tolist()
-    return value.item() if isinstance(value, np.generic) else value
+        return _plain(to_numpy(value).tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    number = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number

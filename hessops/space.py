@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from hessops.arrays import (
     is_floating,
     namespace,
     numpy_namespace,
+    plain,
 )
 from hessops.comm import Communicator, SerialComm
 from hessops.random import ProbeKind, Stream, draw
@@ -35,6 +37,7 @@ __all__ = ["ArraySpace", "Space"]
 # Entries that are widened at once, 2 MiB in double precision, which stay in a cache; but no more
 # chunks than these, as a device has to start each of them.
 _CHUNK, _MOST_CHUNKS = 2**18, 32
+_PRECISIONS = frozenset({"float32", "float64", "complex64", "complex128"})
 
 
 class Space(Protocol):
@@ -147,7 +150,7 @@ class ArraySpace:
     ValueError
         If `dim` is not positive, or `rows` or `sections` do not fit it.
     TypeError
-        If `dtype` is not a floating type.
+        If `dtype` is no floating type of single or double precision.
 
     Examples
     --------
@@ -180,6 +183,13 @@ class ArraySpace:
             raise TypeError(
                 f"dtype {dtype_name(self.dtype)} is not a floating type; convert to float64 (or "
                 "float32, complex64, complex128) first"
+            )
+        if dtype_name(self.dtype) not in _PRECISIONS:
+            # Of half precision too few digits are left; of more than double, small matrices and
+            # sums, which are made in double precision, would lose what the claimed errors count on.
+            raise TypeError(
+                f"dtype {dtype_name(self.dtype)} is neither single nor double precision; convert to "
+                "float32, float64, complex64 or complex128 first"
             )
         self._require_ranges()
 
@@ -286,6 +296,7 @@ class ArraySpace:
             raise TypeError(
                 f"expected an array, got {type(X).__name__}; wrap it, e.g. np.asarray(x)"
             )
+        X = plain(X)
         if namespace(X) is not self.xp:
             raise TypeError(
                 f"the operator works on arrays of {_library(self.xp)}, got one of "
@@ -312,6 +323,14 @@ class ArraySpace:
         return type(self)(
             self.dim, dtype, self.xp, self.device, self.comm, self.rows, self.sections
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what to pickle: a module, such as the namespace, goes by its name."""
+        return {**self.__dict__, "xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what was pickled; written past the frozen dataclass."""
+        self.__dict__.update(state, xp=import_module(state["xp"]))
 
     def __repr__(self) -> str:
         place = "" if self.device is None else f" on {self.device}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -22,13 +21,14 @@ from hessops.arrays import (
     namespace,
     numpy_dtype,
     numpy_namespace,
+    plain,
     to_numpy,
 )
-from hessops.elementary import DeclaredOperator, FunctionOperator, MatrixOperator, space_like
-from hessops.errors import NonFiniteError, NotSelfAdjointError
+from hessops.declared import Declared, floating_dtype, require_as_declared, shape_pair
+from hessops.elementary import FunctionOperator, MatrixOperator, require_finite_entries, space_like
+from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.space import ArraySpace
-from hessops.structure import Structure
 
 __all__ = ["aslinearoperator", "to_scipy"]
 
@@ -55,14 +55,15 @@ def aslinearoperator(
         as ``(model, loss, data)`` for PyTorch.
     self_adjoint : bool, optional
         Declares the operator equal to its conjugate transpose. A matrix whose entries are at hand
-        is looked at where this is None, and refused where the declaration is wrong.
+        is looked at where this is None, and refused where the declaration is wrong. False drops
+        what is known.
     positive_semidefinite : bool
         Declares that no eigenvalue is negative; implies `self_adjoint`.
     shape : int or tuple of int, optional
-        Needed for functions: (m, n), or n for a square one.
+        Needed for functions: (m, n), or n for a square one. Of anything else it has to be the shape.
     dtype : data type, optional
         For functions and for objects that do not say: the floating type of the vectors; float64
-        where not given.
+        where not given. Of anything else it has to be the dtype.
     adjoint_function : callable, optional
         For functions: the product with the conjugate transpose.
     vectors_only : bool
@@ -81,7 +82,7 @@ def aslinearoperator(
     TypeError
         If `obj` cannot be understood, or its dtype is not floating.
     ValueError
-        If `obj` is not two-dimensional, or `shape` is missing or does not fit.
+        If `obj` is not two-dimensional, or `shape` is missing, or it or `dtype` does not fit.
     NotSelfAdjointError
         If a matrix is declared self-adjoint and is not.
     NonFiniteError
@@ -96,20 +97,16 @@ def aslinearoperator(
     >>> aslinearoperator(lambda X: 3 * X, shape=5, self_adjoint=True).shape
     (5, 5)
     """
-    declared = _Declared(self_adjoint, positive_semidefinite)
-    if isinstance(obj, LinearOperator):
-        return declared.applied_to(obj)
-    if scipy.sparse.issparse(obj):
-        return _from_sparse(obj, declared)
-    if isinstance(obj, np.matrix):
-        obj = np.asarray(obj)
-    if is_array(obj) and not _is_foreign_sparse(obj):
-        return _from_dense(obj, declared)
-    converted = _from_backend(obj)
-    if converted is not None:
-        return declared.applied_to(converted)
-    if hasattr(obj, "shape") and (hasattr(obj, "matmat") or hasattr(obj, "__matmul__")):
-        return _from_multiplier(obj, declared, dtype, like)
+    declared = Declared(self_adjoint, positive_semidefinite)
+    operator = _known(obj, declared, dtype, like)
+    if operator is not None:
+        require_as_declared(operator, shape, dtype)
+        if adjoint_function is not None or vectors_only:
+            raise ValueError(
+                f"adjoint_function and vectors_only are for functions, not for {type(obj).__name__}: "
+                "leave them out"
+            )
+        return operator
     if callable(obj):
         return _from_function(obj, declared, shape, dtype, adjoint_function, vectors_only, like)
     raise TypeError(
@@ -123,7 +120,7 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator[Any
 
     Parameters
     ----------
-    operator : LinearOperator
+    operator : LinearOperator or anything `aslinearoperator` takes
         Of any array library; vectors are copied to and from the host where they live elsewhere.
 
     Returns
@@ -145,6 +142,7 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator[Any
     >>> eigsh(to_scipy(A), k=1, return_eigenvectors=False).round(6)
     array([49.])
     """
+    operator = aslinearoperator(operator)
     if operator.domain.comm.size > 1:
         raise ValueError("SciPy cannot work on vectors that are split over ranks")
     dtype = numpy_dtype(operator.dtype)
@@ -169,56 +167,30 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator[Any
     )
 
 
-class _Declared:
-    """What the caller says of structure, held against the entries where they are at hand."""
-
-    def __init__(self, self_adjoint: bool | None, positive_semidefinite: bool) -> None:
-        if positive_semidefinite and self_adjoint is False:
-            raise ValueError(
-                "a positive semidefinite operator is self-adjoint; drop one of the two"
-            )
-        self.self_adjoint = True if positive_semidefinite else self_adjoint
-        self.positive_semidefinite = positive_semidefinite
-
-    def unseen(self) -> Structure:
-        """Return the structure as declared; what is not declared is not assumed."""
-        return Structure(
-            self_adjoint=bool(self.self_adjoint), positive_semidefinite=self.positive_semidefinite
-        )
-
-    def applied_to(self, operator: LinearOperator) -> LinearOperator:
-        """Return an operator with the declarations added to what is known of it."""
-        known = operator.structure
-        more = Structure(
-            self_adjoint=bool(self.self_adjoint) or known.self_adjoint,
-            positive_semidefinite=self.positive_semidefinite or known.positive_semidefinite,
-        )
-        return operator if more == known else DeclaredOperator(operator, more)
-
-    def held_against(self, asymmetry: float, largest: float, precision: float) -> Structure:
-        """Return the structure of a matrix with max |A - A^H| and max |A| as given."""
-        if self.self_adjoint and asymmetry > math.sqrt(precision) * largest:
-            raise NotSelfAdjointError(
-                f"the matrix is declared self-adjoint, but max |A - A^H| = {asymmetry:.3g} where "
-                f"max |A| = {largest:.3g}; symmetrize it, (A + A^H) / 2, or drop the declaration"
-            )
-        # A product such as Q D Q^T leaves a few units of rounding.
-        symmetric = asymmetry <= 100 * precision * largest
-        self_adjoint = symmetric if self.self_adjoint is None else self.self_adjoint
-        return Structure(
-            self_adjoint=self_adjoint, positive_semidefinite=self.positive_semidefinite
-        )
+def _known(obj: Any, declared: Declared, dtype: Any, like: Any) -> LinearOperator | None:
+    """Return the operator of what tells its own shape; None of what does not."""
+    if isinstance(obj, LinearOperator):
+        return declared.applied_to(obj)
+    if scipy.sparse.issparse(obj):
+        return _from_sparse(obj, declared)
+    obj = plain(obj)
+    if is_array(obj) and not _is_foreign_sparse(obj):
+        return _from_dense(obj, declared)
+    converted = _from_backend(obj)
+    if converted is not None:
+        return declared.applied_to(converted)
+    if hasattr(obj, "shape") and (hasattr(obj, "matmat") or hasattr(obj, "__matmul__")):
+        return _from_multiplier(obj, declared, dtype, like)
+    return None
 
 
-def _from_dense(matrix: Any, declared: _Declared) -> LinearOperator:
+def _from_dense(matrix: Any, declared: Declared) -> LinearOperator:
     matrix = matrix.detach() if hasattr(matrix, "detach") else matrix
     xp = namespace(matrix)
     _require_matrix(matrix.shape)
     if not is_floating(xp, matrix.dtype):
         raise TypeError(_integer_message(matrix.dtype))
-    if not bool(xp.all(xp.isfinite(matrix))):
-        bad = int(xp.sum(xp.astype(~xp.isfinite(matrix), xp.int64)))
-        raise NonFiniteError(f"the matrix holds {bad} entries that are NaN or infinite")
+    require_finite_entries(matrix, "the matrix")
     structure = declared.unseen()
     rows, columns = matrix.shape
     if rows == columns and rows > 0:
@@ -234,7 +206,7 @@ def _from_dense(matrix: Any, declared: _Declared) -> LinearOperator:
     )
 
 
-def _from_sparse(matrix: Any, declared: _Declared) -> LinearOperator:
+def _from_sparse(matrix: Any, declared: Declared) -> LinearOperator:
     if matrix.ndim != 2:
         raise ValueError(f"expected a matrix, got a sparse array of shape {matrix.shape}")
     if not np.issubdtype(matrix.dtype, np.inexact):
@@ -259,7 +231,7 @@ def _from_sparse(matrix: Any, declared: _Declared) -> LinearOperator:
     )
 
 
-def _from_multiplier(obj: Any, declared: _Declared, dtype: Any, like: Any) -> LinearOperator:
+def _from_multiplier(obj: Any, declared: Declared, dtype: Any, like: Any) -> LinearOperator:
     _require_matrix(obj.shape)
     rows, columns = (int(size) for size in obj.shape)
     example = _example_array(obj, dtype, like)
@@ -295,7 +267,7 @@ def _adjoint_product(obj: Any) -> Callable[[Any], Any] | None:
 
 def _from_function(
     function: Callable[[Any], Any],
-    declared: _Declared,
+    declared: Declared,
     shape: int | tuple[int, int] | None,
     dtype: Any,
     adjoint_function: Callable[[Any], Any] | None,
@@ -304,7 +276,7 @@ def _from_function(
 ) -> LinearOperator:
     if shape is None:
         raise ValueError("a function does not tell its size: pass shape=n or shape=(m, n)")
-    rows, columns = (shape, shape) if isinstance(shape, int) else shape
+    rows, columns = shape_pair(shape)
     example = _example_array(function, dtype, like)
     return FunctionOperator(
         function,
@@ -332,8 +304,12 @@ def _from_backend(obj: Any) -> LinearOperator | None:
 def _example_array(obj: Any, dtype: Any, like: Any) -> Any:
     """Return an empty array of the library, device and precision that `obj` works with."""
     if like is not None:
+        if not is_array(like):
+            raise TypeError(
+                f"like={like!r} is no array: give one of the library and on the device of the vectors"
+            )
         xp = namespace(like)
-        return like if dtype is None else xp.astype(like, dtype)
+        return like if dtype is None else xp.astype(like, floating_dtype(xp, dtype))
     library = type(obj).__module__.partition(".")[0]
     xp = numpy_namespace
     if library in {"cupy", "cupyx"}:
@@ -341,9 +317,9 @@ def _example_array(obj: Any, dtype: Any, like: Any) -> Any:
     elif is_array(obj):
         xp = namespace(obj)
     own = getattr(obj, "dtype", None)
-    chosen = dtype if dtype is not None else own if own is not None else xp.float64
-    if isinstance(chosen, str):
-        chosen = getattr(xp, chosen)
+    chosen = own if own is not None else xp.float64
+    if dtype is not None:
+        chosen = floating_dtype(xp, dtype)
     if not xp.isdtype(chosen, ("real floating", "complex floating")):
         # SciPy guesses int8 of a function that keeps the dtype of what it multiplies.
         raise TypeError(

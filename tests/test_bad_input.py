@@ -19,6 +19,7 @@ VERBS = {
     "power_iteration": {},
     "spectral_density": {},
 }
+LANCZOS_AND_POWER = ["lanczos", "power_iteration", "spectral_density"]
 SELF_ADJOINT_VERBS = [verb for verb in VERBS if verb not in {"trace", "diagonal"}]
 
 
@@ -226,12 +227,33 @@ def test_start_blocks_of_power_iteration(method, start, error, sentence):
         (lambda d: d.density(width=np.nan), "width=nan must be positive"),
         (lambda d: d.cdf(0.0, width=-1.0), "width=-1.0 must not be negative"),
         (lambda d: d.cdf(0.0, width=np.nan), "width=nan must not be negative"),
+        (lambda d: d.cdf(np.nan), "x=nan must not be NaN"),
+        (lambda d: d.cdf_bracket(np.nan), "x=nan must not be NaN"),
+        (lambda d: d.mass_below(np.nan), "x=nan must not be NaN"),
+        (lambda d: d.density([0.0, np.nan]), "grid=[0.0, nan] must not be NaN"),
     ],
 )
 def test_what_is_asked_of_a_density(read, sentence):
     density = hessops.spectral_density(GOOD, num_probes=2, num_steps=3, rng=0)
     with pytest.raises(ValueError, match=re.escape(sentence)):
         read(density)
+
+
+@pytest.mark.parametrize("value", [None, 1j, "a", True, [None]])
+@pytest.mark.parametrize("name", ["cdf", "cdf_bracket", "mass_below", "density", "quantile"])
+def test_what_is_asked_of_a_density_are_real_numbers(name, value):
+    density = hessops.spectral_density(GOOD, num_probes=2, num_steps=3, rng=0)
+    if (name, value) == ("density", None):  # the grid of its own
+        return
+    with pytest.raises(TypeError, match=f"={re.escape(repr(value))} must be a real number or an"):
+        getattr(density, name)(value)
+
+
+@pytest.mark.parametrize("p", [1.5, "a", None, True])
+def test_moments_are_of_integer_powers(p):
+    density = hessops.spectral_density(GOOD, num_probes=2, num_steps=3, rng=0)
+    with pytest.raises(TypeError, match=f"p={p!r} must be an integer; mean_of takes any function"):
+        density.moment(p)
 
 
 def test_an_unknown_column_of_a_history():
@@ -249,26 +271,28 @@ def test_an_error_of_the_operator_itself_is_not_hidden():
             call(verb, function(multiply))
 
 
-@pytest.mark.parametrize("verb", SELF_ADJOINT_VERBS)
+@pytest.mark.parametrize("verb", LANCZOS_AND_POWER)
 @pytest.mark.parametrize("scale", [1e-300, 1e-165, 1e-160, 1e-155])
 def test_operators_whose_squares_underflow(verb, scale):
     # Everything below the square root of the smallest number would otherwise pass for zero.
     A = (np.ones((6, 6)) + GOOD) * scale
-    with pytest.raises(ValueError, match=r"the products of .* are of size .*e-\d+.*; work with 1e\d+"):
+    with pytest.raises(
+        ValueError, match=r"the products of .* are of size .*e-\d+.*; work with 1e\d+"
+    ):
         call(verb, A)
 
 
-@pytest.mark.parametrize("verb", SELF_ADJOINT_VERBS)
+@pytest.mark.parametrize("verb", LANCZOS_AND_POWER)
 @pytest.mark.parametrize("scale", [1e150, 1e160, 1e300])
 def test_operators_whose_squares_overflow(verb, scale):
-    with pytest.raises(NonFiniteError, match="overflows when squared|work with 1e-"):
+    with pytest.raises(NonFiniteError, match=r"overflows when squared|work with 1e-"):
         call(verb, (np.ones((6, 6)) + GOOD) * scale)
 
 
 def test_a_product_whose_square_underflows_is_told_from_zero_without_a_diagonal():
     # <q, A q> is exactly 0, so that only the norm of A q, which underflows, shows the product.
     swap = 1e-200 * np.array([[0.0, 1.0], [1.0, 0.0]])
-    with pytest.raises(ValueError, match="of size 1e-200.*; work with 1e200"):
+    with pytest.raises(ValueError, match=r"of size 1e-200.*; work with 1e200"):
         hessops.lanczos(swap, num_steps=2, start=np.array([1.0, 0.0]))
     nothing = hessops.lanczos(0 * swap, num_steps=2, start=np.array([1.0, 0.0]))
     assert nothing.ritz()[0].tolist() == [0.0]
@@ -284,3 +308,74 @@ def test_operators_of_a_size_that_still_serves(verb, scale, dtype):
     plain, scaled = (call(verb, c * A) for c in (np.ones((), dtype), np.asarray(scale, dtype)))
     assert scaled.converged == plain.converged
     assert scaled.num_products == plain.num_products
+
+
+NUMBERS = [
+    ("diagonal", {"rtol": "3"}, "rtol='3' must be a real number, not str"),
+    ("diagonal", {"atol": [2]}, r"atol=\[2\] must be a real number, not list"),
+    ("diagonal", {"confidence": None}, "confidence=None must be a real number, not NoneType"),
+    ("power_iteration", {"tol": None}, "tol=None must be a real number, not NoneType"),
+    ("power_iteration", {"tol": "3"}, "tol='3' must be a real number, not str"),
+]
+
+
+@pytest.mark.parametrize(("verb", "options", "sentence"), NUMBERS)
+def test_options_that_are_no_numbers(verb, options, sentence):
+    with pytest.raises(TypeError, match=sentence):
+        call(verb, GOOD, **options)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("lanczos", "num_steps"), ("spectral_density", "num_steps"),
+        ("spectral_density", "num_probes"), ("power_iteration", "max_steps"),
+        ("power_iteration", "num_eigenpairs"),
+    ],
+)  # fmt: skip
+def test_counts_that_have_to_be_given(verb, option):
+    with pytest.raises(ValueError, match=f"{option}=None must be a positive integer"):
+        call(verb, GOOD, **{option: None})
+
+
+@pytest.mark.parametrize("dtype", [np.longdouble, np.clongdouble, np.float16])
+@pytest.mark.parametrize("verb", VERBS)
+def test_precisions_other_than_single_and_double(verb, dtype):
+    # Small matrices are solved in double precision: bounds of a longer one would be false.
+    name = np.dtype(dtype).name
+    with pytest.raises(TypeError, match=f"dtype {name} is neither single nor double precision"):
+        call(verb, GOOD.astype(dtype))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_operators_made_of_numbers_that_are_not_finite(bad):
+    ones = np.ones((3, 2))
+    spoilt = ones.copy()
+    spoilt[1, 1] = bad
+    for make, name in (
+        (lambda: hessops.Diagonal(np.array([1.0, bad])), "the diagonal"),
+        (lambda: hessops.LowRank(spoilt), "left"),
+        (lambda: hessops.LowRank(ones, np.array([1.0, bad])), "core"),
+        (lambda: hessops.LowRank(ones, None, spoilt), "right"),
+    ):
+        with pytest.raises(NonFiniteError, match=f"{name} holds 1 entries that are NaN or inf"):
+            make()
+
+
+def test_masked_arrays():
+    masked = np.ma.masked_less(GOOD, 2.0)
+    sentence = r"masked array, .* fill them first, e\.g\. array\.filled\(0\.0\)"
+    for use in (
+        lambda: hessops.trace(masked, rng=0),
+        lambda: hessops.Diagonal(masked[0]),
+        lambda: hessops.LowRank(masked),
+        lambda: aslinearoperator(GOOD) @ masked[0],
+    ):
+        with pytest.raises(TypeError, match=sentence):
+            use()
+
+
+def test_a_loose_tolerance_claims_no_multiple_eigenvalues():
+    status = hessops.power_iteration(np.diag(np.arange(1.0, 21.0)), tol=0.5, rng=0).status
+    assert "is multiple" not in status
+    assert "at so loose a tolerance multiple eigenvalues are not told from close ones" in status

@@ -236,3 +236,33 @@ def test_blocks_come_from_the_operators_own_space():
 
     check_operator(Custom(lambda X: GENERAL @ X, space=Recording(N)), rng=0)
     assert seen == ["normal", "normal"]
+
+
+def writes(X):
+    X *= 2
+    return GENERAL @ X / 2
+
+
+def test_an_operator_that_writes_into_its_input():
+    report = check_operator(Custom(writes), rng=0)
+    assert "leaves its input" in failed(report)
+    assert "multiplying a block changes the block itself by 1" in report.failures
+
+
+def test_an_operator_that_hands_out_one_buffer():
+    buffers = {}
+
+    def reuses(X):
+        return np.matmul(GENERAL, X, out=buffers.setdefault(X.shape, np.empty(X.shape)))
+
+    report = check_operator(Custom(reuses), rng=0)
+    assert failed(report) == ["returns memory of its own"]
+    assert report.failures[0].startswith("a later product changes the one before by")
+    # Nothing is wrong with a view of the block, which no later call writes to.
+    assert check_operator(Custom(lambda X: X[::-1]), rng=0).passed
+
+
+@pytest.mark.parametrize("value", [0, 1.5, True, None, "4"])
+def test_numbers_of_vectors_to_check_with(value):
+    with pytest.raises(ValueError, match=f"num_vectors={value!r} must be a positive integer"):
+        check_operator(np.eye(3), num_vectors=value)

@@ -1,6 +1,7 @@
 """Eigenpairs at the ends of the spectrum: right, multiple where they are, honest of their errors."""
 
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 import scipy.sparse.linalg
+from doubles import ShardedMatrix, run_on_ranks, splits
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies import with_spectrum
 
 import hessops
 from hessops import ConvergenceWarning, Diagonal, aslinearoperator
+from hessops.structure import SELF_ADJOINT
 
 DATA = os.environ.get("HESSOPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
 MATRICES = Path(DATA) / "matrices"
@@ -418,3 +422,238 @@ def test_copies_of_multiple_eigenvalues_are_found_in_small_spectra(which) -> Non
         np.testing.assert_allclose(
             np.sort(result.eigenvalues), np.sort(expected), atol=1e-9 * np.abs(values).max()
         )
+
+
+# --- blocks, restarts, bounded memory -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"block_size": 2}, {"max_basis": 16}])
+def test_strakos_eigenvalues(options):
+    """T2."""
+    exact = problems.strakos_eigenvalues(24)
+    result = hessops.eigsh(np.diag(exact), 6, which="LA", rng=0, **options)
+    np.testing.assert_allclose(result.eigenvalues, np.sort(exact)[::-1][:6], atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [21, 101])
+@pytest.mark.parametrize("max_basis", [None, 20])
+def test_a_block_of_two_finds_the_pairs_of_wilkinson(n, max_basis):
+    """T3."""
+    diagonal, off_diagonal = problems.wilkinson(n)
+    A = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
+    result = hessops.eigsh(A, 4, which="LA", block_size=2, max_basis=max_basis, rng=0)
+    exact = problems.wilkinson_eigenvalues(n)[::-1][:4]
+    assert result.converged
+    np.testing.assert_allclose(result.eigenvalues, exact, atol=1e-9)
+
+
+@pytest.mark.parametrize("block_size", [5, 10, 12])
+@pytest.mark.parametrize("max_basis", [None, 30])
+def test_a_block_finds_the_copies_of_the_kneser_graph(block_size, max_basis):
+    """T9."""
+    result = hessops.eigsh(
+        problems.kneser(11, 4), 6, which="LA", block_size=block_size, max_basis=max_basis, rng=0
+    )
+    np.testing.assert_allclose(result.eigenvalues, [35, 10, 10, 10, 10, 10], atol=1e-8)
+    assert result.converged
+
+
+@pytest.mark.parametrize("options", [{}, {"block_size": 3}, {"block_size": 3, "max_basis": 14}])
+def test_eigenvalues_of_the_clement_matrix(options):
+    """T11."""
+    diagonal, off_diagonal = problems.clement(21)
+    A = np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
+    result = hessops.eigsh(A, 6, which="BE", rng=0, **options)
+    np.testing.assert_allclose(result.eigenvalues, [-20, -18, -16, 16, 18, 20], atol=1e-11)
+
+
+@pytest.mark.parametrize("which", ["LA", "SA", "BE"])
+@pytest.mark.parametrize("max_basis", [None, 40])
+def test_double_eigenvalues_of_the_laplacian_on_a_square(which, max_basis):
+    """T5, whose symmetry makes most eigenvalues double."""
+    result = hessops.eigsh(
+        problems.laplacian_2d(20), 7, which=which, block_size=2, max_basis=max_basis, rng=0
+    )
+    exact = wanted(problems.laplacian_2d_eigenvalues(20), 7, which)
+    assert result.converged
+    assert "at most twice" in result.status
+    np.testing.assert_allclose(result.eigenvalues, exact, atol=1e-10)
+
+
+@st.composite
+def blocks_of_the_multiplicity(draw):
+    """Clusters and copies, no more of them than the block has vectors."""
+    block = draw(st.integers(1, 4))
+    levels = draw(st.lists(st.integers(-9, 9), min_size=4, max_size=12, unique=True))
+    values = [
+        level + (1e-5 * copy if draw(st.booleans()) else 0.0)
+        for level in levels
+        for copy in range(draw(st.integers(1, block)))
+    ]
+    k = draw(st.integers(1, min(6, len(values))))
+    least = min(k + 2 * block, len(values))
+    max_basis = draw(st.sampled_from([None, least, min(2 * k + 4 * block, len(values))]))
+    return np.array(values), k, draw(st.sampled_from(["LA", "SA", "BE"])), block, max_basis
+
+
+@given(blocks_of_the_multiplicity(), st.integers(0, 1000))
+def test_blocks_of_the_multiplicity_against_the_dense_solver(problem, seed):
+    """Also when a tiny basis forces restarts; no eigenvalue is missed."""
+    values, k, which, block, max_basis = problem
+    A = problems.matrix_of(values, seed)
+    result = hessops.eigsh(
+        A, k, which=which, block_size=block, max_basis=max_basis, tol=1e-8, rng=seed
+    )
+    assert result.converged
+    np.testing.assert_allclose(result.eigenvalues, wanted(values, k, which), atol=1e-7)
+    distance = distance_to_spectrum(result, np.linalg.eigvalsh(A))
+    assert np.all(distance <= result.error_bounds + 1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex128, np.complex64])
+@pytest.mark.parametrize(("block_size", "max_basis"), [(1, 12), (1, 30), (3, 18)])
+def test_restarts_converge_in_every_precision(block_size, max_basis, dtype):
+    A = problems.matrix_of(np.linspace(0, 1, 200) ** 3, 3, dtype)
+    limits = []
+    result = hessops.eigsh(
+        A, 4, which="BE", block_size=block_size, max_basis=max_basis, tol=1e-4, rng=1,
+        callback=lambda state: limits.append((state.basis.size, state.num_restarts)),
+    )  # fmt: skip
+    assert result.converged
+    assert max(size for size, _ in limits) == max_basis
+    assert limits[-1][1] > 0
+    assert np.all(true_residuals(A, result) <= 1.1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@pytest.mark.parametrize("options", [{"max_basis": 12}, {"block_size": 3, "max_basis": 20}])
+def test_the_scale_changes_nothing_of_blocks_and_restarts(scale, options):
+    A = problems.matrix_of(np.linspace(-1, 5, 60) ** 3)
+    one, scaled = (
+        hessops.eigsh(c * A, 3, which="LM", tol=1e-6, rng=0, **options) for c in (1, scale)
+    )
+    assert one.converged
+    assert scaled.converged
+    assert abs(scaled.num_products - one.num_products) <= 3 * options.get("block_size", 1)
+    np.testing.assert_allclose(scaled.eigenvalues / scale, one.eigenvalues, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"block_size": 3},
+        {"max_basis": 7},
+        {"block_size": 2, "max_basis": 8},
+        {"check_completeness": 1},
+    ],
+)
+@pytest.mark.parametrize("split", splits(12), ids=str)
+def test_split_vectors_give_what_whole_ones_do(split, options):
+    matrix = with_spectrum(np.linspace(-1, 2, 12) ** 3, 3)
+    serial = hessops.eigsh(matrix, 2, tol=1e-8, rng=5, **options)
+
+    def work(comm):
+        A = ShardedMatrix(matrix, comm, split[comm.rank], SELF_ADJOINT)
+        return hessops.eigsh(A, 2, tol=1e-8, rng=5, **options)
+
+    for result in run_on_ranks(work, len(split)):
+        np.testing.assert_allclose(result.eigenvalues, serial.eigenvalues, atol=1e-12)
+        assert (result.num_products, result.status) == (serial.num_products, serial.status)
+
+
+def test_a_basis_too_small_for_the_pairs_is_refused():
+    with pytest.raises(
+        ValueError, match="max_basis=6 is too small for k=5 pairs in blocks of 2.*9"
+    ):
+        hessops.eigsh(np.eye(30), 5, block_size=2, max_basis=6)
+
+
+@pytest.mark.parametrize("option", ["block_size", "max_basis"])
+@pytest.mark.parametrize("value", [0, 1.5, True])
+def test_options_of_the_basis_are_positive_integers(option, value):
+    with pytest.raises(ValueError, match=f"{option}={value!r} must be a positive integer"):
+        hessops.eigsh(np.eye(30), 2, **{option: value})
+
+
+# --- what was missed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["LA", "LM", "BE", "SA"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_check_finds_copies_that_a_single_vector_cannot_see(which, seed):
+    """Three copies at each end of a spectrum too long to be exhausted."""
+    values = np.concatenate([np.linspace(-1, 1, 300), [2.0] * 3, [-2.5] * 3])
+    A = problems.matrix_of(values, seed)
+    plain = hessops.eigsh(A, 4, which=which, rng=seed)
+    assert "would appear once" in plain.status
+    checked = hessops.eigsh(A, 4, which=which, check_completeness=True, rng=seed)
+    assert checked.converged
+    assert "with probability 0.99 no eigenvalue" in checked.status
+    np.testing.assert_allclose(checked.eigenvalues, wanted(values, 4, which), atol=1e-9)
+    assert np.all(true_residuals(A, checked) <= 1e-9)
+    assert len(checked.history) == checked.num_products - 4
+
+
+def test_a_check_that_finds_nothing_costs_few_products_where_the_rest_is_far():
+    values = np.concatenate([np.linspace(0, 1, 500), [10.0, 14.0, 20.0]])
+    A = hessops.Diagonal(values)
+    plain = hessops.eigsh(A, 3, rng=0)
+    checked = hessops.eigsh(A, 3, check_completeness=True, rng=0)
+    assert 0 < checked.num_products - plain.num_products <= 20
+    assert "with probability 0.99 no eigenvalue is missing, by a check of" in checked.status
+    np.testing.assert_allclose(checked.eigenvalues, plain.eigenvalues, atol=1e-9)
+
+
+def test_a_check_says_what_it_leaves_in_doubt():
+    """Neighbours too close for few steps: the claim is of what lies beyond."""
+    result = hessops.eigsh(
+        problems.laplacian_1d(400), 2, which="LA", tol=1e-6, check_completeness=True, rng=0
+    )
+    match = re.search(r"no eigenvalue above ([\d.]+) is missing", result.status)
+    assert match
+    assert result.eigenvalues[0] < float(match[1]) < 4.3
+
+
+def test_checks_are_as_right_as_they_say():
+    """A special start hides the largest eigenvalue. Of 300 checks, each of which misses it with a
+    probability of at most 1 %, more than 10 do so with a probability below 3e-4."""
+    values = np.append(np.linspace(0, 1, 200), 1.3)
+    A, missed = hessops.Diagonal(values), 0
+    start = np.ones(201)
+    start[-1] = 0
+    for seed in range(300):
+        result = hessops.eigsh(
+            A, 1, which="LA", tol=1e-3, start=start, check_completeness=True, rng=seed
+        )
+        claimed = re.search(r"above ([\d.]+) is missing", result.status)
+        bound = float(claimed[1]) if claimed else result.eigenvalues[0] + 2e-3
+        missed += 1.3 > bound
+    assert missed <= 10
+
+
+# --- operators that are not what they say ---------------------------------------------------------
+
+
+def test_clustered_spectra_keep_their_bounds_without_verification():
+    """The residual that ended a Krylov space bounds that of its pairs: it is not zero."""
+    for seed in range(20):
+        values = 1 + 1e-9 * np.random.default_rng(seed).standard_normal(29)
+        A = problems.matrix_of(values, seed)
+        result = hessops.eigsh(A, 18, which="SA", verify=False, rng=seed)
+        distance = distance_to_spectrum(result, np.linalg.eigvalsh(A))
+        rounding = 29 * np.finfo(np.float64).eps
+        assert np.all(true_residuals(A, result) <= result.residual_norms + rounding)
+        assert np.all(distance <= result.error_bounds + rounding)
+        assert np.all(result.residual_norms > 0)
+
+
+def test_a_function_that_mixes_the_columns_of_a_block_is_refused():
+    """It is linear on single vectors, so that only a product with several shows it."""
+    diagonal = np.linspace(0, 1, 50) ** 2
+
+    def mixing(X):
+        return diagonal[:, None] * X + 0.1 * X.sum(axis=1, keepdims=True) * (X.shape[1] > 1)
+
+    A = aslinearoperator(mixing, shape=50, self_adjoint=True)
+    with pytest.raises(ValueError, match=r"not linear.*Lanczos found the eigenvalue .* gives"):
+        hessops.eigsh(A, 3, rng=0)

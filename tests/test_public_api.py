@@ -135,8 +135,10 @@ LAYERS = {
         "projected", "wrap", "diagnostics",
     ],
     "results": [
-        "record", "result", "plot", "density", "eigenpairs", "low_rank_result", "spectral_estimate",
-        "trace_result", "probe_mean", "cdf_band", "haydock", "kernel_polynomial", "wasserstein",
+        "record", "result", "plot", "density", "eigenpairs", "low_rank_result", "norm_result",
+        "linear_solve_result", "spectral_estimate", "trace_result", "probe_mean", "cdf_band", "haydock",
+        "kernel_polynomial",
+        "wasserstein",
     ],
     "algorithms": ["algorithms", r"algorithms\.\w+"],
     "problems": ["gallery", r"gallery\.\w+"],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import LIBRARIES, Place, normal, with_spectrum
 
 import hessops
-from hessops import ArraySpace, ConvergenceError, ConvergenceWarning
+from hessops import ArraySpace, ConvergenceError, ConvergenceWarning, Identity, aslinearoperator
 from hessops.arrays import to_numpy
 from hessops.elementary import MatrixOperator
 from hessops.record import History
@@ -30,7 +30,27 @@ def operator(library="numpy"):
     return MatrixOperator(place.put(MATRIX), space, space, structure=SELF_ADJOINT)
 
 
+def positive(A):
+    """Return A + 2 as an operator that is declared positive semidefinite."""
+    return aslinearoperator(A + 2.0 * Identity(A.domain), positive_semidefinite=True)
+
+
+def vectors(A):
+    return A.domain.unit_vectors(0, 2)
+
+
 MAKE = {
+    "ConditionNumberResult": lambda A: hessops.condition_number(positive(A), rng=0),
+    "EigenvalueCountResult": lambda A: hessops.eigenvalue_count(A, (0.0, 2.0), rng=0),
+    "FrobeniusNormResult": lambda A: hessops.frobenius_norm(A, num_probes=4, rng=0),
+    "LinearSolveResult": lambda A: hessops.cg(positive(A), vectors(A)),
+    "LowRankEigen": lambda A: hessops.randomized_eigh(A, 2, rng=0),
+    "LowRankSVD": lambda A: hessops.randomized_svd(A, 2, rng=0),
+    "MatrixFunctionResult": lambda A: hessops.matrix_function(A, "exp", vectors(A)),
+    "NystromResult": lambda A: hessops.nystrom(positive(A), 3, rng=0),
+    "SchattenNormResult": lambda A: hessops.schatten_norm(A, 2, num_steps=N, rng=0),
+    "SpectralNormResult": lambda A: hessops.spectral_norm(A, rng=0),
+    "TraceFunctionResult": lambda A: hessops.logdet(positive(A), num_steps=N, rng=0),
     "TraceResult": lambda A: hessops.trace(A, num_probes=4, rng=0),
     "DiagonalResult": lambda A: hessops.diagonal(A, num_probes=4, rng=0),
     "LanczosResult": lambda A: hessops.lanczos(A, num_steps=4, rng=0),
@@ -70,7 +90,7 @@ def assert_same(found, expected):
     elif hasattr(expected, "shape"):
         assert isinstance(found, np.ndarray)
         assert found.dtype == to_numpy(expected).dtype
-        assert np.array_equal(found, to_numpy(expected), equal_nan=True)
+        assert np.array_equal(found, to_numpy(expected), equal_nan=found.dtype.kind in "fc")
     elif isinstance(expected, float) and math.isnan(expected):
         assert math.isnan(found)
     else:
@@ -322,3 +342,51 @@ def test_an_interval_has_two_ends():
     low, high = Interval(1.0, 2.0)
     assert (low, high) == (1.0, 2.0)
     assert Interval(1.0, 2.0)._asdict() == {"low": 1.0, "high": 2.0}
+
+
+def test_a_dictionary_for_strict_json():
+    # One probe leaves the error unknown and the interval infinite: JSON knows neither.
+    plain = hessops.trace(MATRIX, num_probes=1, rng=0).to_dict()
+    json.dumps(plain, allow_nan=False)
+    assert plain["standard_error"] is None
+    assert plain["interval"] == {"low": None, "high": None}
+    assert plain["value"] == pytest.approx(hessops.trace(MATRIX, num_probes=1, rng=0).value)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("a", "a.npz"), ("a.npz", "a.npz"), ("a.NPZ", "a.NPZ"), (".npz", ".npz"), ("a.b", "a.b.npz")],
+)
+def test_the_suffix_is_added_where_it_is_missing(tmp_path, name, written):
+    result = hessops.trace(MATRIX, num_probes=2, rng=0)
+    assert result.save(tmp_path / name).name == written
+    assert load(tmp_path / name).value == result.value
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", ""])
+def test_names_of_no_file(name):
+    with pytest.raises(ValueError, match="names no file: give one in that folder"):
+        hessops.trace(MATRIX, num_probes=2, rng=0).save(name)
+
+
+def test_damaged_files_are_said_to_be_so(tmp_path):
+    good = hessops.trace(MATRIX, num_probes=2, rng=0).save(tmp_path / "good").read_bytes()
+    documents = ["[1]", '"a"', '{"format": "x", "kind": "TraceResult", "fields": {}}']
+    documents += ['{"format": 1, "kind": "TraceResult", "fields": []}']
+    documents += ['{"format": 1, "kind": [], "fields": {}}']
+    for document in documents:
+        np.savez(tmp_path / "odd.npz", document=np.array(document))
+        with pytest.raises(ValueError, match=r"odd\.npz (was not written by|holds)"):
+            load(tmp_path / "odd.npz")
+    rng = np.random.default_rng(0)
+    for trial in range(200):
+        content = bytearray(good)
+        for place in rng.integers(len(good), size=3):
+            content[place] = rng.integers(256)
+        if trial % 4 == 0:
+            del content[rng.integers(len(good)) :]
+        (tmp_path / "odd.npz").write_bytes(bytes(content))
+        try:
+            load(tmp_path / "odd.npz")  # not every byte counts
+        except ValueError as error:
+            assert "odd.npz" in str(error)  # noqa: PT017 - whether it raises is not the question

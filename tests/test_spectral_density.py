@@ -1,6 +1,8 @@
 """Spectral densities: quadrature rules that are exact where they must be, and what is read off."""
 
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import problems
@@ -622,3 +624,44 @@ def test_a_picture_of_any_scale_shows_the_peaks(scale):
     assert axes.get_ylim()[0] < outlier < axes.get_ylim()[1]
     assert axes.get_xlim()[0] < 0 < scale < axes.get_xlim()[1]
     plt.close(axes.figure)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_cluster_at_the_threshold_is_bracketed_and_said(dtype):
+    # 500 eigenvalues of both signs within 1e-7 of the largest; 90 far below, 10 far above.
+    crowd = 4e-6 * np.linspace(-1, 1, 500)
+    eigenvalues = np.concatenate([np.repeat(-np.linspace(0.01, 0.2, 45), 2), crowd])
+    eigenvalues = np.concatenate([eigenvalues, np.linspace(4.0, 40.0, 10)])
+    density = hessops.spectral_density(problems.matrix_of(eigenvalues).astype(dtype), rng=0)
+    low, high = density.cdf_bracket(0.0)
+    # Sums of weights scatter from probe to probe; eight standard errors are out of reach of chance.
+    slack = 8 * density.mass_below(-0.004).standard_error
+    assert low - slack <= 340 / 600 <= high + slack
+    assert high - low > 0.7
+    assert re.search(r"% on nodes that may be zero", str(density))
+    apart = density.mass_below(-0.004)
+    assert abs(apart.value - 90 / 600) < 4 * apart.standard_error
+
+
+def test_nodes_within_rounding_of_a_point_may_lie_on_either_side_of_it():
+    rule = hessops.spectral_density(np.diag(np.arange(1.0, 5.0)), num_probes=1, rng=0)
+    nodes = np.array([[-1.0, -1e-13, 0.0, 1e-13, 1.0, 2.0]])
+    weights = np.array([[0.1, 0.2, 0.1, 0.2, 0.3, 0.1]])
+    density = replace(rule, nodes=nodes, weights=weights, node_errors=0 * nodes, rounding=1e-12)
+    # Not below is what precedes the last node that is surely below; not above what the next ends.
+    assert density.cdf_bracket(0.0) == pytest.approx((0.0, 0.9))
+    assert density.cdf_bracket(0.5) == pytest.approx((0.4, 0.9))
+    assert "50.000% on nodes that may be zero" in str(density)
+
+
+def test_a_spectrum_away_from_zero_says_nothing_of_zero():
+    density = hessops.spectral_density(np.diag(np.arange(1.0, 51.0)), rng=0)
+    assert "0.000% below zero" in str(density)
+    assert "may be zero" not in str(density)
+
+
+def test_the_density_at_a_single_point():
+    density = hessops.spectral_density(np.diag(np.arange(1.0, 51.0)), rng=0)
+    at, along = density.density(20.0), density.density(np.array([20.0, 30.0]))
+    assert at.value == along.value[0]
+    assert at.standard_error == along.standard_error[0]

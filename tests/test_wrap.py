@@ -348,7 +348,7 @@ def test_a_matrix_that_is_not_what_it_is_declared_is_refused(library):
         (lambda: aslinearoperator(np.eye(3), self_adjoint=False, positive_semidefinite=True),
          ValueError, "a positive semidefinite operator is self-adjoint; drop one of the two"),
         (lambda: aslinearoperator(lambda X: X), ValueError, "pass shape=n or shape="),
-        (lambda: aslinearoperator(lambda X: X, shape=0), ValueError, "dimension 0 holds no vectors"),
+        (lambda: aslinearoperator(lambda X: X, shape=0), ValueError, "shape=0 must be a pos"),
         (lambda: aslinearoperator("matrix"), TypeError, "cannot make a linear operator of str"),
         (lambda: aslinearoperator(None), TypeError, "cannot make a linear operator of NoneType"),
         (lambda: aslinearoperator([[1.0]]), TypeError, "of list; expected a matrix"),
@@ -539,8 +539,8 @@ def test_functions_that_write_where_they_should_not_are_kept_apart(kind, vectors
         ),
         "object": lambda multiply: aslinearoperator(Multiplies(multiply, 20), self_adjoint=True),
     }
-    for wrap in wrapped.values():
-        one, two = wrap(kind(A)), wrap(kind(3 * A))
+    for operator_of in wrapped.values():
+        one, two = operator_of(kind(A)), operator_of(kind(3 * A))
         assert hessops.trace(one, num_probes=4, rng=0).value == 210
         assert hessops.trace(one + two, stratify=False, num_probes=4, rng=0).value == 840
         np.testing.assert_array_equal(one @ x, np.arange(1.0, 21.0))
@@ -566,3 +566,63 @@ def test_a_fresh_product_is_not_copied_and_no_other_is_handed_on():
         product = aslinearoperator(function, shape=6) @ X
         assert not np.shares_memory(product, X)
         assert not np.shares_memory(product, kept)
+
+
+@pytest.mark.parametrize("shape", ["3", 2.0, True, (3,), (3.5, 3.5), (3, True), (3, 0), -1, []])
+def test_shapes_that_are_none(shape):
+    with pytest.raises(ValueError, match=r"must be a positive integer n or a pair \(m, n\) of pos"):
+        aslinearoperator(lambda X: X, shape=shape)
+
+
+@pytest.mark.parametrize("shape", [np.int64(3), (np.int64(3), 3), [3, 3]])
+def test_shapes_of_numpy_integers(shape):
+    assert aslinearoperator(lambda X: X, shape=shape).shape == (3, 3)
+
+
+@pytest.mark.parametrize("dtype", [float, "float64", np.float64, np.dtype("f8"), "d"])
+def test_dtypes_by_class_and_by_name(dtype):
+    assert aslinearoperator(lambda X: X, shape=3, dtype=dtype).dtype == np.float64
+    assert aslinearoperator(lambda X: X, shape=3, dtype=dtype, like=np.ones(1)).dtype == np.float64
+    assert aslinearoperator(np.eye(3), dtype=dtype).dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", ["foo", int, "int64", [1], "empty", 3])
+def test_dtypes_that_are_none(dtype):
+    for like in (None, np.ones(1)):
+        with pytest.raises(
+            TypeError, match="is no floating type that vectors can have; choose one"
+        ):
+            aslinearoperator(lambda X: X, shape=3, dtype=dtype, like=like)
+
+
+def test_declarations_that_do_not_fit_what_is_known():
+    A = np.eye(3)
+    for obj in (A, scipy.sparse.csr_array(A), aslinearoperator(A)):
+        with pytest.raises(ValueError, match=r"shape=5 is declared of .*: leave shape out"):
+            aslinearoperator(obj, shape=5)
+        with pytest.raises(ValueError, match=r"dtype='float32' is declared of .*convert what"):
+            aslinearoperator(obj, dtype="float32")
+        with pytest.raises(ValueError, match="adjoint_function and vectors_only are for functions"):
+            aslinearoperator(obj, vectors_only=True)
+        assert aslinearoperator(obj, shape=3, dtype="float64").shape == (3, 3)
+        assert aslinearoperator(obj, shape=(3, 3)).structure.self_adjoint
+        assert not aslinearoperator(obj, self_adjoint=False).structure.self_adjoint
+    for value in ("no", 1, 0.0):
+        with pytest.raises(TypeError, match=f"self_adjoint={value!r} must be True or False"):
+            aslinearoperator(A, self_adjoint=value)
+    with pytest.raises(TypeError, match="positive_semidefinite='yes' must be True or False"):
+        aslinearoperator(A, positive_semidefinite="yes")
+
+
+def test_a_structure_that_is_dropped_leaves_the_adjoint():
+    dropped = aslinearoperator(aslinearoperator(np.diag([1.0, 2.0])), self_adjoint=False)
+    np.testing.assert_array_equal(dropped.H @ np.ones(2), [1.0, 2.0])
+
+
+def test_like_has_to_be_an_array():
+    with pytest.raises(TypeError, match=r"like=\[1\] is no array: give one of the library"):
+        aslinearoperator(lambda X: X, shape=3, like=[1])
+
+
+def test_to_scipy_takes_what_can_be_wrapped():
+    np.testing.assert_array_equal(hessops.to_scipy(2 * np.eye(3)) @ np.ones(3), 2 * np.ones(3))

@@ -78,7 +78,9 @@ def orthonormal_rest(
         sizes, vectors = _square_root(space, gram)
         factor = (sizes[:, None] * vectors.conj().T) @ factor
         transform = vectors / sizes
-        kept, factor, lost = _truncated(space, factor, limit, space.dim - basis.size)
+        # In the first round of a block, a value may be far above what it stands for.
+        room = space.dim - basis.size if turn or width == 1 else width
+        kept, factor, lost = _truncated(space, factor, limit, room)
         dropped = np.hypot(dropped, lost)
         if factor.shape[0] == 0:
             return OrthonormalRest(space.zeros(0), coefficients, factor, dropped)

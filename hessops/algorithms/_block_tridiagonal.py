@@ -42,6 +42,10 @@ class BlockTridiagonal:
         self.size = len(values)
         self.lost = lost
         self.leak: HostArray = np.zeros((self.size, self.size))
+        self._known: HostArray = np.eye(self.size)
+        # The Frobenius norm of all that was lost, which no rotation changes. Sums of column norms
+        # grow with each.
+        self._lost_in_all = float(np.linalg.norm(lost))
         self.coupling: HostArray = np.zeros((width, 0))
         self._entries: HostArray = np.diag(values)
         self._tridiagonal = True
@@ -68,7 +72,7 @@ class BlockTridiagonal:
         numpy.ndarray, shape (size + w, w)
             Its difference from the values that are known by symmetry.
         """
-        width, before = self.coupling.shape
+        before = self.coupling.shape[1]
         stray = np.array(coefficients)
         stray[self.size - before : self.size] -= self.coupling.conj().T
         own = coefficients[self.size :]
@@ -89,18 +93,19 @@ class BlockTridiagonal:
         """
         width, before = self.coupling.shape
         stray = self.asymmetry(coefficients)
-        known = len(self.leak)
+        along = self._known.conj().T @ stray[: self.size]
+        stray[: self.size] -= self._known @ along
         first, last = self.size, self.size + width
         self._make_room(last, coefficients.dtype)
         own = coefficients[first:]
         self._entries[first:last, first:last] = (own + own.conj().T) / 2
         self._entries[first:last, first - before : first] = self.coupling
         self._entries[first - before : first, first:last] = self.coupling.conj().T
-        along = self._known.conj().T @ stray[: self._known.shape[0]]
         self.leak = np.concatenate([self.leak, along], axis=1)
-        self.lost = np.concatenate(
-            [self.lost, np.hypot(np.linalg.norm(stray[known:], axis=0), dropped)]
-        )
+        self._known = np.concatenate([self._known, np.zeros((width, len(along)))])
+        lost = np.hypot(np.linalg.norm(stray, axis=0), dropped)
+        self.lost = np.concatenate([self.lost, lost])
+        self._lost_in_all = float(np.hypot(self._lost_in_all, np.linalg.norm(lost)))
         self.size, self.coupling = last, factor
         self._tridiagonal = self._tridiagonal and width == 1
 
@@ -113,9 +118,7 @@ class BlockTridiagonal:
                 chosen = np.concatenate([chosen[:count], chosen[-count:]])
             return self._with_residuals(everything.values[chosen], everything.vectors[:, chosen])
         ends = [(0, count - 1), (self.size - count, self.size - 1)]
-        parts = [
-            eigh_tridiagonal(*self._diagonals(), select="i", select_range=end) for end in ends
-        ]
+        parts = [eigh_tridiagonal(*self._diagonals(), select="i", select_range=end) for end in ends]
         return self._with_residuals(
             np.concatenate([part[0] for part in parts]),
             np.concatenate([part[1] for part in parts], axis=1),
@@ -145,18 +148,27 @@ class BlockTridiagonal:
         """
         width, before = self.coupling.shape
         coupling = self.coupling @ pairs.vectors[self.size - before :]
-        turn, self._entries, coupling = _banded(pairs.values, coupling)
-        kept: HostArray = pairs.vectors @ turn
-        self.lost, self.leak = self.lost @ np.abs(kept), self.leak @ kept
+        # Those that are coupled last: the others are left as they are.
+        order = np.argsort(np.linalg.norm(coupling, axis=0), kind="stable")
+        turn, self._entries, coupling = _banded(pairs.values[order], coupling[:, order])
+        kept: HostArray = pairs.vectors[:, order] @ turn
+        self.lost, self.leak = self._lost_by(kept), self.leak @ kept
+        self._known = kept.conj().T @ self._known
         self.coupling = coupling[:, max(0, len(turn) - width) :]
-        self.size, self._tridiagonal = len(turn), width <= 1
+        self.size = len(turn)
+        # What couples a single vector to a wider block may be complex.
+        self._tridiagonal = width <= 1 and not np.any(np.imag(coupling))
         return kept
 
     def _with_residuals(self, values: HostArray, vectors: HostArray) -> SmallPairs:
         before = self.coupling.shape[1]
         coupled = np.linalg.norm(self.coupling @ vectors[self.size - before :], axis=0)
         leaked = np.linalg.norm(self.leak @ vectors, axis=0)
-        return SmallPairs(values, np.hypot(coupled, leaked) + self.lost @ np.abs(vectors), vectors)
+        return SmallPairs(values, np.hypot(coupled, leaked) + self._lost_by(vectors), vectors)
+
+    def _lost_by(self, vectors: HostArray) -> HostArray:
+        """Return bounds on the norms of E applied to some vectors."""
+        return np.minimum(self.lost @ np.abs(vectors), self._lost_in_all)
 
     def _diagonals(self) -> tuple[HostArray, HostArray]:
         # The coupling of single vectors is a norm, and so real.

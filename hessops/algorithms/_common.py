@@ -17,6 +17,7 @@ from hessops.wrap import aslinearoperator
 
 __all__ = [
     "default_block_size",
+    "require_count",
     "require_in_range",
     "require_positive",
     "require_real",
@@ -55,19 +56,21 @@ def self_adjoint_operator(A: Any, verb: str) -> LinearOperator:
 
 
 def require_positive(**values: int | None) -> None:
-    """Raise if a count is not a positive integer."""
+    """Raise if a count that was given is not a positive integer."""
+    require_count(**{name: value for name, value in values.items() if value is not None})
+
+
+def require_count(**values: Any) -> None:
+    """Raise if a count is not a positive integer; None is none."""
     for name, value in values.items():
-        if value is None:
-            continue
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r} must be a positive integer")
 
 
 def require_real(**values: Any) -> None:
-    """Raise if an option that was given is no real number."""
+    """Raise if an option is no real number."""
     for name, value in values.items():
-        number = isinstance(value, int | float | np.integer | np.floating)
-        if value is not None and (isinstance(value, bool) or not number):
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
 
 

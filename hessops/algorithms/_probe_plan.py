@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Generic, Protocol, TypeVar
 
+from hessops.algorithms._common import require_real
 from hessops.statistics import probes_needed, t_quantile
 
 __all__ = ["ProbePlan", "ProbeState"]
@@ -59,7 +60,10 @@ class ProbePlan(Generic[S]):
     def __init__(
         self, num_probes: int | None, rtol: float | None, atol: float | None, confidence: float
     ) -> None:
+        require_real(confidence=confidence)
         for name, value in (("rtol", rtol), ("atol", atol)):
+            if value is not None:
+                require_real(**{name: value})
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}={value} must be positive and finite")
         t_quantile(confidence, 1.0)

@@ -8,6 +8,7 @@ from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
 from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
+from hessops.rounding import precision_hint
 
 __all__ = ["rayleigh_ritz"]
 
@@ -62,5 +63,5 @@ def _require_symmetric(operator: LinearOperator, asymmetry: float, scale: float)
         raise NotSelfAdjointError(
             f"{operator} is declared self-adjoint, but its products are not: inner products <x, A y> "
             f"and <A x, y> differ by {asymmetry:.3g} at a scale of {scale:.3g}; see "
-            "hessops.check_operator"
+            f"hessops.check_operator{precision_hint(operator.domain)}"
         )

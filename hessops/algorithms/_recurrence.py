@@ -9,7 +9,7 @@ from hessops.basis import Basis
 from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
-from hessops.rounding import ROUNDINGS
+from hessops.rounding import ROUNDINGS, precision_hint
 
 __all__ = ["Recurrence"]
 
@@ -93,5 +93,5 @@ class Recurrence:
             raise NotSelfAdjointError(
                 f"{self.operator} is declared self-adjoint, but its products are not: inner "
                 f"products <q_i, A q_j> and <A q_i, q_j> differ by {worst:.3g} at a scale of "
-                f"{self.scale:.3g}; see hessops.check_operator"
+                f"{self.scale:.3g}; see hessops.check_operator{precision_hint(self.operator.domain)}"
             )

@@ -136,7 +136,7 @@ def switch_to_xtrace(
     trace = float(np.mean(np.real(along.conj() * outside.lengths)))
     rest = outside.mean_square - trace**2 / (space.dim - p)
     promised = math.sqrt(2 * max(rest, 0.0) / p)
-    return promised < state.standard_error() * outside.decay() ** 4 / 2
+    return promised < state.standard_error() * outside.decay() ** 4
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from hessops.algorithms._common import (
     default_block_size,
     require_positive,
+    require_real,
     square_operator,
     warn_if_failed,
 )
@@ -40,7 +41,7 @@ __all__ = ["DiagonalResult", "DiagonalState", "EntryMoments", "diagonal", "diago
 class EntryMoments:
     """Mean and variance of every entry, over probes, in double precision.
 
-    Spreads are kept as lengths and not as squares, which would leave the range of double precision.
+    Spreads are lengths, as squares of 1e-160 or 1e160 leave the range of double precision.
 
     Parameters
     ----------
@@ -53,11 +54,9 @@ class EntryMoments:
     mean : array, shape (n,)
         Of the sum of all terms.
     spread : array, shape (n,)
-        Root of the sum of squared deviations, whose mean is ``count - 1`` times the variance of one
-        probe.
+        Root of the sum of squared deviations, in the mean ``count - 1`` variances of one probe.
     fourth : array, shape (n,)
-        Fourth root of the sum, over blocks and terms, of s⁴ / (f + 2) for spreads s of f free
-        deviations.
+        Fourth root of the sum, over blocks and terms, of s⁴ / (f + 2) for spreads s with f degrees.
     """
 
     count: int
@@ -269,6 +268,8 @@ def diagonal(
     """
     operator = square_operator(A, "diagonal")
     require_positive(num_probes=num_probes, block_size=block_size)
+    tolerances = (1.0 if value is None else value for value in (rtol, atol))
+    require_real(confidence=confidence, **dict(zip(("rtol", "atol"), tolerances, strict=True)))
     plan = ProbePlan[DiagonalState](num_probes, rtol, atol, confidence)
     seed = seed_from(rng)
     states = diagonal_steps(
@@ -379,14 +380,13 @@ def _of_block(
 def _or_one(sizes: Array) -> Array:
     """Return what is not negative as a divisor: 1 where it is 0."""
     xp = namespace(sizes)
-    divisor: Array = xp.where(sizes == 0, xp.ones_like(sizes), sizes)
+    divisor: Array = xp.where(xp.greater(sizes, xp.zeros_like(sizes)), sizes, xp.ones_like(sizes))
     return divisor
 
 
 def _fourth_root_of_sum(left: Array, right: Array) -> Array:
     """Return (left⁴ + right⁴)^(1/4), whose fourth powers need not be representable."""
-    xp = namespace(left)
-    largest = _or_one(xp.maximum(left, right))
+    xp, largest = namespace(left), _or_one(namespace(left).maximum(left, right))
     root: Array = largest * xp.sqrt(xp.hypot((left / largest) ** 2, (right / largest) ** 2))
     return root
 

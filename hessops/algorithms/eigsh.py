@@ -1,22 +1,23 @@
-"""A few eigenpairs at the ends of the spectrum by Lanczos with full reorthogonalisation.
+"""A few eigenpairs at the ends of the spectrum by thick-restart block Lanczos.
 
-After k steps each Ritz pair (θ, x = Q s) has the residual norm ‖A x - θ x‖ = β_k |s_k|, known without
-a product. It is looked at after every step, so the run ends as soon as the pairs asked for are there.
+The residual norms of all Ritz pairs are looked at after every step, so the run ends as soon as the
+pairs asked for are there. While the basis fits into memory nothing is restarted, and full
+reorthogonalisation makes it the method of fewest products.
 
-A Krylov space holds one copy of each eigenvalue. When it is exhausted, the run goes on from a new
-random vector orthogonal to it, until a fresh Krylov space brings nothing new to the pairs wanted.
+A Krylov space of blocks of b vectors holds b copies of each eigenvalue. When it is exhausted, the run
+goes on from new random vectors orthogonal to it, until a fresh Krylov space brings nothing new to the
+pairs wanted. When it is not, a check from a random vector may look for what was missed.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any
 
 import numpy as np
-from scipy.linalg import block_diag
 
 from hessops.algorithms._common import (
     require_positive,
@@ -24,62 +25,27 @@ from hessops.algorithms._common import (
     start_vector,
     warn_if_failed,
 )
-from hessops.algorithms._end_pairs import EndPairs, end_pairs
-from hessops.algorithms.lanczos import lanczos_steps
+from hessops.algorithms._eigsh_completeness import CompletenessCheck
+from hessops.algorithms._eigsh_goal import Goal, Which, eigsh_goal
+from hessops.algorithms.thick_restart import (
+    EigshState,
+    KnownPairs,
+    eigsh_steps,
+    known_pairs,
+)
 from hessops.arrays import Array, HostArray, eps, numpy_dtype, to_numpy
-from hessops.basis import Basis
 from hessops.eigenpairs import EigenResult, error_bounds
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream, seed_from
-from hessops.record import Callback, run
+from hessops.record import Callback, History, Outcome, require_finite, run
 from hessops.rounding import rounding
 from hessops.space import Space
 
 __all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
 
-Which = Literal["LM", "LA", "SA", "BE"]
-
-_LOOSE = 1e-4
 _BASIS_BYTES = 2**30
-_MIN_STEPS, _MAX_STEPS = 100, 2000
-
-
-@dataclass(frozen=True)
-class EigshState:
-    """The Ritz pairs at both ends of the spectrum after some number of products.
-
-    Parameters
-    ----------
-    step : int
-        Products with single vectors so far.
-    num_products : int
-        The same.
-    values : numpy.ndarray, shape (r,)
-        Ritz values: the outermost of every Krylov space.
-    residual_norms : numpy.ndarray, shape (r,)
-        Of each, by the Lanczos identity.
-    coefficients : numpy.ndarray, shape (step, r)
-        Column i holds Ritz vector i in the basis.
-    lengths : tuple of int
-        Dimensions of the Krylov spaces so far, the current one last.
-    exhausted : bool
-        Whether the current one is invariant.
-    blurred : bool
-        Whether a residual of the current one has lost half its digits to rounding, which then
-        brings in copies of multiple eigenvalues, some of them and not others.
-    basis : Basis
-        Its and the earlier spaces' vectors.
-    """
-
-    step: int
-    num_products: int
-    values: HostArray
-    residual_norms: HostArray
-    coefficients: HostArray
-    lengths: tuple[int, ...]
-    exhausted: bool
-    blurred: bool
-    basis: Basis
+_LEAST_BASIS, _MOST_BASIS, _MOST_BLOCK_BASIS = 20, 2000, 500
+_MOST_STEPS = 10_000
 
 
 def eigsh(
@@ -88,16 +54,19 @@ def eigsh(
     *,
     which: Which = "LM",
     tol: float | None = None,
+    block_size: int = 1,
+    max_basis: int | None = None,
     max_steps: int | None = None,
     start: Array | None = None,
     verify: bool = True,
+    check_completeness: bool = False,
     rng: RandomState = None,
     callback: Callback | None = None,
 ) -> EigenResult:
     """Compute `k` eigenpairs at the ends of the spectrum of a self-adjoint operator.
 
-    Costs one product a step, as many steps as convergence takes, and `k` more to verify the
-    residuals. All basis vectors are kept.
+    Costs `block_size` products a step, as many steps as convergence takes, and `k` more to verify
+    the residuals.
 
     Parameters
     ----------
@@ -111,14 +80,25 @@ def eigsh(
     tol : float, optional
         Residual norm asked for, relative to the largest Ritz value in modulus; eps^(2/3) of the
         operator's precision where not given (3.7e-11 in float64, 2.4e-5 in float32).
+    block_size : int
+        Vectors to multiply at once. A block of b finds up to b copies of a multiple eigenvalue, and
+        takes more products than single vectors where there are none.
+    max_basis : int, optional
+        Most basis vectors to keep, at least ``k + 2 * block_size``, or the dimension if less. More
+        take fewer products. Where not given, as many as fit a gigabyte, but at least 2 k + 20 and at
+        most 2000 + 10 k, or 500 + 10 k in blocks, whose small problems are dense.
     max_steps : int, optional
-        Most steps; where not given, as many as fit a gigabyte, but at least 100 + 10 k and at most
-        2000 + 10 k.
+        Most steps, 10 000 where not given.
     start : array, shape (n,), optional
-        Start vector, random where not given.
+        Start vector, random where not given; so are the others of a block.
     verify : bool
         Multiply the computed eigenvectors once more (one block of `k` products) and report the
         residual norms so found instead of those of the Lanczos identity.
+    check_completeness : bool
+        After convergence, run Lanczos from a random vector off what was found. A missed copy or
+        member of a cluster is found, or the status says beyond where none is missing but for a
+        probability of 1 %. Takes a dozen products if the next eigenvalue is far, and up to about
+        forty.
     rng : int, numpy.random.Generator or None
         Where start vectors come from.
     callback : callable, optional
@@ -134,7 +114,7 @@ def eigsh(
     NotSelfAdjointError
         If `A` is not declared self-adjoint, or its products show that it is not.
     ValueError
-        If an option is out of range.
+        If an option is out of range, or verified values show that `A` is not linear.
     NonFiniteError
         If a product holds NaN or infinity.
 
@@ -145,12 +125,14 @@ def eigsh(
 
     Notes
     -----
-    Until its Krylov space is exhausted, a single start vector sees one copy of a multiple
+    Until its Krylov space is exhausted, a block of b start vectors sees b copies of a multiple
     eigenvalue; the others may be missing from the result.
 
     References
     ----------
-    Parlett (1998), The Symmetric Eigenvalue Problem, chapter 13.
+    Parlett (1998), The Symmetric Eigenvalue Problem, chapter 13; Wu & Simon (2000), SIAM J. Matrix
+    Anal. Appl. 22; Stewart (2001), SIAM J. Matrix Anal. Appl. 23; Kuczyński & Woźniakowski (1992)
+    for the check.
 
     Examples
     --------
@@ -159,25 +141,24 @@ def eigsh(
     array([8., 7.])
     """
     operator = self_adjoint_operator(A, "eigsh")
-    goal = _goal(operator, k, which, tol, max_steps)
+    space = operator.domain
+    require_positive(k=k, block_size=block_size, max_basis=max_basis, max_steps=max_steps)
+    block_size = min(block_size, space.dim)
+    goal = eigsh_goal(operator, k, which, tol, block_size)
+    limit = _basis_limit(space, k, block_size, max_basis)
     seed = seed_from(rng)
     clock = time.perf_counter()
-    outcome = run(
-        eigsh_steps(
-            operator,
-            start_vector(operator.domain, start, Stream(seed, Purpose.START)),
-            stream=Stream(seed, Purpose.RESTART),
-            num_ends=k + 1,
-            tol=goal.tol,
-        ),
-        space=operator.domain,
-        stop=goal.stop,
-        row=goal.row,
-        max_steps=min(operator.domain.dim, max_steps or _default_steps(operator.domain, k)),
-        callback=callback,
-    )
+    search = _Search(operator, goal, limit, block_size, seed, max_steps or _MOST_STEPS, callback)
+    outcome, checked = search.run(start, check_completeness=check_completeness)
     found = _wanted_pairs(operator, outcome.state, goal.wanted(outcome.state), verify)
-    status, converged = goal.verdict(outcome.state, found.residual_norms, outcome.reason)
+    # Verified residuals carry the rounding of the product itself.
+    status, converged = goal.verdict(
+        outcome.state,
+        found.residual_norms,
+        rounding(space, outcome.state.size),
+        outcome.reason,
+        checked,
+    )
     warn_if_failed(converged, status)
     return EigenResult(
         eigenvalues=found.values,
@@ -193,161 +174,103 @@ def eigsh(
     )
 
 
-def eigsh_steps(
-    A: LinearOperator, start: Array, *, stream: Stream, num_ends: int, tol: float = 0.0
-) -> Iterator[EigshState]:
-    """Yield the outermost Ritz pairs after every product; end when the basis fills the space.
+@dataclass(frozen=True)
+class _Search:
+    """The runs of the engine: one to find the pairs, and others to look for what it missed."""
 
-    Parameters
-    ----------
-    A : LinearOperator
-        Self-adjoint.
-    start : array, shape (n, 1)
-        Start vector.
-    stream : Stream
-        Where new start vectors come from, once a Krylov space is exhausted.
-    num_ends : int
-        Pairs to look at from each end of each Krylov space.
-    tol : float
-        A Krylov space whose residual norm is a quarter of that, relative to the scale, is exhausted:
-        all its pairs have converged.
+    operator: LinearOperator
+    goal: Goal
+    limit: int
+    block_size: int
+    seed: int
+    max_steps: int
+    callback: Callback | None
 
-    Yields
-    ------
-    EigshState
-        One product further.
-    """
-    space = A.domain
-    basis = Basis(space, 1)
-    finished: list[EndPairs] = []
-    scale = 0.0
-    # The scale is up to three times the largest Ritz value; and a loose tolerance must not end a
-    # space that has yet to see the spectrum.
-    half_the_digits = math.sqrt(eps(A.xp, A.dtype))
-    breakdown = min(tol / 4, half_the_digits)
-    while True:
-        blurred = False
-        for state in lanczos_steps(A, start, basis=basis, scale=scale, breakdown=breakdown):
-            scale = state.scale
-            blurred = blurred or state.residual_norm() <= half_the_digits * scale
-            current = end_pairs(state, num_ends)
-            yield _combined([*finished, current], not state.alive[0], blurred, basis)
-        finished.append(current)
-        if basis.size >= space.dim:
-            return
-        start = space.probes(stream, range(len(finished), len(finished) + 1), "normal")
-        for _ in range(2):
-            start, _coefficients = basis.project(start)
+    def run(
+        self, start: Array | None, *, check_completeness: bool
+    ) -> tuple[Outcome[EigshState], str | None]:
+        """Return the outcome and, if completeness was checked, what is known of it."""
+        goal, space = self.goal, self.operator.domain
+        stream = Stream(self.seed, Purpose.START)
+        block = start_vector(space, start, stream)
+        if self.block_size > 1:
+            others = space.probes(stream, range(1, self.block_size), "normal")
+            block = space.xp.concat([block, others], axis=1)
+        outcome = self._run(block, 0, goal.stop)
+        attempt = 0
+        while (
+            check_completeness
+            and outcome.reason == "converged"
+            and not goal.complete
+            and outcome.state.step < self.max_steps
+        ):
+            known = known_pairs(outcome.state, goal.wanted(outcome.state))
+            check = CompletenessCheck(goal, known.values, space.dim, attempt)
+            attempt += 1
+            fresh = space.probes(self._stream(attempt), range(1), "normal")
+            further = self._run(fresh, attempt, check.stop, known)
+            outcome = _joined(outcome, further)
+            if not check.missed:
+                return outcome, check.sentence(outcome.state)
+        return outcome, None
 
-
-def _goal(
-    operator: LinearOperator, k: int, which: Which, tol: float | None, max_steps: int | None
-) -> _Goal:
-    """Return what is wanted, or say which option is out of range."""
-    require_positive(k=k, max_steps=max_steps)
-    if which not in get_args(Which):
-        raise ValueError(f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}")
-    if k > operator.domain.dim:
-        raise ValueError(
-            f"k={k} eigenpairs asked of an operator of dimension {operator.domain.dim}"
+    def _run(
+        self,
+        start: Array,
+        attempt: int,
+        stop: Callable[[EigshState], str | None],
+        known: KnownPairs | None = None,
+    ) -> Outcome[EigshState]:
+        goal = self.goal
+        return run(
+            eigsh_steps(
+                self.operator,
+                start,
+                stream=self._stream(attempt),
+                num_ends=goal.k + 1,
+                tol=goal.tol,
+                max_basis=self.limit,
+                keep=partial(goal.select, count=_kept(goal.k, self.limit, start.shape[1])),
+                known=known,
+            ),
+            space=self.operator.domain,
+            stop=stop,
+            row=goal.row,
+            max_steps=self.max_steps,
+            callback=self.callback,
         )
-    tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
-    if not tol > 0:
-        raise ValueError(f"tol={tol} must be positive")
-    return _Goal(k, which, tol)
+
+    def _stream(self, attempt: int) -> Stream:
+        return Stream(self.seed, Purpose.RESTART, attempt)
 
 
-class _Goal:
-    """Which pairs are wanted, when they are there, and what to claim of them."""
-
-    def __init__(self, k: int, which: Which, tol: float) -> None:
-        self.k, self.which, self.tol = k, which, tol
-        self._before: HostArray | None = None
-        self._complete = False
-
-    def wanted(self, state: EigshState) -> HostArray:
-        """Return the indices of the wanted Ritz pairs, in the order of the result."""
-        values = state.values
-        ascending = np.argsort(values, kind="stable")
-        if self.which == "LM":
-            return np.argsort(-np.abs(values), kind="stable")[: self.k]
-        if self.which == "LA":
-            return ascending[::-1][: self.k]
-        if self.which == "SA":
-            return ascending[: self.k]
-        low = min(self.k // 2, len(values))
-        high = ascending[low:][max(0, len(values) - low - (self.k - self.k // 2)) :]
-        return np.concatenate([ascending[:low], high])
-
-    def stop(self, state: EigshState) -> str | None:
-        """Stop when the wanted pairs have converged and a fresh Krylov space adds none."""
-        pairs = self.wanted(state)
-        if len(pairs) < self.k:
-            return None
-        *earlier, current = state.lengths
-        if state.exhausted:
-            # The space may lack copies of multiple eigenvalues: hold it against the one before.
-            values, before = np.sort(state.values[pairs]), self._before
-            self._before = values
-            near = self._allowed(state)
-            self._complete = before is not None and np.allclose(values, before, rtol=0, atol=near)
-        if np.any(state.residual_norms[pairs] > self._allowed(state)):
-            return None
-        # From a random start, later Krylov spaces are no longer than the first, but for what rounding
-        # adds. One that is says that the start was special, and counts as the first.
-        first = not earlier or current > 2 * max(earlier) + 10
-        return "converged" if self._complete or (first and not state.blurred) else None
-
-    def row(self, state: EigshState) -> tuple[float, float]:
-        """Return the leading wanted Ritz value and the largest residual norm of the wanted."""
-        pairs = self.wanted(state)
-        return float(state.values[pairs[0]]), float(np.max(state.residual_norms[pairs]))
-
-    def verdict(
-        self, state: EigshState, residuals: HostArray, reason: str | None
-    ) -> tuple[str, bool]:
-        """Return the status sentence and whether all residual norms are small enough."""
-        allowed = self._allowed(state)
-        # Verified residuals carry the rounding of the product itself.
-        size = float(np.max(np.abs(state.values)))
-        reached = residuals <= allowed + rounding(state.basis.space, size)
-        cost = f"{state.num_products} steps"
-        filled = state.step >= state.basis.space.dim
-        if bool(np.all(reached)) and len(residuals) == self.k:
-            if self._complete or filled:
-                return f"converged in {cost}; no copies of multiple eigenvalues are missing", True
-            missed = "a multiple eigenvalue would appear once"
-            if self.tol > _LOOSE:
-                missed += ", and at so loose a tolerance any may have been passed over"
-            return f"converged in {cost}; {missed}", True
-        stopped = "" if reason in {None, "converged"} else f"{reason}; "
-        return (
-            f"{stopped}{int(np.sum(reached))} of {self.k} pairs converged in {cost}: the largest "
-            f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise max_steps or tol"
-        ), False
-
-    def _allowed(self, state: EigshState) -> float:
-        return self.tol * float(np.max(np.abs(state.values)))
+def _kept(k: int, limit: int, width: int) -> int:
+    """Return how many Ritz vectors to keep at a restart."""
+    return max(k, min(k + (limit - k) // 2, limit - 2 * width))
 
 
-def _combined(spaces: list[EndPairs], exhausted: bool, blurred: bool, basis: Basis) -> EigshState:
-    lengths = tuple(space.length for space in spaces)
-    return EigshState(
-        sum(lengths),
-        sum(lengths),
-        np.concatenate([space.values for space in spaces]),
-        np.concatenate([space.residual_norms for space in spaces]),
-        block_diag(*(space.vectors for space in spaces)),
-        lengths,
-        exhausted,
-        blurred,
-        basis.snapshot(),
-    )
+def _joined(before: Outcome[EigshState], after: Outcome[EigshState]) -> Outcome[EigshState]:
+    """Return two runs as one, where the second counts its steps and products from the first."""
+    rows = [tuple(row.values()) for row in before.history]
+    rows += [(*list(row.values())[:-1], row["seconds"] + before.seconds) for row in after.history]
+    return Outcome(after.state, after.reason, History(rows), before.seconds + after.seconds)
 
 
-def _default_steps(space: Space, k: int) -> int:
+def _basis_limit(space: Space, k: int, block_size: int, max_basis: int | None) -> int:
+    """Return how many basis vectors to keep, or say that they are too few."""
+    least = min(k + 2 * block_size, space.dim)
+    if max_basis is not None:
+        if max_basis < least:
+            raise ValueError(
+                f"max_basis={max_basis} is too small for k={k} pairs in blocks of {block_size}; it "
+                f"must be at least {least}"
+            )
+        return min(max_basis, space.dim)
     vector_bytes = max(space.local_dim, 1) * numpy_dtype(space.dtype).itemsize
-    return min(max(_BASIS_BYTES // vector_bytes, _MIN_STEPS), _MAX_STEPS) + 10 * k
+    most = (_MOST_BASIS if block_size == 1 else _MOST_BLOCK_BASIS) + 10 * k
+    limit = min(max(_BASIS_BYTES // vector_bytes, 2 * k + _LEAST_BASIS), most)
+    # The ranks may hold different numbers of rows.
+    return space.comm.broadcast(min(max(limit, least), space.dim))
 
 
 @dataclass(frozen=True)
@@ -367,7 +290,7 @@ def _wanted_pairs(
     vectors = state.basis.combined(operator.domain.from_host(state.coefficients[:, pairs]))
     values, residuals = state.values[pairs], state.residual_norms[pairs]
     if verify:
-        values, residuals = _verified(operator, vectors)
+        values, residuals = _verified(operator, vectors, values, state)
     bounds = error_bounds(
         values,
         residuals,
@@ -378,10 +301,30 @@ def _wanted_pairs(
     return _WantedPairs(values, residuals, bounds, vectors)
 
 
-def _verified(operator: LinearOperator, vectors: Array) -> tuple[HostArray, HostArray]:
+def _verified(
+    operator: LinearOperator, vectors: Array, expected: HostArray, state: EigshState
+) -> tuple[HostArray, HostArray]:
     """Return Rayleigh quotients and true residual norms of approximate eigenvectors."""
     space = operator.domain
     product = operator.apply(vectors)
     values = np.real(to_numpy(space.column_inner(vectors, product)))
+    require_finite(values, state.num_products + len(values), operator)
+    _require_linear(operator, values, expected, state)
     residual = product - vectors * space.from_host(values)
     return values, np.sqrt(to_numpy(space.column_norms_squared(residual)))
+
+
+def _require_linear(
+    operator: LinearOperator, values: HostArray, expected: HostArray, state: EigshState
+) -> None:
+    """Raise if the Rayleigh quotients of Ritz vectors are not their Ritz values."""
+    # Exhausted Krylov spaces leave out couplings of half the digits, at a scale up to three times the
+    # size.
+    allowed = 4 * np.sqrt(eps(operator.xp, operator.dtype)) * state.size
+    worst = int(np.argmax(np.abs(values - expected)))
+    if np.abs(values[worst] - expected[worst]) > allowed:
+        raise ValueError(
+            f"{operator} is not linear, or not the same at every product: Lanczos found the "
+            f"eigenvalue {expected[worst]:.6g} where a product with its vector gives "
+            f"{values[worst]:.6g}; see hessops.check_operator"
+        )

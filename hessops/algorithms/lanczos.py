@@ -20,8 +20,8 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from hessops.algorithms._common import (
+    require_count,
     require_in_range,
-    require_positive,
     self_adjoint_operator,
     start_norms,
     start_vector,
@@ -186,7 +186,7 @@ def lanczos(
     array([1., 2., 5.])
     """
     operator = self_adjoint_operator(A, "lanczos")
-    require_positive(num_steps=num_steps)
+    require_count(num_steps=num_steps)
     seed = seed_from(rng)
     space = operator.domain
     outcome = run(

@@ -20,8 +20,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from hessops.algorithms._common import (
+    require_count,
     require_in_range,
     require_positive,
+    require_real,
     self_adjoint_operator,
     start_block,
     warn_if_failed,
@@ -42,6 +44,8 @@ __all__ = ["PowerState", "power_iteration", "power_steps"]
 Method = Literal["block", "deflated"]
 _LOOK_BACK = 10
 _CONVERGED = "converged"
+# Residual norms above this, relative to the largest eigenvalue, say little of where others are.
+_LOOSE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,9 @@ def power_iteration(
     array([-5.])
     """
     operator = self_adjoint_operator(A, "power_iteration")
-    require_positive(num_eigenpairs=num_eigenpairs, max_steps=max_steps, block_size=block_size)
+    require_count(num_eigenpairs=num_eigenpairs, max_steps=max_steps)
+    require_positive(block_size=block_size)
+    require_real(tol=tol)
     n = operator.shape[0]
     if num_eigenpairs > n:
         raise ValueError(f"num_eigenpairs={num_eigenpairs} asked of an operator of dimension {n}")
@@ -365,6 +371,9 @@ class _Search:
                 f"largest residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise "
                 "max_steps, block_size or tol, or use eigsh, which converges faster"
             ), False
+        if self.tol > _LOOSE:
+            blurred = "at so loose a tolerance multiple eigenvalues are not told from close ones"
+            return f"converged in {steps} steps; {blurred}", True
         ties = describe_ties(
             found.values,
             found.residual_norms,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from hessops.algorithms._common import require_positive, self_adjoint_operator
+from hessops.algorithms._common import require_count, self_adjoint_operator
 from hessops.algorithms.lanczos import LanczosState, lanczos_steps
 from hessops.density import SpectralDensity
 from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
@@ -83,7 +83,7 @@ def spectral_density(
     1.0
     """
     operator = self_adjoint_operator(A, "spectral_density")
-    require_positive(num_probes=num_probes, num_steps=num_steps)
+    require_count(num_probes=num_probes, num_steps=num_steps)
     seed = seed_from(rng)
     space = operator.domain
     outcome = run(

@@ -264,13 +264,17 @@ class _ThickRestart:
 
     def multiply(self) -> None:
         """Multiply the next block, add it to the basis and find the one after it."""
-        Q, width = self.following, self.following.shape[1]
-        W = self.operator.apply(Q)
+        space, width = self.operator.domain, self.following.shape[1]
+        product = self.operator.apply(self.following)
         self.step += 1
         self.num_products += width
         self.lengths[-1] += width
-        self.basis.extend(Q)
-        rest = orthonormal_rest(self.basis, W, self._negligible)
+        self.basis.extend(self.following)
+        # Blocks are let go as soon as they have served.
+        self.following = space.zeros(0)
+        blocks = [product]
+        del product
+        rest = orthonormal_rest(self.basis, blocks.pop(), self._negligible)
         self._require_self_adjoint(rest.coefficients)
         self.small.grow(rest.coefficients, rest.factor, rest.dropped)
         self.following = rest.block
