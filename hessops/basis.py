@@ -92,8 +92,9 @@ class Basis:
             )
             new = reduce(operator.add, shares)
             for rows, part in parts:
-                kept = max(0, min(rows.stop, count) - rows.start)
-                part[:kept, chunk] = new[rows.start : rows.start + kept, :]
+                kept = min(rows.stop, count) - rows.start
+                if kept > 0:
+                    part[:kept, chunk] = new[rows.start : rows.start + kept, :]
         self.size = count
         self._replacements[0] += 1
         self._replacements_seen = self._replacements[0]

@@ -127,3 +127,36 @@ def test_a_basis_of_split_vectors_projects_as_the_whole(split):
     assert_close(gathered([rest for rest, _ in results]), whole, 4 * norm(X))
     for _, coefficients in results:
         assert_close(coefficients, expected, 4 * norm(X))
+
+
+@given(places(), sizes(4), st.integers(1, 6), st.integers(0, 1000), st.integers(1, 4))
+def test_a_block_is_added_taken_off_and_replaced_by_combinations(place, width, size, seed, room):
+    n = 9
+    Q = orthonormal(seed, (n, size), place.dtype)
+    basis = Basis(space_at(place, n), 1, room, limit=9)
+    basis.extend(place.put(Q))
+    X = normal(seed + 1, (n, width), place.dtype)
+    rest, coefficients = basis.project_block(place.put(X))
+    wide = Q.astype(np.complex128)
+    assert_close(coefficients, wide.conj().T @ X, 4 * n * norm(X))
+    assert_close(rest, X - wide @ (wide.conj().T @ X), 4 * n * norm(X))
+    before, kept = basis.snapshot(), min(width, size)
+    C = normal(seed + 2, (size, kept), place.dtype)
+    basis.replace(place.put(C))
+    assert_close(basis.vectors(), wide @ C, 4 * n * norm(C))
+    with pytest.raises(RuntimeError, match="replaced by a restart"):
+        before.vectors()
+    basis.extend(place.put(X[:, : 9 - kept]))
+    assert_close(basis.vectors(), np.concatenate([wide @ C, X[:, : 9 - kept]], 1), 4 * n * norm(C))
+
+
+def test_a_limited_basis_makes_no_room_beyond_it():
+    n, limit = 20_000, 21
+    tracemalloc.start()
+    basis = Basis(ArraySpace(n), 1, 16, limit=limit)
+    vector = np.ones((n, 1))
+    for _ in range(limit):
+        basis.append(vector)
+    peak = tracemalloc.get_traced_memory()[1] / (8 * n)
+    tracemalloc.stop()
+    assert peak <= limit + 2

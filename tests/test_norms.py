@@ -74,7 +74,7 @@ def test_frobenius_coverage_where_one_singular_value_is_all_is_what_the_docstrin
     share = covered(
         lambda seed: hessops.frobenius_norm(A, num_probes=32, probe="normal", rng=seed), 40.0
     )
-    assert share == pytest.approx(0.91, abs=0.02)
+    assert share == pytest.approx(0.92, abs=0.015)
 
 
 @every_problem

@@ -1,6 +1,7 @@
 """Conjugate gradients and MINRES: laws against dense solves, bounds, endings, ranks, bad input."""
 
 import math
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -399,6 +400,22 @@ def test_too_few_steps_give_what_there_is(solve):
     assert result.residual_norms[0] == pytest.approx(
         np.linalg.norm(b - A @ result.solution) / np.linalg.norm(b)
     )
+
+
+@pytest.mark.parametrize(("solve", "most"), [(cg, 7.5), (minres, 9.5)])
+def test_no_basis_is_kept(solve, most):
+    diagonal = np.linspace(1.0, 2.0, 100_000)
+    operator = aslinearoperator(
+        lambda X: X * diagonal[:, None], shape=len(diagonal), like=diagonal, self_adjoint=True
+    )
+    B = normal(0, (len(diagonal), 2))
+    tracemalloc.start()
+    try:
+        solve(operator, B)
+        blocks = tracemalloc.get_traced_memory()[1] / B.nbytes
+    finally:
+        tracemalloc.stop()
+    assert blocks < most
 
 
 # Refusals.

@@ -76,7 +76,8 @@ def orthonormal_rest(
             limit = max(negligible(inner, gram), _TINY)
         coefficients = coefficients + inner @ factor
         sizes, vectors = _square_root(space, gram)
-        factor = (sizes[:, None] * vectors.conj().T) @ factor
+        rows = np.conjugate(vectors.T)
+        factor = sizes[:, None] * (rows @ factor)
         transform = vectors / sizes
         # In the first round of a block, a value may be far above what it stands for.
         room = space.dim - basis.size if turn or width == 1 else width

@@ -93,7 +93,8 @@ class BlockTridiagonal:
         """
         width, before = self.coupling.shape
         stray = self.asymmetry(coefficients)
-        along = self._known.conj().T @ stray[: self.size]
+        known = np.conjugate(self._known.T)
+        along = known @ stray[: self.size]
         stray[: self.size] -= self._known @ along
         first, last = self.size, self.size + width
         self._make_room(last, coefficients.dtype)
@@ -153,7 +154,8 @@ class BlockTridiagonal:
         turn, self._entries, coupling = _banded(pairs.values[order], coupling[:, order])
         kept: HostArray = pairs.vectors[:, order] @ turn
         self.lost, self.leak = self._lost_by(kept), self.leak @ kept
-        self._known = kept.conj().T @ self._known
+        rows = np.conjugate(kept.T)
+        self._known = rows @ self._known
         self.coupling = coupling[:, max(0, len(turn) - width) :]
         self.size = len(turn)
         # What couples a single vector to a wider block may be complex.
@@ -168,7 +170,7 @@ class BlockTridiagonal:
 
     def _lost_by(self, vectors: HostArray) -> HostArray:
         """Return bounds on the norms of E applied to some vectors."""
-        return np.minimum(self.lost @ np.abs(vectors), self._lost_in_all)
+        return np.asarray(np.minimum(self.lost @ np.abs(vectors), self._lost_in_all))
 
     def _diagonals(self) -> tuple[HostArray, HostArray]:
         # The coupling of single vectors is a norm, and so real.

@@ -65,7 +65,9 @@ class CompletenessCheck:
         self._others = self._others_lie_in(np.delete(state.values, pairs))
         # An exhausted Krylov space holds one copy of every eigenvalue that is left.
         goal.complete = state.exhausted or state.filled
-        done = goal.complete or self._clear(near) or self._products >= self._most
+        done = bool(goal.complete or self._clear(near) or self._products >= self._most)
+        # The values are those found before, but a copy that the check is about to find may tie.
+        goal.settled = done
         return "converged" if done else None
 
     def sentence(self, state: EigshState) -> str:

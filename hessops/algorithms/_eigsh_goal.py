@@ -88,6 +88,7 @@ class Goal:
     def __init__(self, k: int, which: Which, tol: float, block_size: int) -> None:
         self.k, self.which, self.tol = k, which, tol
         self.complete = False
+        self.settled = False
         self._block_size = block_size
         self._before: HostArray | None = None
 
@@ -106,7 +107,8 @@ class Goal:
 
     def wanted(self, state: RitzState) -> HostArray:
         """Return the indices of the wanted Ritz pairs, in the order of the result."""
-        return self.select(state.values, self.k)
+        pairs = self.select(state.values, self.k)
+        return self._converged_of_ties(state, pairs) if self.settled else pairs
 
     def allowed(self, state: RitzState) -> float:
         """Return the residual norm asked for."""
@@ -178,6 +180,13 @@ class Goal:
             Why the run ended.
         checked : str or None
             What a check of completeness found, if there was one.
+
+        Returns
+        -------
+        status : str
+            A sentence.
+        converged : bool
+            Whether all pairs are there.
         """
         allowed = self.allowed(state)
         reached = residuals <= allowed + rounding
@@ -191,6 +200,16 @@ class Goal:
             f"{stopped}{int(np.sum(reached))} of {self.k} pairs converged in {cost}: the largest "
             f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise max_steps or tol"
         ), False
+
+    def _converged_of_ties(self, state: RitzState, pairs: HostArray) -> HostArray:
+        """Return the pairs with those that have converged instead of others of the same value."""
+        allowed, pairs = self.allowed(state), pairs.copy()
+        for place in np.flatnonzero(state.residual_norms[pairs] > allowed):
+            ties = np.abs(state.values - state.values[pairs[place]]) <= allowed
+            ties[pairs] = False
+            for other in np.flatnonzero(ties & (state.residual_norms <= allowed))[:1]:
+                pairs[place] = other
+        return pairs
 
     def _missed(self) -> str:
         times = {1: "once", 2: "at most twice"}.get(

@@ -113,8 +113,9 @@ class _Progress:
 
     def __init__(self, system: LinearSystem) -> None:
         self.system = system
-        space, count = system.operator.domain, len(system.norms)
-        self.X = space.zeros(count) if system.start is None else system.start
+        count = len(system.norms)
+        # None is a first guess of 0, which the engine makes.
+        self.X: Any = system.start
         self.R = system.B
         self.num_products = self.step = 0
         self.residuals = system.norms.copy()

@@ -48,8 +48,8 @@ def cg(
     """Solve (A + shift I) X = B with a positive definite A + shift I.
 
     Costs one product per step for each column that has not ended, as many with the preconditioner and
-    one more, one per column if `x0` is given, and one per column to verify the residuals. Six blocks of
-    vectors exist at the peak of a step, besides what the operator takes; one more with a
+    one more, one per column if `x0` is given, and one per column to verify the residuals. Seven blocks
+    of vectors exist at the peak of a step, besides `B` and what the operator takes; one more with a
     preconditioner.
 
     Parameters
@@ -171,7 +171,7 @@ def cg_steps(
     """
     space, xp = A.domain, A.xp
     X = space.zeros(R.shape[1]) if start is None else start
-    columns = ActiveColumns(space, X)
+    columns = ActiveColumns(space, R.shape[1])
     watch = _Watch(A, columns, np.zeros(R.shape[1]) if targets is None else targets)
     Z, gamma, norms = _preconditioned(A, R, preconditioner)
     watch.begin(_to_host(A, gamma, norms))
@@ -262,7 +262,7 @@ class _Watch:
         # From a null vector the first step sees nothing but rounding.
         if columns.step > 1:
             self._require_self_adjoint(imaginary, stray)
-        stuck = form <= ROUNDINGS * self._eps * self._scales * self._lengths
+        stuck: HostArray = form <= ROUNDINGS * self._eps * self._scales * self._lengths
         columns.record(norms, ~stuck)
         require_definite(gamma[~stuck], norms[~stuck] ** 2)
         negative = form < -ROUNDINGS * self._eps * self._scales * self._lengths

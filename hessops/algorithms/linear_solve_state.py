@@ -48,7 +48,7 @@ class LinearSolveState:
     lengths: HostArray
     curvature: float = math.nan
     _active: Array = field(repr=False, kw_only=True)
-    _finished: Array = field(repr=False, kw_only=True)
+    _finished: Array | None = field(repr=False, kw_only=True)
 
     @property
     def solution(self) -> Array:
@@ -63,12 +63,11 @@ class ActiveColumns:
     ----------
     space : Space
         Where the columns live.
-    start : array, shape (n, m)
-        First guesses.
+    count : int
+        Number m of columns.
     """
 
-    def __init__(self, space: Space, start: Array) -> None:
-        count = start.shape[1]
+    def __init__(self, space: Space, count: int) -> None:
         self.space = space
         self.step = 0
         self.num_products = 0
@@ -77,7 +76,7 @@ class ActiveColumns:
         self.lengths = np.zeros(count, dtype=np.int64)
         self.residual_norms = np.zeros(count)
         self.curvature = math.nan
-        self._finished = start
+        self._finished: Array | None = None
 
     def advance(self, products: int = 1) -> None:
         """Count one step of all columns that go on."""
@@ -144,9 +143,12 @@ class ActiveColumns:
         )
 
 
-def _filled(whole: Array, part: Array, indices: HostArray) -> Array:
-    """Return `whole` with some columns replaced; neither is changed."""
-    if part.shape[1] == whole.shape[1]:
+def _filled(whole: Array | None, part: Array, indices: HostArray) -> Array:
+    """Return `whole` with some columns replaced; neither is changed.
+
+    Before any column has ended there is no `whole`.
+    """
+    if whole is None or part.shape[1] == whole.shape[1]:
         return part
     filled = whole + 0
     for position, index in enumerate(indices):

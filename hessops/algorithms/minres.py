@@ -50,8 +50,8 @@ def minres(
     r"""Solve (A + shift I) X = B with a self-adjoint A + shift I, definite or not.
 
     Costs one product per step for each column that has not ended, as many with the preconditioner and
-    one more, one per column if `x0` is given, and one per column to verify the residuals. Eight blocks
-    of vectors exist at the peak of a step, besides what the operator takes; three more with a
+    one more, one per column if `x0` is given, and one per column to verify the residuals. Nine blocks
+    of vectors exist at the peak of a step, besides `B` and what the operator takes; five more with a
     preconditioner.
 
     Parameters
@@ -106,8 +106,9 @@ def minres(
     Without a preconditioner, residual norms never grow: each is the smallest of all vectors in the
     Krylov space. With one that is true in the norm of M, while those reported are Euclidean. Of a
     singular system that has solutions, started from 0 and without a preconditioner, the shortest one is
-    found. Where there is none, the residual is the least there is, but the solution need not be the
-    shortest (Choi, Paige & Saunders 2011).
+    found. Where there is none, the run ends with the least residual there is (in the norm of M), after
+    twice the steps that led there, and the solution need not be the shortest (Choi, Paige & Saunders
+    2011).
 
     References
     ----------
@@ -178,33 +179,37 @@ def minres_steps(
     space = A.domain
     count = R.shape[1]
     X = space.zeros(count) if start is None else start
-    columns = ActiveColumns(space, X)
+    columns = ActiveColumns(space, count)
     rotations = _Rotations(A, columns, np.zeros(count) if targets is None else targets)
     V = R if preconditioner is None else preconditioned(preconditioner, R)
     rotations.begin(np.real(to_numpy(space.column_inners((R, V), (R, R)))))
     kept = columns.retire(X)
     X, R, V = (columns.taken(block, kept) for block in (X, R, V))
-    at_least = X
     yield columns.state(X)
     unit = space.from_host(rotations.inverse_betas())
-    Y, V = R * unit, V * unit
-    Y_before, V_before, W, W_before, beta = Y * 0, Y * 0, Y * 0, Y * 0, unit * 0
+    plain = preconditioner is None
+    Y = R * unit
+    # Without a preconditioner, v and y are the same and the residual is not followed.
+    V, R = (Y, Y) if plain else (V * unit, R)
+    # Blocks may share memory, as none is written to; they are let go as soon as they have served.
+    W = W_before = Y_before = V_before = Y * 0
+    beta, at_least = unit * 0, X
     while len(columns.indices):
         Q = A.apply(V)
         Q = (Q + V * shift if shift else Q) - Y_before * beta
         inner = space.column_inners((V, Q), (V_before, Q))
         Q = Q - Y * space.coefficients(real_part(A, inner[0, :]))
         Z = Q if preconditioner is None else preconditioned(preconditioner, Q)
-        lengths = [(Q, Z)] if preconditioner is None else [(Q, Z), (R, Q), (Q, Q), (R, R)]
+        lengths = [(Q, Z)] if plain else [(Q, Z), (R, Q), (Q, Q), (R, R)]
         columns.advance()
         rotations.advance(_to_host(A, inner, space.column_inners(*lengths)), Q)
         at_least = masked(A, rotations.found_least, X, at_least) if rotations.watched() else X
         small = space.from_host(rotations.coefficients())
         W, W_before = (V - W_before * small[0, :] - W * small[1, :]) * small[2, :], W
         X = masked(A, rotations.void, at_least, X + W * small[3, :])
-        if preconditioner is not None:
-            R = R * small[4, :] - Q * small[5, :]
-        Y_before, V_before, Y, V, beta = Y, V, Q * small[6, :], Z * small[6, :], small[7, :]
+        at_least = at_least if rotations.watched() else X
+        Y_before, V_before, Y, beta = Y, V, Q * small[6, :], small[7, :]
+        V, R = (Y, Y) if plain else (Z * small[6, :], R * small[4, :] - Q * small[5, :])
         del Q, Z
         kept = columns.retire(X)
         rotations.keep(kept)
