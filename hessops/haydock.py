@@ -31,7 +31,7 @@ def haydock(
     grid : numpy.ndarray, shape (g,)
         Where.
     broadening : float
-        η, in units of eigenvalues.
+        The half-width η, in units of eigenvalues.
     terminate : bool
         Whether to continue the fraction by the coefficients of a semicircle over the support.
 
@@ -88,7 +88,8 @@ def _resolvent(
     tail = (shifted - np.sqrt(shifted - 2 * quarter) * np.sqrt(shifted + 2 * quarter)) / 2
     for alpha, beta in zip(alphas[::-1], np.insert(betas, 0, 1.0)[::-1], strict=True):
         tail = beta**2 / (z - alpha - tail)
-    return tail
+    fraction: HostArray = tail
+    return fraction
 
 
 def _coefficients(nodes: HostArray, weights: HostArray) -> tuple[HostArray, HostArray]:

@@ -135,7 +135,7 @@ def _support(density: SpectralDensity, given: tuple[float, float] | None) -> tup
 
 def _count(density: SpectralDensity, given: int | None) -> int:
     # A run that ended early has fewer nodes, and is exact for all polynomials.
-    most = 2 * density.nodes.shape[1]
+    most = 2 * int(density.nodes.shape[1])
     if given is None:
         return most
     if not 1 <= given <= most:

@@ -255,11 +255,9 @@ def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
         return {"estimate": inner}
     if isinstance(value, History):
         return {"history": _encode(value.to_dict(), name, arrays)}
-    if isinstance(value, Interval):
-        return {"interval": list(value)}
     if isinstance(value, tuple):
-        parts = enumerate(value)
-        return {"tuple": [_encode(part, f"{name}.{index}", arrays) for index, part in parts]}
+        parts = [_encode(part, f"{name}.{index}", arrays) for index, part in enumerate(value)]
+        return {"interval" if isinstance(value, Interval) else "tuple": parts}
     if isinstance(value, Mapping):
         return {"mapping": {k: _encode(v, f"{name}.{k}", arrays) for k, v in value.items()}}
     if is_array(value) and not isinstance(value, np.generic):
@@ -276,10 +274,9 @@ def _decode(value: Any, arrays: dict[str, HostArray]) -> Any:
         return Estimate(**{name: _decode(inner, arrays) for name, inner in content.items()})
     if kind == "history":
         return History.from_dict(_decode(content, arrays))
-    if kind == "interval":
-        return Interval(*content)
-    if kind == "tuple":
-        return tuple(_decode(part, arrays) for part in content)
+    if kind in {"interval", "tuple"}:
+        parts = [_decode(part, arrays) for part in content]
+        return Interval(*parts) if kind == "interval" else tuple(parts)
     if kind == "mapping":
         return {name: _decode(inner, arrays) for name, inner in content.items()}
     return arrays[content]

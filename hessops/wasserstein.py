@@ -30,8 +30,8 @@ def wasserstein(first: SpectralDensity, second: SpectralDensity | HostArray) -> 
     -------
     Estimate
         The distance, in units of eigenvalues, and its jackknife standard error over the probes of
-        both. Noise of the probes makes distances larger and never smaller; two densities of one
-        operator are about their standard error apart.
+        both. Noise of the probes makes distances larger in the mean; two densities of one operator are
+        about their standard error apart. The probes have to be independent: use two seeds.
 
     Raises
     ------

@@ -77,12 +77,27 @@ def test_the_budget_is_kept(name):
 
 
 def test_an_estimated_trace_brings_its_error():
-    known = hessops.trace(B, num_probes=10, rng=99)
+    known = hessops.trace(B, num_probes=400, rng=99)
     exact = hessops.trace(A, control=(B, KNOWN), max_products=40, rng=0)
     result = hessops.trace(A, control=(B, known), max_products=40, rng=0)
     assert result.standard_error >= 0.5 * known.standard_error
     assert result.standard_error > 3 * exact.standard_error
     assert result.interval.low <= TRUTH <= result.interval.high
+
+
+def test_a_trace_that_is_hardly_known_is_of_no_help():
+    plain = hessops.trace(A, num_probes=40, rng=0)
+    result = hessops.trace(A, control=Control(B, KNOWN, standard_error=1e6), max_products=40, rng=0)
+    assert result.standard_error < 1.5 * plain.standard_error
+    assert "of no help" in result.status
+
+
+@pytest.mark.parametrize("control", [(B, KNOWN), (B, None)], ids=["known", "probed"])
+@pytest.mark.parametrize("block_size", [1, 2, 3])
+def test_small_blocks(control, block_size):
+    whole = hessops.trace(A, control=control, max_products=24, rng=0)
+    result = hessops.trace(A, control=control, max_products=24, block_size=block_size, rng=0)
+    assert result.value == pytest.approx(whole.value, rel=1e-10)
 
 
 def test_fresh_probes_for_every_term_of_both():
@@ -123,6 +138,10 @@ def test_scales(scale):
         ({"method": "control"}, "do not fit: give control alone"),
         ({"control": (B, KNOWN), "rtol": 0.1}, "known beforehand: give no rtol"),
         ({"control": (B, KNOWN), "max_products": 5}, "max_products=8 or more"),
+        (
+            {"control": Control(B, cost=10.0), "max_products": 20},
+            "max_products=20 does not pay for",
+        ),
     ],
 )
 def test_bad_input(options, sentence):

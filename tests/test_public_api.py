@@ -131,7 +131,7 @@ LAYERS = {
     ],
     "vectors": ["comm", "space", "basis", "orthogonalize", "rounding", "tall_qr"],
     "operators": [
-        "operator", "compatibility", "elementary", "algebra", "finite_sum", "block_diagonal",
+        "operator", "declared", "own_memory", "compatibility", "elementary", "algebra", "finite_sum", "block_diagonal",
         "projected", "wrap", "diagnostics",
     ],
     "results": [

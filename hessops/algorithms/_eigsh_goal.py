@@ -10,7 +10,7 @@ from hessops.algorithms._common import require_positive
 from hessops.arrays import HostArray, eps
 from hessops.operator import LinearOperator
 
-__all__ = ["Goal", "Which", "eigsh_goal"]
+__all__ = ["Goal", "RitzState", "Which", "eigsh_goal"]
 
 Which = Literal["LM", "LA", "SA", "BE"]
 

@@ -16,23 +16,15 @@ from hessops.algorithms._common import (
     require_real,
     self_adjoint_operator,
 )
+from hessops.algorithms._lock_step import masked
 from hessops.algorithms.linear_solve_state import LinearSolveState
-from hessops.arrays import Array, HostArray, eps, is_array, is_complex, to_numpy
-from hessops.errors import NonFiniteError, NotSelfAdjointError
+from hessops.arrays import Array, HostArray, eps, is_array, to_numpy
+from hessops.errors import NonFiniteError
 from hessops.linear_solve_result import LinearSolveResult
 from hessops.operator import LinearOperator
 from hessops.record import Callback, History, Outcome, require_finite, run
 
-__all__ = [
-    "LinearSystem",
-    "checked_preconditioner",
-    "masked",
-    "preconditioned",
-    "real_part",
-    "require_definite",
-    "require_self_adjoint",
-    "solve_tolerance",
-]
+__all__ = ["LinearSystem", "checked_preconditioner", "solve_tolerance"]
 
 _MOST_STEPS = 10_000
 # A true residual that has not even halved since the last one will not get to the tolerance.
@@ -124,9 +116,12 @@ class _Progress:
         self.curvature = math.nan
         self.history: list[History] = []
         self.pending = np.ones(count, dtype=bool)
-        self._previous = np.full(count, math.inf)
+        # Where the round began, and with what residuals: what is worse is not taken.
+        self._before = (self.X, self.R)
+        self._previous = self.residuals
         if system.start is not None:
             self.verify()
+            self._before, self._previous = (self.X, self.R), self.residuals
 
     @property
     def targets(self) -> HostArray:
@@ -186,12 +181,19 @@ class _Progress:
         believed = np.isin(self.endings, ["converged", "exhausted"])
         self.endings = np.where(believed & ~above, "converged", self.endings)
         shrinking = self.residuals < _PROGRESS * self._previous
-        self._previous = self.residuals
+        self._keep_better(believed & (self.residuals > self._previous))
         self.pending = believed & above & shrinking
         self.endings = np.where(believed & above & ~shrinking, "stagnated", self.endings)
         stopped = outcome.reason is not None or self.step >= self.system.max_steps
         self.endings = np.where(self.pending & stopped, "", self.endings)
         return bool(self.pending.any()) and not stopped
+
+    def _keep_better(self, worse: HostArray) -> None:
+        operator, (X, R) = self.system.operator, self._before
+        self.X = masked(operator, worse, self.X * 0 if X is None else X, self.X)
+        self.R = masked(operator, worse, R, self.R)
+        self.residuals = np.where(worse, self._previous, self.residuals)
+        self._before, self._previous = (self.X, self.R), self.residuals
 
     def result(self, verified: bool, reason: str | None, seconds: float) -> LinearSolveResult:
         """Package what there is."""
@@ -248,48 +250,6 @@ def checked_preconditioner(
     return preconditioner
 
 
-def preconditioned(preconditioner: LinearOperator, R: Array) -> Array:
-    """Return the product of a preconditioner, in the precision of the residual."""
-    Z: Array = preconditioner.domain.coefficients(preconditioner.apply(R))
-    return Z
-
-
-def real_part(operator: LinearOperator, small: Array) -> Array:
-    """Return the real part of coefficients, which may be complex where the operator is."""
-    real: Array = operator.xp.real(small) if is_complex(operator.xp, small.dtype) else small
-    return real
-
-
-def masked(operator: LinearOperator, mask: HostArray, yes: Array, no: Array) -> Array:
-    """Return the columns of `yes` where the mask of the host is true, and those of `no` elsewhere."""
-    if not mask.any():
-        return no
-    xp = operator.xp
-    chosen: Array = xp.where(xp.asarray(mask, device=operator.domain.device)[None, :], yes, no)
-    return chosen
-
-
-def require_definite(forms: HostArray, squares: HostArray) -> None:
-    """Raise if r^H M r is not positive for a preconditioner M and a vector r with r^H r > 0."""
-    wrong = (forms <= 0) & (squares > 0)
-    if wrong.any():
-        found = float(np.min(forms[wrong] / squares[wrong]))
-        raise ValueError(
-            f"the preconditioner M is not positive definite: r^H M r / r^H r = {found:.3g} for a "
-            "residual r; use one that is, or none"
-        )
-
-
-def require_self_adjoint(operator: LinearOperator, *wrong: HostArray) -> None:
-    """Raise if one of the signs of asymmetry was seen in any column."""
-    if any(sign.any() for sign in wrong):
-        raise NotSelfAdjointError(
-            f"{operator} is declared self-adjoint, but its products or those of the preconditioner "
-            "are not: inner products <x, A y> and <A x, y> differ by more than half the digits; see "
-            "hessops.check_operator"
-        )
-
-
 def _block(operator: LinearOperator, B: Array, name: str) -> Array:
     if not is_array(B):
         raise TypeError(
@@ -333,8 +293,8 @@ _ADVICE = {
     "stagnated": "the accuracy attainable in this precision: raise tol, or work in a higher precision",
     "flat": "the operator is singular along a search direction, to rounding: use hessops.minres, or a "
     "positive shift",
-    "least squares": "the least there is, as the right-hand side is not in the range of the operator: "
-    "the system has no solution, and this solves it in the sense of least squares, to half the digits",
+    "least squares": "no smaller one was found: the system has no solution, and this solves it in "
+    "the sense of least squares, to half the digits; or it is too ill-conditioned for this precision",
     "unfinished": "raise max_steps or tol, or give a (better) preconditioner",
 }
 

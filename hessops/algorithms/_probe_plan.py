@@ -40,7 +40,8 @@ class ProbePlan(Generic[S]):
 
     Without a tolerance, as many as asked for. With one, Stein's two stages: the variance of a first
     stage fixes the number, and the error keeps that variance, which keeps the coverage of intervals
-    (exactly for `atol`; with `rtol`, as far as the estimate it is relative to is known).
+    (exactly for `atol` and normal samples; with `rtol`, as far as the estimate it is relative to is
+    known).
 
     Parameters
     ----------

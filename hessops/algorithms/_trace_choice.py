@@ -83,7 +83,7 @@ def choose(
         Method, reason, and the pilot's products.
     """
     n = A.shape[0]
-    if n <= (_PILOT if adaptive else budget):
+    if n <= (min(_PILOT, budget) if adaptive else budget):
         return Choice("exact", f"{n} products with unit vectors give it exactly")
     pilot = min(_PILOT, budget // 4) if adaptive else budget // 4
     plain = ""
@@ -98,19 +98,22 @@ def choose(
     if plain:
         return Choice("hutchinson", plain)
     products = multiplied(A, A.domain.probes(stream, range(pilot), probe), block_size)
-    return _by_decay(A, products, stream)
+    semidefinite = A.structure.positive_semidefinite and (
+        probe in {"sphere", "normal"} or budget <= n // 2  # signs come to depend on each other
+    )
+    return _by_decay(A, products, stream, semidefinite)
 
 
-def _by_decay(A: LinearOperator, products: Array, stream: Stream) -> Choice:
+def _by_decay(A: LinearOperator, products: Array, stream: Stream, semidefinite: bool) -> Choice:
     """Choose by what a few products show of the spectrum's decay."""
     pilot = products.shape[1]
     share = _Outside.of(A, products, stream).share
     shown = (
         f"{pilot} products show {share:.0%} of the squared Frobenius norm outside of their range"
     )
-    if A.structure.positive_semidefinite and share < _FLAT_SEMIDEFINITE:
+    if semidefinite and share < _FLAT_SEMIDEFINITE:
         return Choice("xnystrace", f"the operator is positive semidefinite, and {shown}", products)
-    if not A.structure.positive_semidefinite and share < _FLAT:
+    if not semidefinite and share < _FLAT:
         return Choice("xtrace", shown, products)
     return Choice("hutchinson", f"deflation would gain nothing: {shown}", products)
 

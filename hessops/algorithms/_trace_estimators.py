@@ -28,6 +28,7 @@ S = TypeVar("S", HutchinsonState, LeaveOneOutState, ExactTraceState, ControlStat
 
 _ADAPTIVE_DIRECTIONS = 32
 _LEAST_TO_SWITCH = 8
+_LEAST_TO_STOP = 16
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,13 @@ def _exact(task: Task) -> TraceResult:
     state = outcome.state
     complete = state.num_probes == task.operator.shape[0]
     value, half = state.estimate(), state.standard_error() if complete else math.inf
+    sections = state.sections(task.operator.domain) if complete else {}
     return task.result(
         outcome,
         method="exact",
         interval=Interval(value - half, value + half),
         probe="unit",
-        sections=state.sections(task.operator.domain),
+        sections=sections,
         status="all unit vectors used: exact to rounding" if complete else f"{outcome.reason}",
         converged=complete,
     )
@@ -158,7 +160,9 @@ def _from_probes(
     outcome = task.run(states, plan.stop)
     state = outcome.state
     status, converged = plan.verdict(state, outcome.reason)
-    sections = task.operator.domain.sections if method != "na-hutchpp" else {}
+    # What a subspace holds of a section follows from A Q alone if A is its own adjoint.
+    known = method == "hutchinson" or (method == "hutchpp" and task.operator.structure.self_adjoint)
+    sections = task.operator.domain.sections if known else {}
     return task.result(
         outcome,
         method=method,
@@ -211,9 +215,11 @@ def _semidefinite_steps(task: Task) -> Iterator[LeaveOneOutState]:
         yield state
         enough = _LEAST_TO_SWITCH <= state.num_probes <= budget // 2
         if free and enough and switch_to_xtrace(state, operator, task.stream, probe):
-            yield from xtrace_steps(
+            onwards = xtrace_steps(
                 operator, num_probes=min(budget // 2, total), known=state.products, **options
             )
+            for later in onwards:
+                yield replace(later, step=state.step + later.step)
             return
 
 
@@ -223,7 +229,9 @@ def _from_leave_one_out(task: Task, states: Iterator[LeaveOneOutState]) -> Trace
 
     def reached(state: LeaveOneOutState) -> bool:
         target = max(plan.atol, plan.rtol * abs(state.estimate()))
-        return state.half_width(plan.confidence) <= target
+        # After fewer probes a lucky draw looks like an answer.
+        enough = state.num_probes >= min(_LEAST_TO_STOP, task.operator.shape[0])
+        return enough and state.half_width(plan.confidence) <= target
 
     def stop(state: LeaveOneOutState) -> str | None:
         return "tolerance reached" if plan.adaptive and reached(state) else None
@@ -237,9 +245,13 @@ def _from_leave_one_out(task: Task, states: Iterator[LeaveOneOutState]) -> Trace
         status += f"; the half-width of the interval is {half:.3g}: raise max_products"
     elif state.num_probes < 2:
         status = "one probe gives no error: raise max_products"
+    reason = task.choice.reason
+    if state.method == "xtrace" and task.choice.method == "xnystrace":
+        reason += "; but for its end the spectrum is flat, which XTrace sees better"
     return task.result(
         outcome,
         method=state.method,
+        reason=reason,
         interval=Interval(state.estimate() - half, state.estimate() + half),
         probe=task.probe or "sphere",
         status=status,

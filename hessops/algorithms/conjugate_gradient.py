@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from hessops.algorithms._common import require_in_range, warn_if_failed
-from hessops.algorithms._linear_solve import (
-    LinearSystem,
+from hessops.algorithms._linear_solve import LinearSystem
+from hessops.algorithms._lock_step import (
     masked,
     preconditioned,
     real_part,
@@ -194,6 +194,7 @@ def cg_steps(
         host = _to_host(A, gamma, norms, curvature, xp.abs(inner[0, :] - curvature), stray)
         columns.advance()
         stuck = watch.advance(host, S)
+        columns.num_products += watch.held_against(preconditioner, P)
         if stuck.any():
             watch.curvatures(P, S, stuck)
             # Those stay where they were before the step.
@@ -215,6 +216,8 @@ class _Watch:
     def __init__(self, A: LinearOperator, columns: ActiveColumns, targets: HostArray) -> None:
         self.operator, self.columns, self.targets = A, columns, targets
         self._eps = eps(A.xp, A.dtype)
+        # Whether a step looks as if the operator were not self-adjoint, and whether it is known to be.
+        self.suspicious = self.trusted = False
         count = len(targets)
         # r^H z, (alpha, beta) of the step before, squared lengths of p and of the p before.
         self.gamma = np.zeros(count)
@@ -260,8 +263,8 @@ class _Watch:
         self._scales = np.maximum(self._scales, diagonal)
         require_in_range(self.operator, float(np.max(self._scales)), product)
         # From a null vector the first step sees nothing but rounding.
-        if columns.step > 1:
-            self._require_self_adjoint(imaginary, stray)
+        if columns.step > 1 and not self.trusted:
+            self.suspicious = self._looks_asymmetric(imaginary, stray)
         stuck: HostArray = form <= ROUNDINGS * self._eps * self._scales * self._lengths
         columns.record(norms, ~stuck)
         require_definite(gamma[~stuck], norms[~stuck] ** 2)
@@ -273,6 +276,13 @@ class _Watch:
         self._lengths, self._lengths_before = gamma + beta**2 * self._lengths, self._lengths
         self._forms_before, self.gamma, self.beta = inverse_alpha, gamma, beta
         return stuck
+
+    def held_against(self, preconditioner: LinearOperator | None, P: Array) -> int:
+        """Look into what seemed asymmetric in this step, once, and return what that cost."""
+        if not self.suspicious or self.trusted:
+            return 0
+        self.trusted = True
+        return require_self_adjoint(self.operator, preconditioner, P)
 
     def curvatures(self, P: Array, S: Array, stuck: HostArray) -> None:
         """Note the least p^H A p / p^H p of search directions at which columns end."""
@@ -290,16 +300,13 @@ class _Watch:
                 setattr(self, name, getattr(self, name)[kept])
         return self.beta
 
-    def _require_self_adjoint(self, imaginary: HostArray, stray: HostArray) -> None:
+    def _looks_asymmetric(self, imaginary: HostArray, stray: HostArray) -> bool:
         # (p - z)^H A p = beta p_before^H A p vanishes if A p_before^H p does, up to rounding at the
         # lengths of both.
         mixed = np.sqrt(self._lengths_before * self._lengths) + self._lengths_before
         allowed = np.sqrt(self._eps) * self._scales
-        require_self_adjoint(
-            self.operator,
-            imaginary > allowed * self._lengths,
-            stray > allowed * self.beta * mixed,
-        )
+        signs = (imaginary > allowed * self._lengths) | (stray > allowed * self.beta * mixed)
+        return bool(signs.any())
 
 
 def _preconditioned(

@@ -145,6 +145,8 @@ class ControlState:
     def coefficients(self) -> HostArray:
         """Return the regression coefficient of A's forms on B's by all probes but each."""
         m = self.num_probes
+        if m < 2:
+            return np.zeros(m)
         a, b = (forms - forms.mean() for forms in self.pairs)
         scale = float(np.max(np.abs(b))) or 1.0
         # Without probe j, sums of products of deviations from the mean of the others.
@@ -162,6 +164,8 @@ class ControlState:
             return float(self.pairs[1].mean()), 0.0, math.inf
         spread = float(length(self.extra - self.extra.mean()))
         count = len(self.extra)
+        if count < 2:
+            return float(self.extra.mean()), math.nan, 0
         return float(self.extra.mean()), spread / math.sqrt(count * (count - 1)), count - 1
 
     def estimate(self) -> float:
@@ -175,7 +179,7 @@ class ControlState:
     def interval(self, confidence: float) -> Interval:
         """Return the interval by Student's t."""
         errors, (_, _, freedom) = self._errors(), self.control_trace()
-        if self.num_probes < 3:
+        if not np.all(np.isfinite(errors)):
             return Interval(-math.inf, math.inf)
         parts = np.array([self.num_probes - 2, min(freedom, 1e9)])
         total = float(length(errors))
@@ -251,6 +255,11 @@ def control_steps(
     """
     forms = _Forms(A, control.operator, stream, probe, stratify)
     both = 1 + control.cost
+    if budget < _LEAST_PILOT * both:
+        raise ValueError(
+            f"max_products={budget} does not pay for the {_LEAST_PILOT} probes of both operators that "
+            f"show whether the control helps, {_LEAST_PILOT * both:g} products: raise it"
+        )
     pilot = int(min(_PILOT, max(_LEAST_PILOT, budget / both // 4)))
     nothing = ControlState(0, 0, 0, np.zeros((2, 0)), np.zeros(0), control)
     state = nothing
@@ -272,7 +281,7 @@ def control_steps(
 def _split(state: ControlState, budget: float) -> tuple[int, int]:
     """Return how many probes for both operators, and for B alone; (0, 0) if B is of no help."""
     cost, known = state.control.cost, state.control.trace is not None
-    # No correlation is seen exactly: a pilot of m probes leaves one of 1 - 1/m at most.
+    # No correlation is seen exactly: of a pilot of m probes, a square of 1 - 1/m² at most is believed.
     square = min(state.correlation() ** 2, 1 - 1 / state.num_probes**2)
     ratio = 0.0 if known else min(math.sqrt(square / ((1 - square) * cost)), _MOST_EXTRA)
     num_pairs = int(budget / (1 + cost + ratio * cost))
@@ -281,6 +290,12 @@ def _split(state: ControlState, budget: float) -> tuple[int, int]:
         num_pairs = state.num_probes
         num_extra = 0 if known else max(0, int((budget - num_pairs * (1 + cost)) / cost))
     of_control = 0.0 if known else square / max(num_extra, 1)
+    a, b = (float(length(forms - forms.mean())) for forms in state.pairs)
+    if known and b > 0:
+        # The uncertainty of B's trace comes in with the slope, beside one probe's deviation of A.
+        slope, deviation = state.correlation() * a / b, a / math.sqrt(state.num_probes - 1)
+        if deviation > 0:
+            of_control = (slope * state.control.standard_error / deviation) ** 2
     if (1 - square) / num_pairs + of_control >= 1 / budget:
         return 0, 0
     return num_pairs, num_extra

@@ -2,8 +2,8 @@
 
 E[z^H A z] = tr A for any z with E[z z^H] = I. One probe costs one product. For real symmetric A its
 variance is 2 (‖A‖_F² - Σ a_ii²) with signs, 2 ‖A‖_F² with normal numbers, and
-2 n / (n + 2) (‖A‖_F² - (tr A)² / n) on the sphere: prefer signs, unless the operator is nearly a
-multiple of the identity in every basis.
+2 n / (n + 2) (‖A‖_F² - (tr A)² / n) on the sphere: prefer signs, which are never worse than the sphere
+by more than a factor of 1 + 2 / n.
 
 If A is a finite sum of terms, the estimator is linear in the terms and may use a fresh probe for
 each: the same cost, and the errors of the terms average out instead of adding up.

@@ -23,6 +23,8 @@ from hessops.operator import LinearOperator
 from hessops.projected import Projected
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
+from hessops.result import Interval
+from hessops.rounding import ROUNDINGS
 from hessops.statistics import MeanVariance
 from hessops.tall_qr import extended_qr
 
@@ -52,6 +54,11 @@ class DeflatedState(HutchinsonState):
     def standard_error(self, column: int = 0) -> float:
         """Return the standard error that the probes and rounding leave."""
         return math.hypot(super().standard_error(column), self.rounding)
+
+    def interval(self, source: HutchinsonState, confidence: float) -> Interval:
+        """Return the interval about this estimate, no narrower than rounding."""
+        low, high = super().interval(source, confidence)
+        return Interval(low - self.rounding, high + self.rounding)
 
     def estimate(self, column: int = 0) -> float:
         """Return the estimate of the trace, or of one section's."""
@@ -101,6 +108,8 @@ def hutchpp_steps(
     Z = multiplied(A, Q, block_size)
     require_finite(to_numpy(space.column_norms_squared(Z)), 2 * num_directions, A)
     known = _known_traces(A, Q, Z)
+    entries = to_numpy(space.column_inner(Q, Z))
+    rounding = ROUNDINGS * eps(space.xp, space.dtype) * float(np.sum(np.abs(entries)))
     states = hutchinson_steps(
         Projected(A, Q),
         stream=stream,
@@ -112,7 +121,7 @@ def hutchpp_steps(
     for state in states:
         parts = {item.name: getattr(state, item.name) for item in fields(state)}
         parts["num_products"] += num_directions + Q.shape[1]
-        yield DeflatedState(**parts, known=known, num_directions=Q.shape[1])
+        yield DeflatedState(**parts, known=known, num_directions=Q.shape[1], rounding=rounding)
 
 
 def _known_traces(A: LinearOperator, Q: Array, Z: Array) -> HostArray:
@@ -161,8 +170,12 @@ def na_hutchpp(
     G = space.probes(stream, range(num_products - rows - columns), "rademacher")
     vectors = space.xp.concat([sketches, G], axis=1)
     products = multiplied(A, vectors, block_size)
+    squared = to_numpy(space.column_norms_squared(products))
+    require_finite(squared, num_products, A)
+    # Scaled, so that products of products stay within range.
+    size = float(np.sqrt(np.max(squared))) or 1.0
+    products = products * (1 / size)
     gram = to_numpy(space.gram(vectors, products))
-    require_finite(gram, num_products, A)
     squares = to_numpy(space.gram(products, products))
     s, r, g = slice(rows), slice(rows, rows + columns), slice(rows + columns, None)
     # A is nearly Z (S^H Z)^+ W^H with Z = A R and W = A S.
@@ -176,9 +189,9 @@ def na_hutchpp(
     return DeflatedState(
         step=1,
         num_products=num_products,
-        moments=MeanVariance.of(missed[None, None, :]),
+        moments=MeanVariance.of(size * missed[None, None, :]),
         num_samples=(A.num_samples,),
-        known=np.array([low_rank]),
+        known=np.array([size * low_rank]),
         num_directions=rows,
-        rounding=rounding,
+        rounding=size * rounding,
     )

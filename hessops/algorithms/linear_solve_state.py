@@ -39,6 +39,10 @@ class LinearSolveState:
         Steps that each column took.
     curvature : float
         Least curvature met at which a column had to end; NaN where there was none.
+    _active : array, shape (n, a)
+        Iterates of the columns that go on.
+    _finished : array, shape (n, m), or None
+        Iterates of those that have ended, once there are any.
     """
 
     step: int

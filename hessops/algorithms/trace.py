@@ -147,6 +147,7 @@ def trace(
     >>> estimate.method, bool(abs(estimate.value - 10) < 1e-3)
     ('xnystrace', True)
     """
+    clock = time.perf_counter()
     operator = square_operator(A, "trace")
     _require_real_trace(operator)
     require_positive(num_probes=num_probes, max_products=max_products, block_size=block_size)
@@ -192,7 +193,6 @@ def trace(
         callback,
         helper,
     )
-    clock = time.perf_counter()
     result = ESTIMATORS[choice.method](task)
     warn_if_failed(result.converged, result.status)
     return replace(result, seconds=time.perf_counter() - clock)
@@ -215,6 +215,13 @@ def _require_fitting(
         raise ValueError(
             f"num_probes={num_probes} and max_products={max_products} say the same: give one"
         )
+    if method == "exact" and max_products is not None and max_products < operator.shape[0]:
+        raise ValueError(
+            f"method='exact' takes {operator.shape[0]} products, one per row, and max_products="
+            f"{max_products}: raise it, or choose another method"
+        )
+    if method == "xtrace" and max_products == 1:
+        raise ValueError("method='xtrace' takes two products a probe: max_products=1 is too few")
     if method == "xnystrace" and not operator.structure.positive_semidefinite:
         raise ValueError(
             f"method='xnystrace' needs a positive semidefinite operator, and {operator} is not known "

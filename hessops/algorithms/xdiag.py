@@ -153,7 +153,7 @@ def _estimates(
     scatter = xp.sqrt(xp.sum(xp.abs(singles - mean[:, None]) ** 2, axis=1) / (m * (m - 1)))
     center = (xp.sum(deleted, axis=1) / m)[:, None]
     jackknife = xp.sqrt(xp.sum(xp.abs(deleted - center) ** 2, axis=1) * ((m - 1) / m))
-    return mean, xp.sqrt(scatter * jackknife)
+    return mean, xp.sqrt(scatter) * xp.sqrt(jackknife)
 
 
 def _orthogonalized(space: Space, block: Array, i: int, along: HostArray, norm: HostArray) -> Array:

@@ -32,7 +32,7 @@ def xnystrace_steps(
     stream: Stream,
     num_probes: int,
     first: int = 4,
-    probe: ProbeKind = "normal",
+    probe: ProbeKind = "sphere",
     block_size: int = 32,
     known: Array | None = None,
 ) -> Iterator[LeaveOneOutState]:
@@ -69,6 +69,11 @@ def xnystrace_steps(
         If a product shows that `A` has a negative eigenvalue.
     """
     space = A.domain
+    if probe in {"rademacher", "steinhaus"} and num_probes > space.dim // 2:
+        raise ValueError(
+            f"{num_probes} probes of signs in dimension {space.dim} may depend on each other: use "
+            "probe='sphere', or fewer products"
+        )
     omega = products = space.zeros(0)
     counts = doubled(first if known is None else known.shape[1], num_probes)
     for step, indices in enumerate(counts, start=1):

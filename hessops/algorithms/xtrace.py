@@ -36,7 +36,7 @@ def xtrace_steps(
     stream: Stream,
     num_probes: int,
     first: int = 4,
-    probe: ProbeKind = "normal",
+    probe: ProbeKind = "sphere",
     block_size: int = 32,
     known: Array | None = None,
 ) -> Iterator[LeaveOneOutState]:
