@@ -131,8 +131,8 @@ LAYERS = {
     ],
     "vectors": ["comm", "space", "basis", "orthogonalize", "rounding", "tall_qr"],
     "operators": [
-        "operator", "declared", "own_memory", "compatibility", "elementary", "algebra", "finite_sum", "block_diagonal",
-        "projected", "wrap", "diagnostics",
+        "operator", "declared", "own_memory", "compatibility", "elementary", "algebra",
+        "finite_sum", "block_diagonal", "projected", "wrap", "diagnostics",
     ],
     "results": [
         "record", "result", "plot", "density", "eigenpairs", "low_rank_result", "norm_result",

@@ -44,7 +44,7 @@ from hessops.space import Space
 __all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
 
 _BASIS_BYTES = 2**30
-_LEAST_BASIS, _MOST_BASIS, _MOST_BLOCK_BASIS = 20, 2000, 500
+_LEAST_BASIS, _MOST_BASIS, _MOST_BLOCK_BASIS = 20, 500, 500
 _MOST_STEPS = 10_000
 
 
@@ -86,7 +86,7 @@ def eigsh(
     max_basis : int, optional
         Most basis vectors to keep, at least ``k + 2 * block_size``, or the dimension if less. More
         take fewer products. Where not given, as many as fit a gigabyte, but at least 2 k + 20 and at
-        most 2000 + 10 k, or 500 + 10 k in blocks, whose small problems are dense.
+        most 500 + 10 k.
     max_steps : int, optional
         Most steps, 10 000 where not given.
     start : array, shape (n,), optional

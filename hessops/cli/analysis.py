@@ -124,7 +124,7 @@ def _eigenpairs(
 
         def look(state: EigshState) -> None:
             nonlocal scale
-            scale = float(np.max(np.abs(state.values)))
+            scale = state.size
             advance(state)
 
         pairs = hessops.eigsh(
