@@ -56,17 +56,12 @@ def trace(
     Without a tolerance it spends `max_products` products. With `rtol` or `atol` it spends as many as
     the half-width of the interval takes to be at most ``max(atol, rtol * |trace|)``.
 
-    ==============  ==============================  =============  ====================================
-    method          for                             a probe costs  error for eigenvalues α^i, m products
-    ==============  ==============================  =============  ====================================
-    ``hutchinson``  flat spectra; finite sums       1              1 / √m
-    ``hutchpp``     outliers; finite sums with them 1 (3 on        α^(m/3)
-                                                    average)
-    ``na-hutchpp``  one block of products           1 (4)          α^(m/4)
-    ``xtrace``      decaying spectra                2              α^(m/2)
-    ``xnystrace``   decaying semidefinite spectra   1              α^m
-    ``exact``       small operators                 n in all       0
-    ==============  ==============================  =============  ====================================
+    * ``hutchinson`` for flat spectra and finite sums; the error falls as 1/√m with m products.
+    * ``hutchpp`` for outliers, also of finite sums; for eigenvalues α^i the error falls as α^(m/3).
+    * ``na-hutchpp``, the same by one block of products; α^(m/4).
+    * ``xtrace`` for spectra that decay, two products a probe; α^(m/2).
+    * ``xnystrace`` for positive semidefinite spectra that decay, one product a probe; α^m.
+    * ``exact`` for small operators, one product a row.
 
     ``auto`` takes Hutchinson's estimator for finite sums and for spaces with sections, and otherwise
     lets a quarter of the products (with a tolerance, 16) show how fast the spectrum decays. They are
@@ -77,7 +72,7 @@ def trace(
     A : LinearOperator or anything `aslinearoperator` takes
         Square; if complex, self-adjoint.
     method : str
-        The estimator, from the table above. ``xnystrace`` needs a positive semidefinite operator,
+        The estimator, as above. ``xnystrace`` needs a positive semidefinite operator,
         ``na-hutchpp`` a self-adjoint one, and ``control`` is chosen by giving `control`.
     num_probes : int, optional
         Probes of Hutchinson's estimator, which it chooses where `method` is not given; with a
@@ -131,7 +126,7 @@ def trace(
     The interval of ``hutchinson`` and ``hutchpp`` is Student's, with coverage kept by Stein's two
     stages where there is a tolerance. That of ``xtrace`` and ``xnystrace`` takes the geometric mean of
     two errors of their leave-one-out estimates, one too small and one too large (see
-    `hessops.algorithms._leave_one_out`); it is calibrated and not a theorem: coverage of nominally
+    ``hessops.algorithms._leave_one_out``); it is calibrated and not a theorem: coverage of nominally
     95 % intervals was between 93 and 100 % on the spectra tried.
 
     References

@@ -45,7 +45,7 @@ class XDiagState:
         The estimates, unbiased.
     standard_errors : array, shape (n,)
         Of the entries: entry by entry the geometric mean of two errors, one too small and one too
-        large, as in `hessops.algorithms._leave_one_out`.
+        large, as in ``hessops.algorithms._leave_one_out``.
     norm, error_norm : float
         2-norms of the estimate and of its standard errors.
     """
