@@ -101,7 +101,8 @@ def test_trace(split, matrix, probe):
 def test_every_estimator_of_a_trace(split, matrix, method):
     square = matrix @ matrix
     structure = POSITIVE_SEMIDEFINITE
-    verb = partial(hessops.trace, method=method, max_products=16, block_size=4, rng=3)
+    budget = None if method == "exact" else 16
+    verb = partial(hessops.trace, method=method, max_products=budget, block_size=4, rng=3)
     serial, results = on_ranks(verb, square, split, structure)
     assert_same_run(serial, results)
     for result in results:

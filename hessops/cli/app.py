@@ -126,7 +126,7 @@ def analyze(
     device: Device = None,
     output: Output = Path("hessops-report"),
     title: Annotated[
-        str | None, typer.Option(help="Title of the report; TARGET and arguments if not given.")
+        str | None, typer.Option(help="Title of the report; TARGET's file if not given.")
     ] = None,
     traceback: Traceback = False,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ _UNRESOLVED = 1e-3
 # Where it takes up more of the range than this, it needs no panel of its own.
 _LARGE = 1 / 3
 _POINTS = 1024
+_TITLE_WIDTH = 90
 _DECADES = 6
 
 
@@ -53,7 +55,7 @@ def density_picture(density: SpectralDensity, eigenvalues: HostArray, title: str
         _draw_bulk(panels[1], density, bulk)
         panels[0].set_title("the whole spectrum", fontsize="medium")
         panels[0].axvspan(*bulk, color="tab:orange", alpha=0.2, linewidth=0, zorder=0)
-    figure.suptitle(f"{title}\n{caption(density)}", fontsize="medium")
+    figure.suptitle(f"{fill(title, _TITLE_WIDTH)}\n{caption(density)}", fontsize="medium")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

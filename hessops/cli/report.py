@@ -92,7 +92,7 @@ def write_report(
     analysis : Analysis
         The results.
     title : str, optional
-        What to call it on the page and above the picture; target and arguments where not given.
+        What to call it on the page and above the picture; the target's file where not given.
 
     Returns
     -------
@@ -105,7 +105,8 @@ def write_report(
         If `folder` cannot be written.
     """
     require_writable(folder)
-    title = title or " ".join([target, *arguments])
+    # The whole command stands below the title.
+    title = title or Path(target).name
     folder.mkdir(parents=True, exist_ok=True)
     document = _document(target, arguments, analysis)
     # A picture of an earlier analysis must not stand beside this one.
