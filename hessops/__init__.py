@@ -17,54 +17,54 @@ Examples
 5050.0
 """
 
-from hessops.algebra import Adjoint, Product, Scaled, Shifted, Sum
-from hessops.algorithms.condition_number import condition_number
-from hessops.algorithms.conjugate_gradient import cg
-from hessops.algorithms.diagonal import diagonal
-from hessops.algorithms.effective_dimension import effective_dimension
-from hessops.algorithms.eigenvalue_count import eigenvalue_count
-from hessops.algorithms.eigsh import eigsh
-from hessops.algorithms.frobenius_norm import frobenius_norm
-from hessops.algorithms.inverse import inverse
-from hessops.algorithms.lanczos import lanczos
-from hessops.algorithms.matrix_function import matrix_function
-from hessops.algorithms.minres import minres
-from hessops.algorithms.numerical_rank import numerical_rank
-from hessops.algorithms.nystrom import nystrom
-from hessops.algorithms.nystrom_preconditioner import nystrom_preconditioner
-from hessops.algorithms.power import power_iteration
-from hessops.algorithms.randomized_eigh import randomized_eigh
-from hessops.algorithms.randomized_svd import randomized_svd
-from hessops.algorithms.schatten_norm import nuclear_norm, schatten_norm
-from hessops.algorithms.slq import spectral_density
-from hessops.algorithms.spectral_norm import spectral_norm
-from hessops.algorithms.trace import trace
-from hessops.algorithms.trace_function import (
+from hessops.algorithms.eigen.eigsh import eigsh
+from hessops.algorithms.eigen.power import power_iteration
+from hessops.algorithms.functions.matrix_function import matrix_function
+from hessops.algorithms.functions.trace_function import (
     estrada_index,
     logdet,
     trace_function,
     trace_inverse,
 )
-from hessops.block_diagonal import BlockDiagonal
-from hessops.cdf_band import cdf_band
+from hessops.algorithms.krylov.lanczos import lanczos
+from hessops.algorithms.krylov.slq import spectral_density
+from hessops.algorithms.low_rank.nystrom import nystrom
+from hessops.algorithms.low_rank.randomized_eigh import randomized_eigh
+from hessops.algorithms.low_rank.randomized_svd import randomized_svd
+from hessops.algorithms.norms.condition_number import condition_number
+from hessops.algorithms.norms.effective_dimension import effective_dimension
+from hessops.algorithms.norms.eigenvalue_count import eigenvalue_count
+from hessops.algorithms.norms.frobenius_norm import frobenius_norm
+from hessops.algorithms.norms.numerical_rank import numerical_rank
+from hessops.algorithms.norms.schatten_norm import nuclear_norm, schatten_norm
+from hessops.algorithms.norms.spectral_norm import spectral_norm
+from hessops.algorithms.solvers.conjugate_gradient import cg
+from hessops.algorithms.solvers.inverse import inverse
+from hessops.algorithms.solvers.minres import minres
+from hessops.algorithms.solvers.nystrom_preconditioner import nystrom_preconditioner
+from hessops.algorithms.trace.diagonal import diagonal
+from hessops.algorithms.trace.trace import trace
 from hessops.comm import Communicator, SerialComm
+from hessops.density.cdf_band import cdf_band
+from hessops.density.haydock import haydock
+from hessops.density.kernel_polynomial import kernel_polynomial
+from hessops.density.wasserstein import wasserstein
 from hessops.diagnostics import check_operator
-from hessops.elementary import Diagonal, Identity, LowRank
 from hessops.errors import (
     ConvergenceError,
     ConvergenceWarning,
     NonFiniteError,
     NotSelfAdjointError,
 )
-from hessops.finite_sum import FiniteSum
-from hessops.haydock import haydock
-from hessops.kernel_polynomial import kernel_polynomial
 from hessops.operator import LinearOperator
-from hessops.projected import Projected
+from hessops.operators.algebra import Adjoint, Product, Scaled, Shifted, Sum
+from hessops.operators.block_diagonal import BlockDiagonal
+from hessops.operators.elementary import Diagonal, Identity, LowRank
+from hessops.operators.finite_sum import FiniteSum
+from hessops.operators.projected import Projected
 from hessops.result import load
 from hessops.space import ArraySpace, Space
 from hessops.structure import Structure
-from hessops.wasserstein import wasserstein
 from hessops.wrap import aslinearoperator, to_scipy
 
 __version__ = "0.1.0"

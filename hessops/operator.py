@@ -58,7 +58,7 @@ class LinearOperator(ABC):
     """Samples of data behind an operator that is a term of a sum; 0 for one that needs no data."""
 
     algebra: ClassVar[Algebra]
-    """What ``+ * @ .H`` build; ``hessops.algebra``, which knows the nodes, sets it."""
+    """What ``+ * @ .H`` build; ``hessops.operators.algebra``, which knows the nodes, sets it."""
 
     def __init__(
         self, domain: Space, codomain: Space | None = None, *, structure: Structure = GENERAL

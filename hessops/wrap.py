@@ -24,10 +24,15 @@ from hessops.arrays import (
     plain,
     to_numpy,
 )
-from hessops.declared import Declared, floating_dtype, require_as_declared, shape_pair
-from hessops.elementary import FunctionOperator, MatrixOperator, require_finite_entries, space_like
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
+from hessops.operators.declared import Declared, floating_dtype, require_as_declared, shape_pair
+from hessops.operators.elementary import (
+    FunctionOperator,
+    MatrixOperator,
+    require_finite_entries,
+    space_like,
+)
 from hessops.space import ArraySpace
 
 __all__ = ["aslinearoperator", "to_scipy"]

@@ -28,7 +28,7 @@ from strategies import (
     space_at,
 )
 
-import hessops.projected as projected_module
+import hessops.operators.projected as projected_module
 from hessops import (
     Adjoint,
     ArraySpace,

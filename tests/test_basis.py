@@ -11,7 +11,7 @@ from strategies import assert_close, blocks, norm, normal, orthonormal, places, 
 
 from hessops import ArraySpace, SerialComm
 from hessops.arrays import dtype_name, to_numpy
-from hessops.basis import Basis
+from hessops.blocks.basis import Basis
 
 
 def filled(space, bases, put, capacity):

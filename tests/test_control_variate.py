@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import hessops
 from hessops import FiniteSum, aslinearoperator
-from hessops.algorithms.control_variate import Control, ControlState
+from hessops.algorithms.trace.control_variate import Control, ControlState
 
 N = 100
 LIKE = problems.matrix_of(np.linspace(0.1, 4, N) ** 2, rng=1)

@@ -12,7 +12,7 @@ from scipy import stats
 
 import hessops
 from hessops import Diagonal
-from hessops.kernel_polynomial import chebyshev_moments, jackson_factors
+from hessops.density.kernel_polynomial import chebyshev_moments, jackson_factors
 
 UNIFORM = np.linspace(-1, 1, 400)
 

@@ -16,7 +16,7 @@ from strategies import norm, normal, psd_matrices, with_spectrum
 import hessops
 from hessops import ArraySpace, FiniteSum, NotSelfAdjointError, Projected, aslinearoperator
 from hessops.arrays import to_numpy
-from hessops.elementary import MatrixOperator
+from hessops.operators.elementary import MatrixOperator
 from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 
 N = 37

@@ -91,7 +91,7 @@ def test_there_are_examples_to_run():
     finder = doctest.DocTestFinder(exclude_empty=True)
     examples = [
         example
-        for name in ("hessops", "hessops.operator", "hessops.algorithms.trace")
+        for name in ("hessops", "hessops.operator", "hessops.algorithms.trace.trace")
         for example in finder.find(importlib.import_module(name), name)
         if example.examples
     ]

@@ -9,7 +9,7 @@ from scipy.linalg import eigh_tridiagonal
 
 import hessops
 from hessops import NonFiniteError, NotSelfAdjointError, aslinearoperator
-from hessops.algorithms.lanczos import lanczos_steps
+from hessops.algorithms.krylov.lanczos import lanczos_steps
 
 DTYPES = (np.float64, np.float32, np.complex128, np.complex64)
 

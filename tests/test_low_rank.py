@@ -23,9 +23,9 @@ from hessops import (
     ArraySpace,
     aslinearoperator,
 )
-from hessops.algorithms.randomized_eigh import randomized_eigh
-from hessops.algorithms.randomized_svd import randomized_svd
-from hessops.algorithms.range_finder import orthonormal_remainder, range_finder_steps
+from hessops.algorithms.low_rank.randomized_eigh import randomized_eigh
+from hessops.algorithms.low_rank.randomized_svd import randomized_svd
+from hessops.algorithms.low_rank.range_finder import orthonormal_remainder, range_finder_steps
 from hessops.arrays import dtype_name, to_numpy
 from hessops.random import Stream
 from hessops.structure import GENERAL, SELF_ADJOINT

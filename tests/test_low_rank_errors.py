@@ -13,11 +13,11 @@ from scipy.stats import binom, norm
 from strategies import normal, with_spectrum
 
 from hessops import Diagonal, aslinearoperator
-from hessops.algorithms._sketch_error import bound_factor
-from hessops.algorithms.nystrom import nystrom
-from hessops.algorithms.randomized_eigh import randomized_eigh
-from hessops.algorithms.randomized_svd import randomized_svd
-from hessops.algorithms.range_finder import range_finder_steps
+from hessops.algorithms.low_rank._sketch_error import bound_factor
+from hessops.algorithms.low_rank.nystrom import nystrom
+from hessops.algorithms.low_rank.randomized_eigh import randomized_eigh
+from hessops.algorithms.low_rank.randomized_svd import randomized_svd
+from hessops.algorithms.low_rank.range_finder import range_finder_steps
 from hessops.random import Stream
 
 NUM_SEEDS = 400

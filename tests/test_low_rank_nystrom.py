@@ -18,8 +18,8 @@ from hessops import (
     aslinearoperator,
     load,
 )
-from hessops.algorithms.nystrom import nystrom, nystrom_steps
-from hessops.algorithms.randomized_eigh import randomized_eigh
+from hessops.algorithms.low_rank.nystrom import nystrom, nystrom_steps
+from hessops.algorithms.low_rank.randomized_eigh import randomized_eigh
 from hessops.arrays import dtype_name, to_numpy
 from hessops.random import Stream
 from hessops.structure import POSITIVE_SEMIDEFINITE

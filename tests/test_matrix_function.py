@@ -23,7 +23,7 @@ from hessops import (
     aslinearoperator,
     load,
 )
-from hessops.algorithms.matrix_function import matrix_function
+from hessops.algorithms.functions.matrix_function import matrix_function
 from hessops.structure import SELF_ADJOINT
 
 FUNCTIONS = {

@@ -13,7 +13,7 @@ from strategies import normal, orthonormal, psd_matrices, self_adjoint_matrices,
 
 import hessops
 from hessops import ConvergenceWarning, aslinearoperator, gallery
-from hessops.algorithms._markov import mass_below
+from hessops.algorithms.norms._markov import mass_below
 from hessops.random import Purpose, Stream
 
 SEEDS = range(500)
@@ -51,7 +51,7 @@ def test_the_mass_below_any_point_is_between_its_bounds(seed, steps, x):
 
 
 def _after(values, b, steps):
-    from hessops.algorithms.lanczos import lanczos_steps
+    from hessops.algorithms.krylov.lanczos import lanczos_steps
 
     for state in lanczos_steps(hessops.Diagonal(values), b[:, None]):
         if state.step == steps or not state.alive[0]:

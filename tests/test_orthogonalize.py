@@ -9,7 +9,7 @@ from strategies import blocks, norm, normal, orthonormal, places, sizes, space_a
 
 from hessops import ArraySpace, power_iteration
 from hessops.arrays import dtype_name, to_numpy
-from hessops.orthogonalize import complete_orthonormal, orthonormalize
+from hessops.blocks.orthogonalize import complete_orthonormal, orthonormalize
 from hessops.random import Stream
 
 

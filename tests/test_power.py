@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import hessops
 from hessops import ConvergenceWarning, Diagonal, NonFiniteError, aslinearoperator
-from hessops.algorithms.power import power_steps
+from hessops.algorithms.eigen.power import power_steps
 from hessops.random import Stream
 
 METHODS = ("block", "deflated")

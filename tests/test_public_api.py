@@ -31,7 +31,7 @@ CORE = [name for name in MODULES if not name.startswith("hessops.cli")]
 ALGORITHMS = [name for name in CORE if name.startswith("hessops.algorithms.")]
 HOST_LIBRARIES = {"numpy", "scipy", "array_api_compat"}
 # Imported where it is used, never at the top of a file.
-ON_DEMAND = {"hessops.plot": {"matplotlib"}}
+ON_DEMAND = {"hessops.density.plot": {"matplotlib"}}
 
 
 def source_of(module):
@@ -129,18 +129,12 @@ LAYERS = {
         "arrays", "errors", "random", "scalars", "statistics", "structure", "spectral_function",
         "bounds", r"bounds\.\w+",
     ],
-    "vectors": ["comm", "space", "basis", "orthogonalize", "rounding", "tall_qr"],
-    "operators": [
-        "operator", "declared", "own_memory", "compatibility", "elementary", "algebra",
-        "finite_sum", "block_diagonal", "projected", "wrap", "diagnostics",
-    ],
+    "vectors": ["comm", "space", "blocks", r"blocks\.\w+"],
+    "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],
     "results": [
-        "record", "result", "plot", "density", "eigenpairs", "low_rank_result", "norm_result",
-        "linear_solve_result", "spectral_estimate", "trace_result", "probe_mean", "cdf_band", "haydock",
-        "kernel_polynomial",
-        "wasserstein",
+        "record", "result", "results", r"results\.\w+", "density", r"density\.\w+",
     ],
-    "algorithms": ["algorithms", r"algorithms\.\w+"],
+    "algorithms": ["algorithms", r"algorithms\.\w+", r"algorithms\.\w+\.\w+"],
     "problems": ["gallery", r"gallery\.\w+"],
     "command line": ["cli", r"cli\.\w+"],
 }  # fmt: skip

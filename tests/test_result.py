@@ -14,7 +14,7 @@ from strategies import LIBRARIES, Place, normal, with_spectrum
 import hessops
 from hessops import ArraySpace, ConvergenceError, ConvergenceWarning, Identity, aslinearoperator
 from hessops.arrays import to_numpy
-from hessops.elementary import MatrixOperator
+from hessops.operators.elementary import MatrixOperator
 from hessops.record import History
 from hessops.result import Estimate, Interval, Result, load
 from hessops.structure import SELF_ADJOINT

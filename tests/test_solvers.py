@@ -34,8 +34,8 @@ from hessops import (
     load,
     minres,
 )
-from hessops.algorithms.conjugate_gradient import cg_steps
-from hessops.algorithms.minres import minres_steps
+from hessops.algorithms.solvers.conjugate_gradient import cg_steps
+from hessops.algorithms.solvers.minres import minres_steps
 from hessops.arrays import to_numpy
 from hessops.structure import SELF_ADJOINT
 

@@ -12,11 +12,11 @@ from strategies import COMPLEX, normal, places, space_at, with_spectrum
 
 import hessops
 from hessops import aslinearoperator
-from hessops.algorithms._block_orthonormal import orthonormal_rest
-from hessops.algorithms._block_tridiagonal import BlockTridiagonal
-from hessops.algorithms.thick_restart import eigsh_steps, known_pairs
+from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
+from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal
+from hessops.algorithms.eigen.thick_restart import eigsh_steps, known_pairs
 from hessops.arrays import dtype_name, to_numpy
-from hessops.basis import Basis
+from hessops.blocks.basis import Basis
 from hessops.random import Stream
 from hessops.structure import SELF_ADJOINT
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 import hessops
 from hessops import ArraySpace, ConvergenceWarning, Diagonal, FiniteSum, LowRank, aslinearoperator
-from hessops.algorithms.hutchinson import HutchinsonState, hutchinson_steps
+from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
 from hessops.random import Purpose, Stream
 from hessops.statistics import MeanVariance, welch_satterthwaite
 

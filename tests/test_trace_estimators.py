@@ -11,12 +11,12 @@ from strategies import LIBRARIES, Place, space_at, with_spectrum
 
 import hessops
 from hessops import ConvergenceWarning, Diagonal, FiniteSum, LowRank, aslinearoperator
-from hessops.algorithms._leave_one_out import LeaveOneOut
-from hessops.algorithms.hutchpp import hutchpp_steps
-from hessops.algorithms.xnystrace import xnystrace_steps
-from hessops.algorithms.xtrace import xtrace_steps
+from hessops.algorithms.trace._leave_one_out import LeaveOneOut
+from hessops.algorithms.trace.hutchpp import hutchpp_steps
+from hessops.algorithms.trace.xnystrace import xnystrace_steps
+from hessops.algorithms.trace.xtrace import xtrace_steps
 from hessops.arrays import to_numpy
-from hessops.elementary import MatrixOperator
+from hessops.operators.elementary import MatrixOperator
 from hessops.random import Stream
 from hessops.structure import SELF_ADJOINT
 

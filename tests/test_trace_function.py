@@ -25,8 +25,8 @@ from hessops import (
     gallery,
     load,
 )
-from hessops.algorithms.quadrature import quadrature_steps
-from hessops.algorithms.trace_function import (
+from hessops.algorithms.functions.quadrature import quadrature_steps
+from hessops.algorithms.functions.trace_function import (
     estrada_index,
     logdet,
     trace_function,

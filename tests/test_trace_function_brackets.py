@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from strategies import psd_matrices
 
 from hessops import Diagonal, Identity, aslinearoperator
-from hessops.algorithms.gauss_brackets import GaussBrackets, gauss_rule, radau_rule
-from hessops.algorithms.lanczos import lanczos_steps
+from hessops.algorithms.functions.gauss_brackets import GaussBrackets, gauss_rule, radau_rule
+from hessops.algorithms.krylov.lanczos import lanczos_steps
 from hessops.result import Interval
 from hessops.spectral_function import SpectralFunction, power, spectral_function
 

@@ -7,7 +7,7 @@ import problems
 import pytest
 
 from hessops import ConvergenceWarning
-from hessops.algorithms.trace_function import trace_function
+from hessops.algorithms.functions.trace_function import trace_function
 
 SEEDS = 500
 CASES = {

@@ -9,7 +9,7 @@ import pytest
 
 import hessops
 from hessops import ArraySpace, ConvergenceWarning, SerialComm
-from hessops.algorithms.lanczos import lanczos_steps
+from hessops.algorithms.krylov.lanczos import lanczos_steps
 from hessops.arrays import to_numpy
 from hessops.structure import SELF_ADJOINT
 

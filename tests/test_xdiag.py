@@ -10,7 +10,7 @@ from scipy import stats
 from strategies import LIBRARIES, Place, space_at, with_spectrum
 
 from hessops import LowRank, aslinearoperator
-from hessops.algorithms.xdiag import xdiag_steps
+from hessops.algorithms.trace.xdiag import xdiag_steps
 from hessops.arrays import to_numpy
 from hessops.random import Stream
 from hessops.structure import SELF_ADJOINT

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hessops.algebra import Scaled
-from hessops.elementary import Identity
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
+from hessops.operators.algebra import Scaled
+from hessops.operators.elementary import Identity
 from hessops.structure import SELF_ADJOINT
 from hessops_torch.batches import MicroBatches, tensors_in, versions
 from hessops_torch.failures import evaluate, name_of

@@ -8,14 +8,14 @@ from typing import Any, get_args
 import numpy as np
 
 import hessops
-from hessops.algorithms.eigsh import EigshState, Which
+from hessops.algorithms.eigen.eigsh import EigshState, Which
 from hessops.arrays import HostArray, eps
+from hessops.blocks.rounding import rounding
 from hessops.cli.progress import Progress
-from hessops.density import SpectralDensity
-from hessops.eigenpairs import EigenResult
+from hessops.density.spectral_density import SpectralDensity
 from hessops.operator import LinearOperator
-from hessops.rounding import rounding
-from hessops.trace_result import TraceResult
+from hessops.results.eigenpairs import EigenResult
+from hessops.results.trace import TraceResult
 
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hessops.arrays import HostArray
-from hessops.density import SpectralDensity
+from hessops.density.spectral_density import SpectralDensity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,10 +9,10 @@ from typing import Any
 
 from hessops.cli.analysis import Analysis
 from hessops.cli.numbers import errors_in_column, estimates_in_column, values_in_column
-from hessops.density import SpectralDensity
-from hessops.eigenpairs import EigenResult
+from hessops.density.spectral_density import SpectralDensity
 from hessops.result import Estimate, Interval, Result
-from hessops.trace_result import TraceResult
+from hessops.results.eigenpairs import EigenResult
+from hessops.results.trace import TraceResult
 
 __all__ = ["ResultTable", "tables_of"]
 

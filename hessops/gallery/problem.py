@@ -9,10 +9,10 @@ from functools import cached_property
 
 import numpy as np
 
-from hessops.algebra import Shifted
 from hessops.arrays import HostArray, dtype_name
-from hessops.elementary import DeclaredOperator
 from hessops.operator import LinearOperator
+from hessops.operators.algebra import Shifted
+from hessops.operators.elementary import DeclaredOperator
 from hessops.structure import POSITIVE_SEMIDEFINITE
 
 __all__ = ["Problem"]

@@ -8,9 +8,9 @@ from typing import Unpack
 import numpy as np
 
 from hessops.arrays import HostArray
-from hessops.elementary import MatrixOperator
 from hessops.gallery.arguments import SpaceOptions, array_space, require_at_least
 from hessops.gallery.limiting_density import MarchenkoPastur, RandomProblem, Semicircle
+from hessops.operators.elementary import MatrixOperator
 from hessops.random import RandomState, seed_from
 from hessops.structure import SELF_ADJOINT
 

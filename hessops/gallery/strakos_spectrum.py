@@ -6,9 +6,9 @@ from typing import Unpack
 
 import numpy as np
 
-from hessops.elementary import Diagonal
 from hessops.gallery.arguments import SpaceOptions, array_space, require_at_least
 from hessops.gallery.problem import Problem
+from hessops.operators.elementary import Diagonal
 
 __all__ = ["strakos"]
 

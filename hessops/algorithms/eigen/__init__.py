@@ -1,0 +1,1 @@
+"""Eigenpairs: power iteration and thick-restart block Lanczos."""

@@ -1,0 +1,345 @@
+"""Thick-restart block Lanczos (Wu & Simon 2000; Krylov-Schur, Stewart 2001).
+
+With orthonormal basis vectors V, the next block Q, orthonormal and orthogonal to V, and a small
+Hermitian T,
+
+    A V = V T + Q B,   B = [0 ... 0 R].
+
+An eigenpair T s = θ s gives the Ritz pair (θ, V s) with the residual norm ‖B s‖, known without a
+product. When the basis is full it is replaced by the span of some Ritz vectors, in place, which
+satisfy the same identity with the same Q. So memory is bounded, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hessops.algorithms._common import start_norms
+from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
+from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
+from hessops.arrays import Array, HostArray, eps
+from hessops.blocks.basis import Basis
+from hessops.blocks.rounding import ROUNDINGS
+from hessops.errors import NotSelfAdjointError
+from hessops.operator import LinearOperator
+from hessops.random import Stream
+from hessops.record import require_finite
+from hessops.results.eigenpairs import error_bounds
+
+__all__ = ["EigshState", "KnownPairs", "eigsh_steps", "known_pairs"]
+
+Keep = Callable[[HostArray], HostArray]
+
+
+@dataclass(frozen=True)
+class EigshState:
+    """The Ritz pairs at both ends of the spectrum after some number of products.
+
+    Parameters
+    ----------
+    step : int
+        Blocks multiplied so far.
+    num_products : int
+        Their columns.
+    values : numpy.ndarray, shape (r,)
+        Outermost Ritz values, ascending.
+    residual_norms : numpy.ndarray, shape (r,)
+        Of each: by the Lanczos identity, and what was left out of it.
+    coefficients : numpy.ndarray, shape (basis.size, r)
+        Column i holds Ritz vector i in the basis.
+    size : float
+        Largest modulus of a Ritz value so far.
+    lengths : tuple of int
+        Products with each Krylov space so far, the current one last.
+    exhausted : bool
+        Whether the current one is invariant.
+    blurred : bool
+        Whether a residual of the current one has lost half its digits to rounding, which then
+        brings in copies of multiple eigenvalues, some of them and not others.
+    num_restarts : int
+        How often the basis was full.
+    basis : Basis
+        The vectors V; they serve until the next restart.
+    """
+
+    step: int
+    num_products: int
+    values: HostArray
+    residual_norms: HostArray
+    coefficients: HostArray
+    size: float
+    lengths: tuple[int, ...]
+    exhausted: bool
+    blurred: bool
+    num_restarts: int
+    basis: Basis
+
+    @property
+    def filled(self) -> bool:
+        """Tell whether the basis spans the whole space."""
+        return self.basis.size >= self.basis.space.dim
+
+    def error_bounds(self) -> HostArray:
+        """Return a bound on the error of every value, as `EigenResult` explains them."""
+        nothing = np.zeros(0)
+        precision = eps(self.basis.space.xp, self.basis.space.dtype)
+        return error_bounds(self.values, self.residual_norms, nothing, nothing, precision)
+
+
+@dataclass(frozen=True)
+class KnownPairs:
+    """Approximate eigenpairs to begin with.
+
+    Parameters
+    ----------
+    basis : Basis
+        The vectors; it is extended in place.
+    values, residual_norms : numpy.ndarray, shape (p,)
+        Their Ritz values and residual norms.
+    scale : float
+        Size of the operator as it was seen.
+    size : float
+        Largest modulus of a Ritz value seen.
+    step, num_products, num_restarts : int
+        What was done to find them.
+    """
+
+    basis: Basis
+    values: HostArray
+    residual_norms: HostArray
+    scale: float = 0.0
+    size: float = 0.0
+    step: int = 0
+    num_products: int = 0
+    num_restarts: int = 0
+
+
+def known_pairs(state: EigshState, pairs: HostArray) -> KnownPairs:
+    """Return some Ritz pairs of a state to begin with; their vectors replace its basis."""
+    space = state.basis.space
+    state.basis.replace(space.from_host(state.coefficients[:, pairs]))
+    return KnownPairs(
+        state.basis,
+        state.values[pairs],
+        state.residual_norms[pairs],
+        state.size,
+        state.size,
+        state.step,
+        state.num_products,
+        state.num_restarts,
+    )
+
+
+def eigsh_steps(
+    A: LinearOperator,
+    start: Array,
+    *,
+    stream: Stream,
+    num_ends: int,
+    tol: float = 0.0,
+    max_basis: int | None = None,
+    keep: Keep | None = None,
+    known: KnownPairs | None = None,
+) -> Iterator[EigshState]:
+    """Yield the outermost Ritz pairs after every block; end when the basis fills the space.
+
+    A step with one vector takes one product, three reductions, one copy of coefficients to the host
+    and one back. A block of dependent columns goes on with fewer. Once none is left the Krylov space
+    is exhausted, and another follows from random vectors orthogonal to it.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Self-adjoint.
+    start : array, shape (n, b)
+        Start vectors; they need no particular norm.
+    stream : Stream
+        Where new start vectors come from, once a Krylov space is exhausted.
+    num_ends : int
+        Pairs to look at from each end.
+    tol : float
+        A direction whose residual norm is a quarter of that, relative to the scale, is exhausted:
+        all pairs that need it have converged.
+    max_basis : int, optional
+        Most basis vectors; as many as come where not given. At least b more than `keep` keeps.
+    keep : callable, optional
+        From all Ritz values to the indices of those kept at a restart, the most wanted first;
+        those of largest modulus, half as many as the basis holds, where not given.
+    known : KnownPairs, optional
+        Approximate eigenpairs to stay orthogonal to, and to count among the Ritz pairs.
+
+    Yields
+    ------
+    EigshState
+        One block further.
+
+    Raises
+    ------
+    ValueError
+        If a start vector is zero or not finite.
+    NonFiniteError
+        If a product holds NaN or infinity.
+    NotSelfAdjointError
+        If products show that the operator is not self-adjoint: if an inner product <q_i, A q_k>
+        that is 0 or known by symmetry differs by more than half the digits.
+    """
+    engine = _ThickRestart(A, start, known, tol, max_basis)
+    drawn = 0
+    while engine.basis.size < A.domain.dim:
+        while engine.following.shape[1] == 0:
+            wanted = min(start.shape[1], A.domain.dim - engine.basis.size)
+            engine.begin(A.domain.probes(stream, range(1 + drawn, 1 + drawn + wanted), "normal"))
+            drawn += wanted
+        if engine.must_restart():
+            engine.restart(keep or _largest(engine.limit // 2))
+        engine.multiply()
+        yield engine.state(num_ends)
+
+
+class _ThickRestart:
+    """The basis, the small matrix and the next block."""
+
+    def __init__(
+        self,
+        A: LinearOperator,
+        start: Array,
+        known: KnownPairs | None,
+        tol: float,
+        max_basis: int | None,
+    ) -> None:
+        space = A.domain
+        self.operator = A
+        self.limit = min(max_basis or space.dim, space.dim)
+        if known is None:
+            basis = Basis(space, 1, limit=self.limit)
+            known = KnownPairs(basis, np.zeros(0), np.zeros(0))
+        self.basis = known.basis
+        self.scale, self.size = known.scale, known.size
+        self.step, self.num_products = known.step, known.num_products
+        self.num_restarts = known.num_restarts
+        self.lengths: list[int] = []
+        self.small = BlockTridiagonal(known.values, known.residual_norms, 0)
+        self._eps = eps(A.xp, A.dtype)
+        # The scale is up to three times the largest Ritz value; and a loose tolerance must not end a
+        # space that has yet to see the spectrum.
+        self._half_the_digits = math.sqrt(self._eps)
+        self._breakdown = max(ROUNDINGS * self._eps, min(tol / 4, self._half_the_digits))
+        self.begin(start)
+
+    def begin(self, start: Array) -> None:
+        """Begin a Krylov space of what is new in some start vectors."""
+        space = self.operator.domain
+        block = start * space.from_host(1.0 / start_norms(space, start))
+        if self.basis.size > 0 or block.shape[1] > 1:
+            block = orthonormal_rest(
+                self.basis, block, lambda _inner, _gram: ROUNDINGS * self._eps
+            ).block
+        self.following = block
+        self.small.start(block.shape[1])
+        self._blurred = False
+        if block.shape[1]:
+            self.lengths.append(0)
+
+    def must_restart(self) -> bool:
+        """Tell whether the basis has no room for the next block."""
+        return self.basis.size + self.following.shape[1] > self.limit
+
+    def restart(self, keep: Keep) -> None:
+        """Replace the basis by the Ritz vectors to keep."""
+        space = self.operator.domain
+        pairs = self.small.pairs()
+        width = self.following.shape[1]
+        chosen = keep(pairs.values)[: self.limit - width]
+        kept = self.small.restart(
+            SmallPairs(*space.comm.broadcast((
+                pairs.values[chosen], pairs.residual_norms[chosen], pairs.vectors[:, chosen],
+            )))
+        )  # fmt: skip
+        self.basis.replace(space.from_host(kept))
+        self.num_restarts += 1
+
+    def multiply(self) -> None:
+        """Multiply the next block, add it to the basis and find the one after it."""
+        space, width = self.operator.domain, self.following.shape[1]
+        product = self.operator.apply(self.following)
+        self.step += 1
+        self.num_products += width
+        self.lengths[-1] += width
+        self.basis.extend(self.following)
+        # Blocks are let go as soon as they have served.
+        self.following = space.zeros(0)
+        blocks = [product]
+        del product
+        rest = orthonormal_rest(self.basis, blocks.pop(), self._negligible)
+        self._require_self_adjoint(rest.coefficients)
+        self.small.grow(rest.coefficients, rest.factor, rest.dropped)
+        self.following = rest.block
+        self._blurred = self._blurred or self._is_blurred(rest)
+
+    def state(self, num_ends: int) -> EigshState:
+        """Return the outermost Ritz pairs."""
+        ends = self.small.ends(num_ends)
+        values, residuals, vectors = self.operator.domain.comm.broadcast(
+            (ends.values, ends.residual_norms, ends.vectors)
+        )
+        self.size = max(self.size, float(np.max(np.abs(values))))
+        return EigshState(
+            self.step,
+            self.num_products,
+            values,
+            residuals,
+            vectors,
+            self.size,
+            tuple(self.lengths),
+            self.following.shape[1] == 0,
+            self._blurred,
+            self.num_restarts,
+            self.basis.snapshot(),
+        )
+
+    def _negligible(self, inner: HostArray, gram: HostArray) -> float:
+        """Return the norm up to which a direction is exhausted, at the scale seen so far."""
+        require_finite(inner, self.num_products, self.operator)
+        require_finite(gram, self.num_products, self.operator)
+        own = inner[len(inner) - inner.shape[1] :]
+        left = math.sqrt(_norm(gram))
+        self.scale = max(self.scale, _norm(own) + left + _norm(self.small.coupling))
+        return self._breakdown * self.scale
+
+    def _is_blurred(self, rest: OrthonormalRest) -> bool:
+        norm = max(_norm(rest.factor), float(np.linalg.norm(rest.dropped)))
+        return norm <= self._half_the_digits * self.scale
+
+    def _require_self_adjoint(self, coefficients: HostArray) -> None:
+        before, width = self.small.size, coefficients.shape[1]
+        # From a null vector the first step sees nothing but rounding.
+        if before == 0 and width == 1:
+            return
+        asymmetry = np.abs(self.small.asymmetry(coefficients)).max(axis=1)
+        # Errors of local orthogonality may add up over the steps, by some roundings each.
+        allowed = max(self._half_the_digits, ROUNDINGS * self._eps * self.step) * self.scale
+        excess = asymmetry - np.concatenate([self.small.lost, np.zeros(width)])
+        if np.any(excess > allowed):
+            raise NotSelfAdjointError(
+                f"{self.operator} is declared self-adjoint, but its products are not: inner "
+                f"products <q_i, A q_j> and <A q_i, q_j> differ by {asymmetry.max():.3g} at a "
+                f"scale of {self.scale:.3g}; see hessops.check_operator"
+            )
+
+
+def _largest(count: int) -> Keep:
+    def keep(values: HostArray) -> HostArray:
+        return np.argsort(-np.abs(values), kind="stable")[:count]
+
+    return keep
+
+
+def _norm(matrix: HostArray) -> float:
+    """Return the 2-norm of a small matrix, which may be empty."""
+    if matrix.size <= 1:
+        return float(np.abs(matrix).sum())
+    return float(np.linalg.norm(matrix, 2))

@@ -1,0 +1,228 @@
+"""Stochastic Lanczos quadrature of tr f(A), one block of probes after another in lock-step.
+
+For a random z with E[z z^H] = I, E[z^H f(A) z] = tr f(A), and k Lanczos steps from z give a quadrature
+rule for z^H f(A) z (Bai, Fahey & Golub 1996; Ubaru, Chen & Saad 2017). All probes of a block share
+each product; no basis is kept unless asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from hessops.algorithms.functions.gauss_brackets import BracketKind, GaussBrackets, worst
+from hessops.algorithms.krylov.lanczos import lanczos_steps
+from hessops.arrays import HostArray, to_numpy
+from hessops.operator import LinearOperator
+from hessops.random import ProbeKind, Stream
+from hessops.result import Interval
+from hessops.spectral_function import SpectralFunction
+from hessops.statistics import MeanVariance, t_quantile
+
+__all__ = ["QuadratureState", "checkpoint", "quadrature_steps"]
+
+_EVERY_STEP_UNTIL = 8
+
+
+@dataclass(frozen=True)
+class QuadratureState:
+    """What a number of probes say of tr f(A).
+
+    The estimate is the mean of ``values``: column j of which is the Gauss quadrature of
+    z_j^H f(A) z_j.
+
+    Parameters
+    ----------
+    step : int
+        Lanczos steps done, of all blocks of probes together.
+    num_products : int
+        Columns multiplied so far.
+    complete : bool
+        Whether the last block of probes has taken all its steps.
+    blocks : tuple of GaussBrackets
+        The rules of every block of probes, the last one still growing.
+    """
+
+    step: int
+    num_products: int
+    complete: bool
+    blocks: tuple[GaussBrackets, ...]
+
+    @property
+    def num_probes(self) -> int:
+        """Return the probes done."""
+        return len(self.values)
+
+    @property
+    def num_steps(self) -> int:
+        """Return the most steps that a probe has taken."""
+        return max(block.steps for block in self.blocks)
+
+    @cached_property
+    def values(self) -> HostArray:
+        """Return the quadrature of every probe's quadratic form, shape (num_probes,)."""
+        return np.concatenate([block.values for block in self.blocks])
+
+    def estimate(self) -> float:
+        """Return the estimate of tr f(A)."""
+        return float(self._moments.mean)
+
+    def size(self) -> float:
+        """Return the modulus of the estimate."""
+        return abs(self.estimate())
+
+    def probe_deviation(self) -> float:
+        """Return the standard deviation of one probe."""
+        return float(self._moments.deviation)
+
+    def standard_error(self) -> float:
+        """Return the standard error that the probes leave."""
+        return self.probe_deviation() / math.sqrt(self.num_probes)
+
+    def quantile(self, confidence: float) -> float:
+        """Return the half-width of an interval in standard errors, by Student's t."""
+        return float(t_quantile(confidence, float(self.num_probes - 1)))
+
+    def bracket(self) -> Interval:
+        """Return what the mean of the exact quadratic forms of these probes lies between."""
+        lows = np.concatenate([block.lows for block in self.blocks])
+        highs = np.concatenate([block.highs for block in self.blocks])
+        return Interval(float(np.mean(lows)), float(np.mean(highs)))
+
+    def bracket_kind(self) -> BracketKind:
+        """Return how far the bracket may be trusted."""
+        return worst(block.kind for block in self.blocks)
+
+    def bounds(self) -> Interval:
+        """Return the bounds of the spectrum that the bracket uses."""
+        bounds = [block.bounds for block in self.blocks]
+        return Interval(min(b.low for b in bounds), max(b.high for b in bounds))
+
+    def quadrature_error(self) -> float:
+        """Return the width of the bracket, or how much the estimate moved where there is none."""
+        return self._error(self.blocks)
+
+    def rounding_error(self) -> float:
+        """Return what rounding of the products may do to the estimate."""
+        return float(np.mean(np.concatenate([block.rounding_errors for block in self.blocks])))
+
+    def steps_needed(self, width: float) -> float:
+        """Return about how many steps bring the quadrature error to a width.
+
+        By the decay over the last quarter of the steps; infinite if it does not decay.
+        """
+        now = self.quadrature_error()
+        if now <= width:
+            return float(self.num_steps)
+        before = self._error([block.after(_shorter(block.steps)) for block in self.blocks])
+        if not (math.isfinite(before) and width > 0 and now < before):
+            return math.inf
+        steps_per_e = (self.num_steps - _shorter(self.num_steps)) / math.log(before / now)
+        return math.ceil(self.num_steps + steps_per_e * math.log(now / width))
+
+    @cached_property
+    def _moments(self) -> MeanVariance:
+        return MeanVariance.of(self.values)
+
+    def _error(self, blocks: list[GaussBrackets] | tuple[GaussBrackets, ...]) -> float:
+        widths = [
+            _movement(block) if block.kind == "none" else block.highs - block.lows
+            for block in blocks
+        ]
+        return abs(float(np.mean(np.concatenate(widths))))
+
+
+def quadrature_steps(
+    A: LinearOperator,
+    f: SpectralFunction,
+    *,
+    stream: Stream,
+    num_probes: int | Callable[[], int],
+    num_steps: int,
+    probe: ProbeKind = "rademacher",
+    block_size: int = 1,
+    known: Interval = Interval(-math.inf, math.inf),  # noqa: B008 - immutable
+    reorthogonalize: bool = False,
+    enough: Callable[[QuadratureState], bool] = lambda _: False,
+) -> Iterator[QuadratureState]:
+    """Yield estimates of tr f(A): at checkpoints of the first block, then after each further block.
+
+    Checkpoints are steps 1 to 8, and then every eighth to fourth of the steps done.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Self-adjoint.
+    f : SpectralFunction
+        The function.
+    stream : Stream
+        Where the probes come from.
+    num_probes : int or callable
+        Where to end, or a function that is asked for that before every block.
+    num_steps : int
+        Most Lanczos steps per probe.
+    probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
+        Distribution of the probes.
+    block_size : int
+        Probes in lock-step.
+    known : Interval
+        Bounds of the spectrum; infinite where there are none.
+    reorthogonalize : bool
+        Keep and use the bases of a block.
+    enough : callable
+        Asked at checkpoints whether a block has taken enough steps.
+
+    Yields
+    ------
+    QuadratureState
+        At every checkpoint and at the end of the first block, and at the end of all others.
+    """
+    space = A.domain
+    done: tuple[GaussBrackets, ...] = ()
+    step = products = probes = 0
+    while probes < (end := num_probes() if callable(num_probes) else num_probes):
+        count = min(block_size, end - probes)
+        start = space.probes(stream, range(probes, probes + count), probe)
+        squares = to_numpy(space.column_norms_squared(start)).astype(np.float64)
+        states = lanczos_steps(
+            A, start, reorthogonalize=reorthogonalize, capacity=min(num_steps, space.dim)
+        )
+        del start
+        for lanczos in states:
+            block = GaussBrackets(f, lanczos, squares, known, lanczos.step)
+            ended = lanczos.step >= num_steps or not lanczos.alive.any()
+            total = step + lanczos.step, products + lanczos.num_products
+            if not ended and checkpoint(lanczos.step):
+                # Rank 0 decides: rounding may differ between ranks.
+                ended = space.agree(enough(QuadratureState(*total, False, (*done, block))))
+            if ended or (not done and checkpoint(lanczos.step)):
+                yield QuadratureState(*total, ended, (*done, block))
+            if ended:
+                break
+        step, products, probes = *total, probes + count
+        # The vectors have served: only coefficients are kept of blocks that are done.
+        done = (
+            *done,
+            replace(block, lanczos=replace(lanczos, following=space.zeros(0), basis=None)),
+        )
+        del states, lanczos, block
+
+
+def checkpoint(step: int) -> bool:
+    """Tell whether rules are evaluated at a step: at the first ones, and then ever more rarely."""
+    return step <= _EVERY_STEP_UNTIL or step % 2 ** (step.bit_length() - 3) == 0
+
+
+def _shorter(steps: int) -> int:
+    return max(1, (3 * steps) // 4)
+
+
+def _movement(block: GaussBrackets) -> HostArray:
+    """Return how much the quadrature changed over the last quarter of the steps."""
+    if block.steps == 1:
+        return np.full_like(block.values, math.inf)
+    return np.asarray(np.abs(block.values - block.after(_shorter(block.steps)).values))

@@ -1,0 +1,1 @@
+"""The Lanczos recurrence and stochastic Lanczos quadrature."""

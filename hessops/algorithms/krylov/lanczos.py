@@ -1,0 +1,353 @@
+"""The Lanczos recurrence (Lanczos 1950; Paige 1971) for one or many start vectors in lock-step.
+
+After k steps from a unit vector q_1, the columns of Q = [q_1 ... q_k] are orthonormal and
+
+    A Q = Q T + r e_k^T,   T = tridiag(betas, alphas, betas),   r orthogonal to Q.
+
+Many start vectors share each product but keep a recurrence each: that is what stochastic Lanczos
+quadrature wants, one wide product a step. One reduction a step gives alpha and one beta; full
+reorthogonalisation adds one, by two passes of classical Gram-Schmidt ("twice is enough"). The
+coefficients of a step come to the host in one copy and go back to the device in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.linalg import eigh_tridiagonal
+
+from hessops.algorithms._common import (
+    require_count,
+    require_in_range,
+    self_adjoint_operator,
+    start_norms,
+    start_vector,
+)
+from hessops.algorithms.krylov._recurrence import Recurrence
+from hessops.arrays import Array, HostArray, is_complex, to_numpy
+from hessops.blocks.basis import Basis
+from hessops.blocks.rounding import rounding
+from hessops.operator import LinearOperator
+from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.record import Callback, run
+from hessops.result import Result
+from hessops.space import Space
+
+__all__ = ["LanczosResult", "LanczosState", "lanczos", "lanczos_steps"]
+
+
+@dataclass(frozen=True)
+class LanczosState:
+    """The recurrences after k steps; column j satisfies ``A Q = Q T + r e_k^T``.
+
+    Parameters
+    ----------
+    step : int
+        The number k of steps taken.
+    num_products : int
+        Columns multiplied so far.
+    alphas : numpy.ndarray, shape (k, m)
+        Diagonals of the m tridiagonal matrices, float64 on the host.
+    betas : numpy.ndarray, shape (k, m)
+        Off-diagonals; row `lengths` - 1 of a column holds the norm of its residual r.
+    lengths : numpy.ndarray, shape (m,)
+        Steps until each recurrence ended because its Krylov space was exhausted; k if it goes on.
+        Coefficients beyond are 0.
+    alive : numpy.ndarray, shape (m,)
+        Which recurrences go on.
+    scale : float
+        Largest absolute row sum of T seen: the size of the operator.
+    rounding : float
+        What is rounding at that size, in the operator's precision.
+    following : array, shape (n, m)
+        The next basis vectors q = r / ‖r‖; 0 where a recurrence has ended.
+    space : Space
+        Where they live.
+    basis : Basis or None
+        The vectors Q, if kept.
+    """
+
+    step: int
+    num_products: int
+    alphas: HostArray
+    betas: HostArray
+    lengths: HostArray
+    alive: HostArray
+    scale: float
+    rounding: float
+    following: Array
+    space: Space
+    basis: Basis | None
+
+    @property
+    def residual(self) -> Array:
+        """Return the vectors r, shape (n, m); 0 where a recurrence has ended."""
+        return self.following * self.space.from_host(self.betas[-1])
+
+    def tridiagonal(self, column: int = 0) -> tuple[HostArray, HostArray]:
+        """Return the diagonal and off-diagonal of one recurrence's T."""
+        length = int(self.lengths[column])
+        return self.alphas[:length, column], self.betas[: length - 1, column]
+
+    def residual_norm(self, column: int = 0) -> float:
+        """Return ‖r‖ of one recurrence; that of its last step once its Krylov space is exhausted."""
+        return float(self.betas[self.lengths[column] - 1, column])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LanczosResult(Result):
+    """A Lanczos tridiagonalisation ``A Q = Q T + residual_norm * q e_k^T``.
+
+    Parameters
+    ----------
+    alphas : numpy.ndarray, shape (k,)
+        Diagonal of T.
+    betas : numpy.ndarray, shape (k - 1,)
+        Off-diagonal of T.
+    residual_norm : float
+        Norm of what the Krylov space lacks to be invariant.
+    basis : array, shape (n, k), or None
+        Q, in the operator's library, if kept.
+    """
+
+    alphas: HostArray
+    betas: HostArray
+    residual_norm: float
+    basis: Array | None = field(metadata={"long": True}, repr=False)
+
+    def ritz(self) -> tuple[HostArray, HostArray]:
+        """Return the Ritz values, ascending, and their residual norms, both (k,)."""
+        values, vectors = eigh_tridiagonal(self.alphas, self.betas)
+        return values, self.residual_norm * np.abs(vectors[-1])
+
+    def __str__(self) -> str:
+        values, _ = self.ritz()
+        return (
+            f"Lanczos: {len(self.alphas)} steps, Ritz values in [{values[0]:.6g}, "
+            f"{values[-1]:.6g}], residual norm {self.residual_norm:.2g} ({self._cost()})"
+        )
+
+
+def lanczos(
+    A: Any,
+    *,
+    num_steps: int,
+    start: Array | None = None,
+    reorthogonalize: bool = True,
+    rng: RandomState = None,
+    callback: Callback | None = None,
+) -> LanczosResult:
+    """Tridiagonalise a self-adjoint operator by `num_steps` products.
+
+    Parameters
+    ----------
+    A : LinearOperator or anything `aslinearoperator` takes
+        Self-adjoint.
+    num_steps : int
+        Steps to take; fewer are taken if the Krylov space is exhausted before.
+    start : array, shape (n,), optional
+        Start vector; random (normal) where not given.
+    reorthogonalize : bool
+        Keep the basis and orthogonalise every vector against all before it, twice. Without it
+        nothing is kept, the cost per step stays constant, and the basis slowly loses orthogonality:
+        quadrature survives that, counting eigenvalues does not (copies, "ghosts", appear).
+    rng : int, numpy.random.Generator or None
+        Where a random start vector comes from.
+    callback : callable, optional
+        Called with every `LanczosState`; returning True ends the run.
+
+    Returns
+    -------
+    LanczosResult
+        T, the basis if kept, the residual norm, cost.
+
+    Raises
+    ------
+    NotSelfAdjointError
+        If `A` is not declared self-adjoint, or its products show that it is not.
+    ValueError
+        If `num_steps` is no positive integer or the start vector is zero or of the wrong shape.
+    NonFiniteError
+        If a product holds NaN or infinity.
+
+    References
+    ----------
+    Lanczos (1950), J. Res. NBS 45; Giraud, Langou, Rozložník & van den Eshof (2005), Numer. Math.
+    101 (two passes).
+
+    Examples
+    --------
+    >>> import numpy as np, hessops
+    >>> result = hessops.lanczos(np.diag([1.0, 2.0, 2.0, 5.0]), num_steps=10, rng=0)
+    >>> result.ritz()[0].round(8)
+    array([1., 2., 5.])
+    """
+    operator = self_adjoint_operator(A, "lanczos")
+    require_count(num_steps=num_steps)
+    seed = seed_from(rng)
+    space = operator.domain
+    outcome = run(
+        lanczos_steps(
+            operator,
+            start_vector(space, start, Stream(seed, Purpose.START)),
+            reorthogonalize=reorthogonalize,
+            capacity=min(num_steps, space.dim),
+        ),
+        space=space,
+        stop=lambda _: None,
+        max_steps=num_steps,
+        callback=callback,
+        row=lambda state: (state.alphas[-1, 0], state.residual_norm()),
+    )
+    state = outcome.state
+    alphas, betas = state.tridiagonal()
+    exhausted = not state.alive[0]
+    status = outcome.reason or f"took all {state.step} steps asked for"
+    if exhausted:
+        status = f"the Krylov space is exhausted after {state.step} steps: T holds its eigenvalues"
+    return LanczosResult(
+        alphas=alphas,
+        betas=betas,
+        residual_norm=state.residual_norm(),
+        basis=None if state.basis is None else state.basis.vectors(),
+        num_products=state.num_products,
+        status=status,
+        converged=True,
+        history=outcome.history,
+        seed=seed,
+        seconds=outcome.seconds,
+    )
+
+
+def lanczos_steps(
+    A: LinearOperator,
+    start: Array,
+    *,
+    reorthogonalize: bool = True,
+    basis: Basis | None = None,
+    scale: float = 0.0,
+    breakdown: float = 0.0,
+    capacity: int = 16,
+) -> Iterator[LanczosState]:
+    """Yield the state of m Lanczos recurrences in lock-step; end when all are exhausted.
+
+    One product with m columns a step, one copy of coefficients to the host, one back to the device.
+    Without reorthogonalisation four blocks of m vectors exist at the peak of a step, besides what
+    the operator takes: two basis vectors, the product and the next; and the start vectors, if they
+    are kept elsewhere.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Self-adjoint.
+    start : array, shape (n, m)
+        Start vectors; they need no particular norm.
+    reorthogonalize : bool
+        Keep the bases, and orthogonalise against them twice a step.
+    basis : Basis, optional
+        Vectors of an earlier run (of an invariant subspace) to stay orthogonal to; extended in
+        place. `start` must be orthogonal to them.
+    scale : float
+        Size of the operator as the earlier run saw it: within a null space, everything is rounding.
+    breakdown : float
+        A Krylov space is exhausted once its residual norm is this small, relative to the scale; at
+        least 32 roundings of the operator's precision.
+    capacity : int
+        Steps to make room for at first.
+
+    Yields
+    ------
+    LanczosState
+        One step further.
+
+    Raises
+    ------
+    ValueError
+        If a start vector is zero or not finite, or the operator so small that squares underflow.
+    NotSelfAdjointError
+        If products show that the operator is not self-adjoint: if an inner product <q_i, A q_k>
+        that is 0 or known by symmetry differs by more than half the digits. With
+        reorthogonalisation, i runs over all vectors before; without, over the one before; in the
+        first step, over the other start vectors.
+    """
+    space, xp = A.domain, A.xp
+    count = start.shape[1]
+    if reorthogonalize and basis is None:
+        basis = Basis(space, count, capacity)
+    recurrence = Recurrence(A, count, basis, scale, breakdown)
+    Q = start * space.from_host(1.0 / start_norms(space, start))
+    del start
+    # The vectors before, times beta. Blocks are let go as soon as they have served.
+    previous = space.zeros(count)
+    beta: Array | None = None
+    while True:
+        W = A.apply(Q)
+        overlaps = space.gram(Q, W) if beta is None and count > 1 else None
+        if basis is not None:
+            basis.append(Q)
+            W, alpha, stray = _reorthogonalized(W, basis, recurrence.deflated, beta)
+        else:
+            W = W - previous
+            inner = space.column_inners((Q, W), (previous, W))
+            alpha, stray = inner[0, :], inner[1, :]
+            del previous
+            W = W - Q * space.coefficients(_real(A, alpha))
+        norms = xp.sqrt(space.column_norms_squared(W))
+        recurrence.advance(_to_host(A, alpha, norms, stray))
+        require_in_range(A, recurrence.scale, W)
+        if overlaps is not None:
+            recurrence.require_symmetric(to_numpy(overlaps))
+        inverse_and_beta = space.from_host(recurrence.coefficients())
+        beta = inverse_and_beta[1, :]
+        previous, Q = Q * beta, W * inverse_and_beta[0, :]
+        del W
+        yield _state(recurrence, Q)
+        if not recurrence.alive.any():
+            return
+
+
+def _state(recurrence: Recurrence, following: Array) -> LanczosState:
+    space, basis = recurrence.operator.domain, recurrence.basis
+    return LanczosState(
+        step=len(recurrence.alphas),
+        num_products=recurrence.num_products,
+        alphas=np.array(recurrence.alphas),
+        betas=np.array(recurrence.betas),
+        lengths=recurrence.lengths,
+        alive=recurrence.alive,
+        scale=recurrence.scale,
+        rounding=rounding(space, recurrence.scale),
+        following=following,
+        space=space,
+        basis=None if basis is None else basis.snapshot(),
+    )
+
+
+def _reorthogonalized(
+    W: Array, basis: Basis, deflated: int, beta: Array | None
+) -> tuple[Array, Array, Array]:
+    xp = basis.space.xp
+    W, first = basis.project(W)
+    W, second = basis.project(W)
+    alpha = first[:, -1] + second[:, -1]
+    if beta is None:
+        return W, alpha, xp.abs(alpha) * 0
+    # What a self-adjoint operator does not do: <q_i, A q_k> is 0 but for beta_{k-1} and alpha_k.
+    stray = [first[:, deflated:-2], (first[:, -2] - beta)[:, None]]
+    return W, alpha, xp.max(xp.abs(xp.concat(stray, axis=1)), axis=1)
+
+
+def _real(A: LinearOperator, small: Array) -> Array:
+    real: Array = A.xp.real(small) if is_complex(A.xp, small.dtype) else small
+    return real
+
+
+def _to_host(A: LinearOperator, alpha: Array, norms: Array, stray: Array) -> HostArray:
+    """Copy the coefficients of one step to the host together: the step's one synchronisation."""
+    xp, real = A.xp, _real(A, alpha)
+    rows = [real, norms, xp.abs(alpha - real), xp.abs(stray)]
+    together: Array = xp.stack([xp.astype(row, xp.float64) for row in rows])
+    return to_numpy(together)

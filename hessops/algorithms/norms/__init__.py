@@ -1,0 +1,1 @@
+"""Norms, condition, counts and ranks."""

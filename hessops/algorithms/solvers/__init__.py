@@ -1,0 +1,1 @@
+"""Linear solvers on blocks, a preconditioner, and the inverse as an operator."""

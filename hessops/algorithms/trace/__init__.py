@@ -1,0 +1,1 @@
+"""Traces and diagonals by random probes."""

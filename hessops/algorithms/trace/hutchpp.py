@@ -1,0 +1,197 @@
+"""The trace by Hutch++: large eigenvalues exactly, the rest by probes (Meyer et al. 2021).
+
+s products A S, s products A Q with an orthonormal basis Q of their range, and the rest of the
+products on what is left: tr A = tr(Q^H A Q) + tr((I - QQ^H) A (I - QQ^H)). The second trace is
+Hutchinson's, with all that it offers: independent probes, so that intervals are Student's, a fresh
+probe for every term of a finite sum, traces by section.
+
+Its non-adaptive form draws all probes beforehand and multiplies them in one block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from hessops.algorithms.trace._probe_blocks import multiplied
+from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
+from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.blocks.rounding import ROUNDINGS
+from hessops.blocks.tall_qr import extended_qr
+from hessops.operator import LinearOperator
+from hessops.operators.projected import Projected
+from hessops.random import ProbeKind, Purpose, Stream
+from hessops.record import require_finite
+from hessops.result import Interval
+from hessops.statistics import MeanVariance
+
+__all__ = ["DeflatedState", "hutchpp_steps", "na_hutchpp"]
+
+
+@dataclass(frozen=True)
+class DeflatedState(HutchinsonState):
+    """A trace that is known on a subspace and probed outside of it.
+
+    `moments` are those of the operator outside; `num_products` counts what the subspace took, too.
+
+    Parameters
+    ----------
+    known : numpy.ndarray, shape (1 + num_sections,)
+        The trace on the subspace, of the whole and of each section.
+    num_directions : int
+        Dimension of the subspace.
+    rounding : float
+        What is rounding in the estimate.
+    """
+
+    known: HostArray = field(default_factory=lambda: np.zeros(1))
+    num_directions: int = 0
+    rounding: float = 0.0
+
+    def standard_error(self, column: int = 0) -> float:
+        """Return the standard error that the probes and rounding leave."""
+        return math.hypot(super().standard_error(column), self.rounding)
+
+    def interval(self, source: HutchinsonState, confidence: float) -> Interval:
+        """Return the interval about this estimate, no narrower than rounding."""
+        low, high = super().interval(source, confidence)
+        return Interval(low - self.rounding, high + self.rounding)
+
+    def estimate(self, column: int = 0) -> float:
+        """Return the estimate of the trace, or of one section's."""
+        return float(self.known[column]) + super().estimate(column)
+
+
+def hutchpp_steps(
+    A: LinearOperator,
+    *,
+    stream: Stream,
+    num_directions: int,
+    probe: ProbeKind = "rademacher",
+    block_size: int = 1,
+    stratify: bool = False,
+    num_probes: int | Callable[[], int] | None = None,
+) -> Iterator[DeflatedState]:
+    """Yield estimates of a trace, one block of probes after another, deflated of a sketched range.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Square; self-adjoint where traces of sections are to come along.
+    stream : Stream
+        Where sketch and probes come from.
+    num_directions : int
+        Directions to deflate; each costs two products.
+    probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
+        Distribution of the probes; the sketch is normal.
+    block_size : int
+        Probes per product.
+    stratify : bool
+        Use a fresh probe for every term of a finite sum.
+    num_probes : int or callable, optional
+        As of `hutchinson_steps`: probes on what is left.
+
+    Yields
+    ------
+    DeflatedState
+        One block of probes further.
+    """
+    space = A.domain
+    sketch = space.probes(stream.for_purpose(Purpose.SKETCH), range(num_directions), "normal")
+    image = multiplied(A, sketch, block_size)
+    require_finite(to_numpy(space.column_norms_squared(image)), num_directions, A)
+    # Not `orthonormalize`, which drops directions beyond half the digits.
+    Q, _R = extended_qr(space, None, image, stream.for_purpose(Purpose.RESTART))
+    Z = multiplied(A, Q, block_size)
+    require_finite(to_numpy(space.column_norms_squared(Z)), 2 * num_directions, A)
+    known = _known_traces(A, Q, Z)
+    entries = to_numpy(space.column_inner(Q, Z))
+    rounding = ROUNDINGS * eps(space.xp, space.dtype) * float(np.sum(np.abs(entries)))
+    states = hutchinson_steps(
+        Projected(A, Q),
+        stream=stream,
+        probe=probe,
+        block_size=block_size,
+        stratify=stratify,
+        num_probes=num_probes,
+    )
+    for state in states:
+        parts = {item.name: getattr(state, item.name) for item in fields(state)}
+        parts["num_products"] += num_directions + Q.shape[1]
+        yield DeflatedState(**parts, known=known, num_directions=Q.shape[1], rounding=rounding)
+
+
+def _known_traces(A: LinearOperator, Q: Array, Z: Array) -> HostArray:
+    """Return tr(A) - tr((I - QQ^H) A (I - QQ^H)), of the whole and of every section."""
+    space = A.domain
+    if Q.shape[1] == 0:
+        return np.zeros(1 + len(space.sections))
+    if not space.sections:
+        return np.real(np.sum(to_numpy(space.column_inner(Q, Z)), keepdims=True))
+    # Within a section QQ^H A + A QQ^H - QQ^H A QQ^H does not reduce to its last term.
+    inner = Q @ space.coefficients(space.gram(Q, Z))
+    by_section = 2 * to_numpy(space.section_inner(Q, Z)) - to_numpy(space.section_inner(Q, inner))
+    parts = np.real(by_section.sum(axis=1))
+    return np.concatenate([parts.sum(keepdims=True), parts])
+
+
+def na_hutchpp(
+    A: LinearOperator, *, stream: Stream, num_products: int, block_size: int = 32
+) -> DeflatedState:
+    """Return the estimate of non-adaptive Hutch++, by one block of products.
+
+    A quarter of the products sketch the rows of a low-rank approximation, half its columns, and a
+    quarter probe what it misses. Fewer digits than Hutch++, and nothing to wait for between
+    products.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Self-adjoint.
+    stream : Stream
+        Where the sketches and probes come from.
+    num_products : int
+        Products to spend, at least 4.
+    block_size : int
+        Most vectors per product.
+
+    Returns
+    -------
+    DeflatedState
+        With independent probes.
+    """
+    space = A.domain
+    rows = num_products // 4
+    columns = 2 * rows
+    sketches = space.probes(stream.for_purpose(Purpose.SKETCH), range(rows + columns), "normal")
+    G = space.probes(stream, range(num_products - rows - columns), "rademacher")
+    vectors = space.xp.concat([sketches, G], axis=1)
+    products = multiplied(A, vectors, block_size)
+    squared = to_numpy(space.column_norms_squared(products))
+    require_finite(squared, num_products, A)
+    # Scaled, so that products of products stay within range.
+    size = float(np.sqrt(np.max(squared))) or 1.0
+    products = products * (1 / size)
+    gram = to_numpy(space.gram(vectors, products))
+    squares = to_numpy(space.gram(products, products))
+    s, r, g = slice(rows), slice(rows, rows + columns), slice(rows + columns, None)
+    # A is nearly Z (S^H Z)^+ W^H with Z = A R and W = A S.
+    scale = float(np.max(np.abs(gram))) or 1.0
+    # Beyond half the digits the inverse would blow up more rounding than it explains.
+    unit = eps(space.xp, space.dtype)
+    core = np.linalg.pinv(gram[s, r] / scale, rcond=math.sqrt(unit)) / scale
+    low_rank = float(np.real(np.trace(core @ squares[s, r])))
+    rounding = unit * float(np.linalg.norm(core, 2) * np.linalg.norm(squares[s, r], 2))
+    missed = np.real(np.diag(gram[g, g] - gram[g, r] @ core @ gram[s, g]))
+    return DeflatedState(
+        step=1,
+        num_products=num_products,
+        moments=MeanVariance.of(size * missed[None, None, :]),
+        num_samples=(A.num_samples,),
+        known=np.array([size * low_rank]),
+        num_directions=rows,
+        rounding=size * rounding,
+    )

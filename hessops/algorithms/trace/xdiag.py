@@ -1,0 +1,174 @@
+"""The diagonal by XDiag: large eigenvalues captured, every probe used twice (Epperly et al. 2024).
+
+m probes cost 2m products: A Ω with range Q, and A^H Q. What the range of all probes but i holds of the
+diagonal is known, and probe i estimates the rest:
+
+    d_i = diag(P_i A) + conj(ω_i) ∘ (I - P_i) A ω_i,   P_i onto the range of A Ω without ω_i.
+
+With s_i the direction that probe i adds to the range (see `hessops.algorithms.trace.xtrace`), P_i A is
+Q (I - s_i s_i^H) Q^H A and (I - P_i) A ω_i is Q s_i (s_i^H R_i): all by tall blocks times small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hessops.algorithms.trace._probe_blocks import doubled, multiplied
+from hessops.algorithms.trace.xtrace import removed_directions
+from hessops.arrays import Array, HostArray, is_complex, namespace, to_numpy
+from hessops.blocks.tall_qr import extended_qr
+from hessops.operator import LinearOperator
+from hessops.random import ProbeKind, Purpose, Stream
+from hessops.record import require_finite
+from hessops.space import Space
+
+__all__ = ["XDiagState", "xdiag_steps"]
+
+
+@dataclass(frozen=True)
+class XDiagState:
+    """What a number of probes say of the diagonal.
+
+    Parameters
+    ----------
+    step : int
+        Steps done; each doubles the number of probes.
+    num_products : int
+        Products so far, two a probe.
+    num_probes : int
+        Probes so far.
+    values : array, shape (n,)
+        The estimates, unbiased.
+    standard_errors : array, shape (n,)
+        Of the entries: entry by entry the geometric mean of two errors, one too small and one too
+        large, as in ``hessops.algorithms.trace._leave_one_out``.
+    norm, error_norm : float
+        2-norms of the estimate and of its standard errors.
+    """
+
+    step: int
+    num_products: int
+    num_probes: int
+    values: Array
+    standard_errors: Array
+    norm: float
+    error_norm: float
+
+
+def xdiag_steps(
+    A: LinearOperator,
+    *,
+    stream: Stream,
+    num_probes: int,
+    first: int = 4,
+    probe: ProbeKind = "rademacher",
+    block_size: int = 32,
+) -> Iterator[XDiagState]:
+    """Yield estimates of a diagonal with 4, 8, 16 ... probes, reusing all products.
+
+    Stores eight blocks of `num_probes` vectors, and spends time proportional to n m² a step.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Square; with a product by its adjoint, unless it is self-adjoint.
+    stream : Stream
+        Where the probes come from.
+    num_probes : int
+        Where to end; at most the dimension.
+    first : int
+        Probes of the first step.
+    probe : {'rademacher', 'steinhaus', 'normal', 'sphere'}
+        Their distribution; signs (for complex operators 'steinhaus') vary least.
+    block_size : int
+        Most probes per product.
+
+    Yields
+    ------
+    XDiagState
+        Twice the probes, or all.
+    """
+    space = A.domain
+    back = A if A.structure.self_adjoint else A.H
+    filler = stream.for_purpose(Purpose.RESTART)
+    omega = image = space.zeros(0)
+    Q: Array | None = None
+    R = np.zeros((0, 0))
+    for step, indices in enumerate(doubled(first, num_probes), start=1):
+        fresh = space.probes(stream, indices, probe)
+        y = multiplied(A, fresh, block_size)
+        require_finite(to_numpy(space.column_norms_squared(y)), indices.stop, A)
+        Q, columns = extended_qr(space, Q, y, filler)
+        R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)
+        z = multiplied(back, Q[:, indices.start :], block_size)
+        require_finite(to_numpy(space.column_norms_squared(z)), 2 * indices.stop, A)
+        omega, image = (space.xp.concat(pair, axis=1) for pair in ((omega, fresh), (image, z)))
+        values, errors = _estimates(A, omega, Q, R, image)
+        norms = [to_numpy(space.column_norms_squared(part[:, None])) for part in (values, errors)]
+        yield XDiagState(
+            step,
+            2 * indices.stop,
+            indices.stop,
+            values,
+            errors,
+            *(float(np.sqrt(norm[0])) for norm in norms),
+        )
+
+
+def _estimates(
+    A: LinearOperator, omega: Array, Q: Array, R: HostArray, image: Array
+) -> tuple[Array, Array]:
+    """Return the mean of the leave-one-out estimates, entry by entry, and its standard error."""
+    xp, space, m = A.xp, A.domain, len(R)
+    S = removed_directions(R)
+    on_device = space.from_host(S)
+    added, added_image = Q @ on_device, image @ on_device  # Q s_i and A^H Q s_i
+    # What probe i sees outside: Q s_i s_i^H R_i; and of Q s_j, with probe j deleted, too.
+    S_adjoint = S.conj().T
+    seen, overlap = S_adjoint @ R, S_adjoint @ S
+    whole = xp.sum(_times_conjugate(Q, image), axis=1)[:, None]
+    own = _times_conjugate(added, added_image)
+    mirrored = xp.conj(omega) if is_complex(xp, omega.dtype) else omega
+    singles = whole - own + mirrored * (added * space.from_host(np.diag(seen)))
+    mean = xp.sum(singles, axis=1) / m
+    if m < 2:
+        return mean, xp.abs(mean) * np.nan
+    deleted = space.zeros(m)
+    for i in range(m):
+        along = overlap[i]
+        norm = np.sqrt(np.maximum(1 - np.abs(along) ** 2, np.finfo(float).eps))
+        norm[i] = np.inf  # Probe i itself is not among those deleted.
+        second = _orthogonalized(space, added, i, along, norm)
+        second_image = _orthogonalized(space, added_image, i, along, norm)
+        form = (seen[:, i] - along.conj() * seen[i, i]) / norm
+        outside = added[:, i : i + 1] * _python(seen[i, i]) + second * space.from_host(form)
+        pairs = whole - own[:, i : i + 1] - _times_conjugate(second, second_image)
+        others = space.from_host((np.arange(m) != i).astype(np.float64))
+        deleted = deleted + (pairs + mirrored[:, i : i + 1] * outside) * others
+    deleted = deleted / (m - 1)
+    scatter = xp.sqrt(xp.sum(xp.abs(singles - mean[:, None]) ** 2, axis=1) / (m * (m - 1)))
+    center = (xp.sum(deleted, axis=1) / m)[:, None]
+    jackknife = xp.sqrt(xp.sum(xp.abs(deleted - center) ** 2, axis=1) * ((m - 1) / m))
+    return mean, xp.sqrt(scatter) * xp.sqrt(jackknife)
+
+
+def _orthogonalized(space: Space, block: Array, i: int, along: HostArray, norm: HostArray) -> Array:
+    """Return for every j what column j of a block is for (s_j - s_i s_i^H s_j) / norm_j."""
+    taken = block[:, i : i + 1] * space.from_host(along / norm)
+    orthogonalized: Array = block * space.from_host(1 / norm) - taken
+    return orthogonalized
+
+
+def _times_conjugate(X: Array, Y: Array) -> Array:
+    xp = namespace(Y)
+    product: Array = X * (xp.conj(Y) if is_complex(xp, Y.dtype) else Y)
+    return product
+
+
+def _python(number: Any) -> complex:
+    """Return a NumPy scalar as a Python number, which keeps an array's precision."""
+    return complex(number) if np.iscomplexobj(number) else float(number)

@@ -1,0 +1,1 @@
+"""Linear algebra of tall blocks of vectors: bases, orthogonalisation, QR, rounding."""

@@ -1,0 +1,1 @@
+"""A spectral density, and what else the same Lanczos run shows of it."""

@@ -1,0 +1,387 @@
+"""A spectral density as quadrature rules, one per probe, and what can be read off them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import ndtr
+
+from hessops.arrays import HostArray
+from hessops.density.plot import plot_density
+from hessops.result import Estimate, Interval, Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["SpectralDensity"]
+
+_GRID_POINTS = 1024
+_DRAWN_POINTS = 4096
+_LOWEST_SHARE_OF_ONE_EIGENVALUE = 0.1
+# A share of eigenvalues that is worth a word.
+_NOTABLE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpectralDensity(Result):
+    """The density of eigenvalues, (1/n) Σ δ(x - λ_i), as one quadrature rule per probe.
+
+    Everything read off it is a mean over probes with a standard error from their spread, NaN for a
+    single probe. That error is statistical; how finely `nodes` resolve the spectrum is a question
+    of the number of steps, and `node_errors` speak of it.
+
+    Parameters
+    ----------
+    nodes : numpy.ndarray, shape (num_probes, num_steps)
+        Ritz values, float64. A run that ends early is filled up with nodes of weight 0.
+    weights : numpy.ndarray, shape (num_probes, num_steps)
+        At least 0; each row sums to 1.
+    node_errors : numpy.ndarray, shape (num_probes, num_steps)
+        Residual norms: within that distance of each node lies an eigenvalue.
+    rounding : float
+        Nodes closer than this to each other, or to zero, cannot be told apart from it in the
+        operator's precision.
+    dim : int
+        The number n of eigenvalues.
+    """
+
+    nodes: HostArray = field(repr=False)
+    weights: HostArray = field(repr=False)
+    node_errors: HostArray = field(repr=False)
+    rounding: float
+    dim: int
+
+    @property
+    def support(self) -> tuple[float, float]:
+        """Return the smallest and largest node of positive weight: within the true range."""
+        used = self.nodes[self.weights > 0]
+        return float(used.min()), float(used.max())
+
+    def grid(self, num_points: int = _GRID_POINTS) -> HostArray:
+        """Return points that cover the support and a tenth beyond.
+
+        Parameters
+        ----------
+        num_points : int
+            How many.
+
+        Returns
+        -------
+        numpy.ndarray, shape (num_points,)
+            Equally spaced.
+        """
+        low, high = self.support
+        margin = 0.1 * (high - low) or 0.1 * abs(low) or 1.0
+        return np.linspace(low - margin, high + margin, num_points)
+
+    def density(self, grid: HostArray | None = None, width: float | None = None) -> Estimate:
+        """Return the density, each node widened to a normal distribution.
+
+        Parameters
+        ----------
+        grid : float or numpy.ndarray, shape (g,), optional
+            Where; `grid()` where not given. It is not renormalised: mass between or beyond the
+            points is not moved.
+        width : float, optional
+            Standard deviation, in units of eigenvalues. Where not given, each node gets the residual
+            norm it came with, so that converged eigenvalues stay sharp and the rest is smooth, but
+            at least 1/400 of the support.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes, each (g,); the density integrates to 1.
+
+        Raises
+        ------
+        ValueError
+            If `width` is not positive, or NaN is in the grid.
+        """
+        points = self.grid() if grid is None else _real("grid", grid)
+        widths = self._widths(width)
+
+        def of_probe(index: int) -> HostArray:
+            steps = (points[..., None] - self.nodes[index]) / widths[index]
+            bells = np.exp(-0.5 * steps**2) / (math.sqrt(2 * math.pi) * widths[index])
+            return np.asarray(bells @ self.weights[index])
+
+        return self._over_probes(of_probe)
+
+    def cdf(self, x: float | HostArray, width: float = 0.0) -> Estimate:
+        """Return the share of eigenvalues up to `x`.
+
+        Parameters
+        ----------
+        x : float or numpy.ndarray
+            Where. A node at `x` itself counts half, as eigenvalues on both sides of it stand
+            behind it.
+        width : float
+            Standard deviation to widen nodes by; 0 leaves steps.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes, of the shape of `x`.
+
+        Raises
+        ------
+        ValueError
+            If `width` is negative or not finite, or an entry of `x` is NaN.
+        TypeError
+            If an entry of `x` is no real number.
+        """
+        if not (math.isfinite(width) and width >= 0):
+            raise ValueError(f"width={width} must not be negative")
+        points = _real("x", x)
+
+        def of_probe(index: int) -> HostArray:
+            distance = points[..., None] - self.nodes[index]
+            share = ndtr(distance / width) if width > 0 else _step(distance, self.rounding)
+            return np.asarray(share @ self.weights[index])
+
+        return self._over_probes(of_probe)
+
+    def quantile(self, q: float | HostArray) -> Estimate:
+        """Return the eigenvalue below which a share `q` of all lie.
+
+        Parameters
+        ----------
+        q : float or numpy.ndarray
+            Between 0 and 1.
+
+        Returns
+        -------
+        Estimate
+            The quantile of the mean over probes, of the shape of `q`. Its standard error is that of
+            the cdf, seen through the cdf.
+
+        Raises
+        ------
+        ValueError
+            If an entry of `q` is not between 0 and 1.
+        """
+        shares = _real("q", q, nan=True)
+        inside = (shares >= 0) & (shares <= 1)
+        if not np.all(inside):
+            raise ValueError(f"q={shares[~inside].flat[0]} must lie between 0 and 1")
+        values = _quantile(self.nodes, self.weights, shares)
+        # The error of the cdf, seen through the cdf: where that is flat, a quantile is uncertain.
+        of_cdf = np.asarray(self.cdf(values).standard_error)
+        low = _quantile(self.nodes, self.weights, np.maximum(shares - of_cdf, 0.0))
+        high = _quantile(self.nodes, self.weights, np.minimum(shares + of_cdf, 1.0))
+        error = np.where(np.isnan(of_cdf), math.nan, (high - low) / 2)
+        return _estimate(values, error, len(self.nodes) - 1)
+
+    def cdf_bracket(self, x: float) -> Interval:
+        """Return bounds on what finer quadrature of the same probes could make of ``cdf(x)``.
+
+        A Gauss rule puts the weight of a whole stretch of the spectrum on one node; the measure that
+        it stands for lies between the sums without and with the nodes next to `x` (Chebyshev,
+        Markov, Stieltjes). Nodes within `rounding` of `x` count as on either side of it, so that in
+        a cluster at `x` the bracket is as wide as the cluster is heavy. More steps narrow the rest;
+        it holds no statistical error.
+
+        Parameters
+        ----------
+        x : float
+            Where.
+
+        Returns
+        -------
+        Interval
+            Mean over probes of the lower and of the upper bound.
+        """
+        point = float(_real("x", x))
+        bounds = [
+            _staircases(nodes[weights > 0], weights[weights > 0], point, self.rounding)
+            for nodes, weights in zip(self.nodes, self.weights, strict=True)
+        ]
+        low, high = np.mean(bounds, axis=0)
+        return Interval(float(low), float(high))
+
+    def quantile_bracket(self, q: float) -> Interval:
+        """Return bounds on what finer quadrature of the same probes could make of ``quantile(q)``.
+
+        Parameters
+        ----------
+        q : float
+            Between 0 and 1.
+
+        Returns
+        -------
+        Interval
+            Where `cdf_bracket` reaches `q`, infinite where it does not.
+        """
+        points = np.unique(self.nodes[self.weights > 0])
+        brackets = np.array([self.cdf_bracket(x) for x in points])
+        below, above = points[brackets[:, 1] < q], points[brackets[:, 0] >= q]
+        low = float(below[-1]) if len(below) else -math.inf
+        return Interval(low, float(above[0]) if len(above) else math.inf)
+
+    def moment(self, p: int) -> Estimate:
+        """Return the mean p-th power of the eigenvalues, tr(A^p) / n.
+
+        Parameters
+        ----------
+        p : int
+            At least 0. Exact for each probe up to p = 2 num_steps - 1.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes.
+
+        Raises
+        ------
+        ValueError
+            If `p` is negative.
+        TypeError
+            If it is no integer.
+        """
+        if isinstance(p, bool) or not isinstance(p, int | np.integer):
+            raise TypeError(f"p={p!r} must be an integer; mean_of takes any function")
+        if p < 0:
+            raise ValueError(f"p={p} must not be negative")
+        return self.mean_of(lambda x: x ** int(p))
+
+    def mean_of(self, function: Callable[[HostArray], HostArray]) -> Estimate:
+        """Return the mean of a function over the eigenvalues, tr f(A) / n.
+
+        Parameters
+        ----------
+        function : callable
+            From an array of nodes to an array of the same shape.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes.
+        """
+        return self._over_probes(
+            lambda index: np.asarray(function(self.nodes[index]) @ self.weights[index])
+        )
+
+    def mass_below(self, x: float = 0.0) -> Estimate:
+        """Return the share of eigenvalues below `x`; of negative ones where `x` is not given.
+
+        A cluster of eigenvalues is one node, so where one lies at `x` within its residual norm, on
+        which side of `x` it counts is chance, and no standard error shows that: `cdf_bracket` does.
+        For the Hessian of a network, whose eigenvalues crowd about zero, ask for a threshold away
+        from the crowd, such as -1e-4 times the largest.
+
+        Parameters
+        ----------
+        x : float
+            Where. A node at `x` to rounding is not below it.
+
+        Returns
+        -------
+        Estimate
+            Mean and standard error over probes.
+
+        Raises
+        ------
+        ValueError
+            If `x` is NaN.
+        TypeError
+            If it is no real number.
+        """
+        point = float(_real("x", x))
+        return self.mean_of(lambda nodes: (nodes < point - self.rounding).astype(np.float64))
+
+    def plot(self, ax: Axes | None = None, *, width: float | None = None) -> Axes:
+        """Draw the density on a logarithmic scale, with two standard errors as a band.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where to draw; a new figure where not given.
+        width : float, optional
+            As for `density`.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            What was drawn on.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        """
+        grid = self.grid(_DRAWN_POINTS)
+        # Below a fraction of one eigenvalue spread over the picture there is nothing to see.
+        lowest = _LOWEST_SHARE_OF_ONE_EIGENVALUE / (self.dim * (grid[-1] - grid[0]))
+        return plot_density(grid, self.density(grid, width), lowest, ax)
+
+    def __str__(self) -> str:
+        low, high = self.support
+        mean, negative = self.moment(1), self.mass_below(0.0)
+        near = np.abs(self.nodes) <= np.maximum(self.rounding, self.node_errors)
+        undecided = float(np.mean(np.sum(self.weights * near, axis=1)))
+        remark = f", {undecided:.3%} on nodes that may be zero" if undecided > _NOTABLE else ""
+        return (
+            f"spectral density of {self.dim} eigenvalues: nodes in [{low:.6g}, {high:.6g}], mean "
+            f"{float(mean):.4g} ± {float(mean.standard_error):.1g}, "
+            f"{float(negative):.3%} below zero ± {float(negative.standard_error):.1%}{remark} "
+            f"({len(self.nodes)} probes, {self._cost()})"
+        )
+
+    def _widths(self, width: float | None) -> HostArray:
+        if width is not None:
+            if not (math.isfinite(width) and width > 0):
+                raise ValueError(f"width={width} must be positive")
+            return np.full_like(self.nodes, width)
+        low, high = self.support
+        floor = (high - low) / 400 or abs(low) / 400 or 1e-3
+        return np.maximum(self.node_errors, floor)
+
+    def _over_probes(self, of_probe: Callable[[int], HostArray]) -> Estimate:
+        samples = np.array([of_probe(index) for index in range(len(self.nodes))])
+        mean = samples.mean(axis=0)
+        error = np.full_like(mean, math.nan)
+        if len(samples) > 1:
+            error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
+        return _estimate(mean, error, len(samples) - 1)
+
+
+def _estimate(value: HostArray, error: HostArray, freedom: int) -> Estimate:
+    """Return floats for a single number and arrays for many."""
+    if value.ndim == 0:
+        return Estimate(value=float(value), standard_error=float(error), freedom=freedom)
+    return Estimate(value=value, standard_error=error, freedom=freedom)
+
+
+def _step(distance: HostArray, rounding: float) -> HostArray:
+    return np.where(np.abs(distance) <= rounding, 0.5, distance > 0)
+
+
+def _staircases(
+    nodes: HostArray, weights: HostArray, x: float, rounding: float
+) -> tuple[float, float]:
+    """Return the sums of weights that bound the cdf of one probe's measure at `x`."""
+    below, reached = int(np.sum(nodes < x - rounding)), int(np.sum(nodes <= x + rounding))
+    return float(weights[: max(below - 1, 0)].sum()), float(weights[: reached + 1].sum())
+
+
+def _real(name: str, value: Any, *, nan: bool = False) -> HostArray:
+    """Return real numbers as an array, or say what else was given."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}={value!r} must be a real number or an array of them")
+    if not nan and np.any(np.isnan(array)):
+        raise ValueError(f"{name}={value} must not be NaN")
+    return array.astype(np.float64)
+
+
+def _quantile(nodes: HostArray, weights: HostArray, shares: HostArray) -> HostArray:
+    order = np.argsort(nodes, axis=None)
+    sorted_nodes, sorted_weights = nodes.ravel()[order], weights.ravel()[order]
+    used = sorted_weights > 0
+    cumulative = np.cumsum(sorted_weights[used]) / np.sum(sorted_weights)
+    indices = np.searchsorted(cumulative, shares * (1 - 1e-12))
+    return np.asarray(sorted_nodes[used][np.minimum(indices, np.sum(used) - 1)])

@@ -1,0 +1,1 @@
+"""The nodes that operators are made of: sums, products, shifts, diagonals, projections."""

@@ -1,0 +1,1 @@
+"""What verbs return, by the kind of question."""
