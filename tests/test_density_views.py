@@ -153,15 +153,15 @@ def test_the_band_holds_everywhere_in_nearly_all_runs():
     truth = np.searchsorted(eigenvalues, x, side="right") / 200
     held = 0
     for seed in range(100):
-        low, high = hessops.cdf_band(run(eigenvalues, seed, num_steps=20), x, confidence=0.8)
-        held += bool(np.all((low <= truth + 1e-12) & (truth <= high + 1e-12)))
+        band = hessops.cdf_band(run(eigenvalues, seed, num_steps=20), x, confidence=0.8)
+        held += bool(np.all((band.low <= truth + 1e-12) & (truth <= band.high + 1e-12)))
     assert held >= 80
 
 
 def test_the_band_narrows_with_steps_and_probes():
     def width(**options):
-        low, high = hessops.cdf_band(run(UNIFORM, **options), 0.1)
-        return high - low
+        band = hessops.cdf_band(run(UNIFORM, **options), 0.1)
+        return float(band.high[0] - band.low[0])
 
     assert width(num_steps=50) < width(num_steps=10)
     assert width(num_probes=64) < width(num_probes=4)
@@ -173,6 +173,31 @@ def test_the_band_narrows_with_steps_and_probes():
 def test_bad_confidence():
     with pytest.raises(ValueError, match="confidence=1 must lie between 0 and 1"):
         hessops.cdf_band(run(UNIFORM), 0.0, confidence=1)
+
+
+def test_bad_points():
+    with pytest.raises(ValueError, match="x=nan must not be NaN"):
+        hessops.cdf_band(run(UNIFORM), math.nan)
+    with pytest.raises(ValueError, match=r"x must be a number or a vector, got shape \(1, 2\)"):
+        hessops.cdf_band(run(UNIFORM), np.zeros((1, 2)))
+
+
+def test_without_points_the_band_covers_all_nodes_and_holds_the_mean():
+    density = run(UNIFORM)
+    band = hessops.cdf_band(density)
+    assert band.x[0] < density.support[0] < density.support[1] < band.x[-1]
+    assert np.all((band.low <= band.value) & (band.value <= band.high))
+    assert (band.low[0], band.high[-1]) == (0, 1)
+
+
+def test_the_band_is_drawn_where_it_is():
+    pytest.importorskip("matplotlib")
+    band = hessops.cdf_band(run(UNIFORM))
+    ax = band.plot()
+    drawn = ax.collections[0].get_paths()[0].vertices
+    assert drawn[:, 1].min() == band.low.min()
+    assert drawn[:, 1].max() == band.high.max()
+    assert ax.get_legend_handles_labels()[1] == ["95% band"]
 
 
 # Distances

@@ -12,7 +12,7 @@ from hessops.result import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_density"]
+__all__ = ["plot_density", "plot_distribution"]
 
 
 def plot_density(
@@ -52,6 +52,50 @@ def plot_density(
     ax.set_xlim(grid[0], grid[-1])
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("density")
+    return ax
+
+
+def plot_distribution(
+    x: HostArray,
+    value: HostArray,
+    low: HostArray,
+    high: HostArray,
+    label: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw a distribution function as steps, with a band around it.
+
+    Parameters
+    ----------
+    x : numpy.ndarray, shape (g,)
+        Where it is known, ascending.
+    value, low, high : numpy.ndarray, shape (g,)
+        The function, and the band.
+    label : str
+        What the legend calls the band.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure where not given.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        What was drawn on.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing.
+    """
+    if ax is None:
+        ax = _new_axes()
+    line = ax.step(x, value, where="post", linewidth=1.2)[0]
+    color = line.get_color()
+    ax.fill_between(x, low, high, step="post", alpha=0.3, color=color, linewidth=0, label=label)
+    ax.set_xlim(x[0], x[-1])
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_xlabel("eigenvalue")
+    ax.set_ylabel("share of eigenvalues up to it")
+    ax.legend(loc="upper left", frameon=False)
     return ax
 
 
