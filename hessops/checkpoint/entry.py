@@ -54,7 +54,7 @@ class Entry:
 
     @classmethod
     def read(cls, path: Path) -> Entry:
-        """Return the entry that a file holds, or say that it is damaged."""
+        """Return the entry that a file holds, or say that it holds none."""
         try:
             with path.open("rb") as file:
                 document, arrays = read_archive(file)
@@ -68,7 +68,7 @@ class Entry:
             )
         except BROKEN as error:
             raise CheckpointError(
-                f"{path} is damaged ({error}), and so the record ends before it: delete it and the "
+                f"{path} is damaged or cannot be read ({error}), and so the record ends before it: delete it and the "
                 "files of higher numbers to go on from there"
             ) from error
 

@@ -156,16 +156,14 @@ class Record:
 
     def _require_nothing_else(self) -> None:
         """Raise if the folder is used for something else."""
-        ours = [*self._files(_ENTRY), *self._files(_PARTIAL)]
-        known = {*ours, self.folder / _HEADER, self.folder / "lock"}
-        others = sorted(path.name for path in self.folder.iterdir() if path not in known)
         if (self.folder / _HEADER).exists():
             return
-        if others or self._files(_ENTRY):
-            shown = ", ".join((others or [path.name for path in ours])[:3])
+        unfinished = {self.folder / "lock", *self._files(_PARTIAL)}
+        others = sorted(path.name for path in self.folder.iterdir() if path not in unfinished)
+        if others:
             raise CheckpointError(
-                f"{self.folder} holds {shown} and no {_HEADER}, so it is no record of products: name "
-                "a new or an empty folder"
+                f"{self.folder} holds {', '.join(others[:3])} and no {_HEADER}, so it is no record of "
+                "products: name a new or an empty folder"
             )
 
     def _made_with_of(self, header: Path, description: dict[str, Any]) -> dict[str, str]:
@@ -221,13 +219,12 @@ class Record:
     def _require_same_call(
         self, entry: Entry, call: str, sketch: HostArray, sketcher: Sketcher
     ) -> None:
+        causes = "The seed, settings, data, code, libraries or the number of threads have changed"
         if entry.call != call:
             difference = f"is asked for the {call} and was recorded of the {entry.call}"
         elif entry.sketch.shape != sketch.shape:
             columns = sketch.shape[1], entry.sketch.shape[1]
-            difference = (
-                f"is asked for with {columns[0]} vectors and was recorded with {columns[1]}"
-            )
+            difference = f"is asked for with {columns[0]} vectors and was recorded with {columns[1]}"
         else:
             off = deviations(sketch, entry.sketch)
             if not off.size or off.max() <= sketcher.rounding():
@@ -236,11 +233,13 @@ class Record:
                 f"is asked for with other vectors than were recorded (column {int(off.argmax())} "
                 f"differs by {off.max():.2g} of its norm)"
             )
+            causes = (
+                "If rng was not given, every process draws a new seed: give rng a number. Else t"
+                + causes[1:]
+            )
         raise CheckpointError(
             f"{self.folder} was recorded by another run: its product {self.num_replayed} {difference}. "
-            "If rng was not given, every process draws a new seed: give rng a number. Else the seed, "
-            "settings, data, code, libraries or the number of threads have changed"
-            f"{self._changes()}. Run what was recorded, name another folder, or {_RESTART}"
+            f"{causes}{self._changes()}. Run what was recorded, name another folder, or {_RESTART}"
         )
 
     def _changes(self) -> str:
