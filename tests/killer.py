@@ -1,9 +1,8 @@
-"""A program that runs another one in a child process and kills it, again and again, until it is done.
+"""A program that runs another one in a child process and kills it, again and again.
 
 Children are forks of a process that has imported everything, so that a life costs no start. Called as
-``python killer.py PROGRAM FOLDER KILLS``: ``run(folder)`` of the file PROGRAM is run in FOLDER,
-killed after random times at most KILLS times, and then left to end. Prints a JSON list of what FOLDER
-held at each kill.
+``python killer.py PROGRAM FOLDER KILLS``: ``run(folder)`` of the file PROGRAM is killed so many times,
+and then left to end. Prints a JSON list of what FOLDER held after each kill.
 """
 
 import importlib.util
@@ -15,22 +14,27 @@ import sys
 import time
 from pathlib import Path
 
+_POLL = 0.001
+_NEW_FILES = 12
+_SECONDS = 0.02
+
 
 def main(program: str, folder: str, kills: str) -> None:
     run = imported(program).run
     chance = random.Random(0)
-    longest, held = 0.1, []
+    held = []
     for _ in range(int(kills)):
         child = started(run, folder)
-        if killed(child, after=chance.uniform(0.0, longest)):
-            held.append(sorted(path.name for path in Path(folder).glob("*")))
-        else:
+        # At once, while it reads back what there is, or after some new products.
+        wait_for(child, folder, len(names(folder)) + chance.randint(0, _NEW_FILES))
+        time.sleep(chance.uniform(0.0, _SECONDS))
+        os.kill(child, signal.SIGKILL)
+        if exit_code(child) == 0:
             break
-        # Replays take longer as the record grows: every life should have a chance to add to it.
-        if len(held) > 1 and len(held[-1]) <= len(held[-2]):
-            longest *= 2
-    assert ended(started(run, folder)) == 0
+        held.append(names(folder))
+    code = exit_code(started(run, folder))
     sys.stdout.write(json.dumps(held))
+    sys.exit(code)
 
 
 def imported(program: str):
@@ -40,32 +44,31 @@ def imported(program: str):
     return module
 
 
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
 def started(run, folder: str) -> int:
     child = os.fork()
     if child == 0:
         try:
             run(folder)
-        except BaseException as error:
+        except BaseException as error:  # of a fork, nothing else may run on
             sys.stderr.write(f"{error!r}\n")
             os._exit(1)
         os._exit(0)
     return child
 
 
-def killed(child: int, after: float) -> bool:
-    """Kill a child after some seconds, and tell whether it was still alive."""
-    deadline = time.monotonic() + after
-    while time.monotonic() < deadline:
-        time.sleep(0.001)
+def wait_for(child: int, folder: str, files: int) -> None:
+    """Wait until there are so many files, or the child has ended by itself."""
+    while len(names(folder)) < files:
         if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-            break
-    os.kill(child, signal.SIGKILL)
-    code = ended(child)
-    assert code in {0, -signal.SIGKILL}
-    return code != 0
+            return
+        time.sleep(_POLL)
 
 
-def ended(child: int) -> int:
+def exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
