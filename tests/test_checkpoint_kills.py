@@ -86,7 +86,7 @@ def saved(path):
 
 @needs_fork
 @pytest.mark.parametrize(
-    ("program", "kills"), [(MATRIX, 20), (NETWORK, 4)], ids=["matrix", "network"]
+    ("program", "kills"), [(MATRIX, 20), (NETWORK, 3)], ids=["matrix", "network"]
 )
 def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_is_not(tmp_path, program, kills):
     if program is NETWORK:
