@@ -2,8 +2,8 @@
 
 Children are forks of a process that has imported everything, so that a life costs no start. Called as
 ``python killer.py PROGRAM KILLS``: ``run("killed")`` of the file PROGRAM is killed so many times, and
-then left to end, as ``run("plain")`` is. Prints a JSON list of what the folder ``killed`` held after each
-kill.
+then left to end, as ``run("plain")`` is. Prints a JSON list of what the folder ``killed`` held after
+each kill.
 """
 
 import importlib.util

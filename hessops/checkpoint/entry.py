@@ -68,8 +68,8 @@ class Entry:
             )
         except BROKEN as error:
             raise CheckpointError(
-                f"{path} is damaged or cannot be read ({error}), and so the record ends before it: delete it and the "
-                "files of higher numbers to go on from there"
+                f"{path} is damaged or cannot be read ({error}), and so the record ends before it: "
+                "delete it and the files of higher numbers to go on from there"
             ) from error
 
     def restored(self, space: Space) -> Array:

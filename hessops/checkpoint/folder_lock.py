@@ -13,9 +13,9 @@ from pathlib import Path
 
 from hessops.errors import CheckpointError
 
-__all__ = ["FolderLock"]
+__all__ = ["LOCK_NAME", "FolderLock"]
 
-_NAME = "lock"
+LOCK_NAME = "lock"
 # What this process holds. The system's locks belong to a process as a whole.
 _held: weakref.WeakValueDictionary[str, FolderLock] = weakref.WeakValueDictionary()
 _guard = threading.Lock()
@@ -71,7 +71,7 @@ class FolderLock:
 
 def _take(folder: Path) -> int:
     """Return an open, locked file, or say who has it."""
-    path = folder / _NAME
+    path = folder / LOCK_NAME
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _lock(descriptor, path)
@@ -99,6 +99,7 @@ def _held_elsewhere(descriptor: int, holder: dict[str, object], path: Path) -> s
         import fcntl
 
         try:
+            # Not flock, which the forks of a killed process would go on holding.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return ""

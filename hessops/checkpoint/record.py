@@ -16,7 +16,7 @@ import scipy
 from hessops.arrays import HostArray
 from hessops.atomic_file import atomic_file
 from hessops.checkpoint.entry import Entry
-from hessops.checkpoint.folder_lock import FolderLock
+from hessops.checkpoint.folder_lock import LOCK_NAME, FolderLock
 from hessops.checkpoint.ranks import Ranks
 from hessops.checkpoint.sketch import Sketcher, deviations
 from hessops.errors import CheckpointError
@@ -72,13 +72,12 @@ class Record:
         self.ranks = ranks
         self._lock: FolderLock | None = None
         self._made_with = ranks.by_root(
-            lambda: self._spoken(lambda: self._open(description, restart), _UNUSABLE)
+            lambda: self._in_words(lambda: self._open(description, restart), _UNUSABLE)
         )
-        count, self.nbytes = ranks.by_keepers(lambda: self._spoken(self._survey, _UNUSABLE))
-        self.num_recorded = ranks.least(count)
+        count = ranks.least(ranks.by_keepers(lambda: self._in_words(self._survey, _UNUSABLE)))
+        self.nbytes: int = ranks.by_keepers(lambda: self._in_words(self._cut(count), _UNUSABLE))
+        self.num_recorded = count
         self.num_replayed = self.num_made = 0
-        if count > self.num_recorded:
-            self._discard(self.num_recorded)
 
     def is_at_the_end(self) -> bool:
         """Tell whether the next product has to be made."""
@@ -103,7 +102,7 @@ class Record:
         def write() -> int:
             self._require_lock()
             path = self._path(self.num_recorded)
-            self._spoken(lambda: entry.write(path), _UNWRITTEN)
+            self._in_words(lambda: entry.write(path), _UNWRITTEN)
             return path.stat().st_size
 
         self.nbytes += self.ranks.by_keepers(write)
@@ -156,11 +155,9 @@ class Record:
 
     def _require_nothing_else(self) -> None:
         """Raise if the folder is used for something else."""
-        if (self.folder / _HEADER).exists():
-            return
-        unfinished = {self.folder / "lock", *self._files(_PARTIAL)}
-        others = sorted(path.name for path in self.folder.iterdir() if path not in unfinished)
-        if others:
+        names = {path.name for path in self.folder.iterdir()}
+        others = sorted(names - {LOCK_NAME} - {path.name for path in self._files(_PARTIAL)})
+        if others and _HEADER not in names:
             raise CheckpointError(
                 f"{self.folder} holds {', '.join(others[:3])} and no {_HEADER}, so it is no record of "
                 "products: name a new or an empty folder"
@@ -192,25 +189,31 @@ class Record:
             )
         return made_with
 
-    def _survey(self) -> tuple[int, int]:
-        """Return how many products this rank keeps, and their bytes."""
+    def _survey(self) -> int:
+        """Return how many products this rank keeps."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        paths = sorted(self._own_files())
-        numbers = [_number(path) for path in paths]
-        missing = sorted(set(range(len(numbers))) - set(numbers))
+        numbers = {_number(path) for path in self._own_files()}
+        missing = sorted(set(range(len(numbers))) - numbers)
         if missing:
             raise CheckpointError(
                 f"{self._path(missing[0])} is missing, and so the record ends before it: delete the "
                 f"files of higher numbers to go on from there, or {_RESTART}"
             )
-        return len(paths), sum(path.stat().st_size for path in paths)
+        return len(numbers)
 
-    def _discard(self, first: int) -> None:
-        """Remove what this rank has and another has not."""
-        for path in sorted(self._own_files(), reverse=True):
-            if _number(path) >= first:
-                self.nbytes -= path.stat().st_size
-                path.unlink()
+    def _cut(self, count: int) -> Callable[[], int]:
+        """Return what removes the products that another rank lacks; it returns the bytes left."""
+
+        def cut() -> int:
+            nbytes = 0
+            for path in sorted(self._own_files(), reverse=True):
+                if _number(path) < count:
+                    nbytes += path.stat().st_size
+                else:
+                    path.unlink()
+            return nbytes
+
+        return cut
 
     def _require_lock(self) -> None:
         if self._lock is not None:
@@ -224,7 +227,9 @@ class Record:
             difference = f"is asked for the {call} and was recorded of the {entry.call}"
         elif entry.sketch.shape != sketch.shape:
             columns = sketch.shape[1], entry.sketch.shape[1]
-            difference = f"is asked for with {columns[0]} vectors and was recorded with {columns[1]}"
+            difference = (
+                f"is asked for with {columns[0]} vectors and was recorded with {columns[1]}"
+            )
         else:
             off = deviations(sketch, entry.sketch)
             if not off.size or off.max() <= sketcher.rounding():
@@ -262,7 +267,7 @@ class Record:
     def _files(self, pattern: re.Pattern[str]) -> list[Path]:
         return [path for path in self.folder.iterdir() if pattern.fullmatch(path.name)]
 
-    def _spoken(self, action: Callable[[], T], sentence: str) -> T:
+    def _in_words(self, action: Callable[[], T], sentence: str) -> T:
         """Return what an action returns; what the system refuses is said in words."""
         try:
             return action()
