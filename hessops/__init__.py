@@ -51,6 +51,7 @@ from hessops.density.kernel_polynomial import kernel_polynomial
 from hessops.density.wasserstein import wasserstein
 from hessops.diagnostics import check_operator
 from hessops.errors import (
+    CheckpointError,
     ConvergenceError,
     ConvergenceWarning,
     NonFiniteError,
@@ -59,20 +60,22 @@ from hessops.errors import (
 from hessops.operator import LinearOperator
 from hessops.operators.algebra import Adjoint, Product, Scaled, Shifted, Sum
 from hessops.operators.block_diagonal import BlockDiagonal
+from hessops.operators.checkpointed import Checkpointed, checkpointed
 from hessops.operators.elementary import Diagonal, Identity, LowRank
 from hessops.operators.finite_sum import FiniteSum
 from hessops.operators.projected import Projected
 from hessops.result import load
 from hessops.space import ArraySpace, Space
 from hessops.structure import Structure
+from hessops.version import __version__ as __version__
 from hessops.wrap import aslinearoperator, to_scipy
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Adjoint",
     "ArraySpace",
     "BlockDiagonal",
+    "CheckpointError",
+    "Checkpointed",
     "Communicator",
     "ConvergenceError",
     "ConvergenceWarning",
@@ -95,6 +98,7 @@ __all__ = [
     "cdf_band",
     "cg",
     "check_operator",
+    "checkpointed",
     "condition_number",
     "diagonal",
     "effective_dimension",

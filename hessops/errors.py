@@ -1,6 +1,16 @@
 """Everything hessops raises or warns of by a name of its own."""
 
-__all__ = ["ConvergenceError", "ConvergenceWarning", "NonFiniteError", "NotSelfAdjointError"]
+__all__ = [
+    "CheckpointError",
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "NonFiniteError",
+    "NotSelfAdjointError",
+]
+
+
+class CheckpointError(ValueError):
+    """A record of products is of another run, in use or damaged."""
 
 
 class NonFiniteError(ArithmeticError):

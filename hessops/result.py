@@ -6,19 +6,15 @@ Errors of different kind stay apart: a statistical `interval` comes from random 
 
 from __future__ import annotations
 
-import json
 import math
-import tokenize
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, ClassVar, NamedTuple, Self
-from zipfile import BadZipFile
 
 import numpy as np
 
+from hessops.archive import BROKEN, read_archive, write_archive
 from hessops.arrays import HostArray, is_array, to_numpy
 from hessops.errors import ConvergenceError
 from hessops.record import History
@@ -27,11 +23,6 @@ from hessops.statistics import t_quantile
 __all__ = ["Estimate", "Interval", "Result", "load"]
 
 _FORMAT = 1
-# What NumPy raises of a file that is no archive, or a damaged one, depends on what else it is.
-_BROKEN = (
-    *(LookupError, TypeError, ValueError, AttributeError, NotImplementedError, EOFError, OSError),
-    *(BadZipFile, zlib.error, tokenize.TokenError, SyntaxError),
-)
 
 
 class Interval(NamedTuple):
@@ -151,7 +142,7 @@ class Result:
                 f.name: _encode(getattr(self, f.name), f.name, arrays) for f in fields(self)
             },
         }
-        _write(target, {"document": np.array(json.dumps(document)), **arrays})
+        write_archive(target, document, arrays)
         return target
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,11 +197,9 @@ def load(path: str | Path) -> Any:
     source = Path(path) if Path(path).is_file() else _with_suffix(path)
     with source.open("rb") as file:
         try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            document = json.loads(str(arrays.pop("document")))
+            document, arrays = read_archive(file)
             version, name = int(document["format"]), str(document["kind"])
-        except _BROKEN as error:
+        except BROKEN as error:
             raise ValueError(f"{path} was not written by hessops: {error}") from error
     if version > _FORMAT:
         raise ValueError(f"{path} was written by a later version of hessops; upgrade to read it")
@@ -231,18 +220,6 @@ def _with_suffix(path: str | Path) -> Path:
     if target.name.lower().endswith(".npz"):
         return target
     return target.with_name(target.name + ".npz")
-
-
-def _write(target: Path, arrays: dict[str, HostArray]) -> None:
-    """Write an archive beside its place and then move it there: all of it, or nothing."""
-    # A name of its own: ranks may save the same result at the same time.
-    partial = target.with_name(f"{target.name}.{token_hex(4)}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:

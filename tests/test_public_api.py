@@ -126,10 +126,12 @@ def test_the_core_needs_its_host_libraries_alone(module):
 # and `plot` is given numbers, not results.
 LAYERS = {
     "numbers": [
-        "arrays", "errors", "random", "scalars", "statistics", "structure", "spectral_function",
-        "bounds", r"bounds\.\w+",
+        "archive", "arrays", "atomic_file", "errors", "random", "scalars", "statistics", "structure",
+        "spectral_function", "version", "bounds", r"bounds\.\w+",
     ],
-    "vectors": ["comm", "space", "blocks", r"blocks\.\w+"],
+    "vectors": [
+        "comm", "space", "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
+    ],
     "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],
     "results": [
         "record", "result", "results", r"results\.\w+", "density", r"density\.\w+",

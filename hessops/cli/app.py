@@ -124,6 +124,10 @@ def analyze(
     density_steps: Annotated[int, typer.Option(help="Lanczos steps for the density.", min=1)] = 40,
     seed: Seed = 0,
     device: Device = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep products in: killed, the same command goes on there."),
+    ] = None,
     output: Output = Path("hessops-report"),
     title: Annotated[
         str | None, typer.Option(help="Title of the report; TARGET's file if not given.")
@@ -150,6 +154,8 @@ def analyze(
         given = parse_arguments(arg or [])
         with progress.busy(f"loading {target}"):
             operator = load_target(target, given, params=params or [], device=device)
+            if checkpoint is not None:
+                operator = hessops.checkpointed(operator, checkpoint)
         _report(console, progress, operator, settings, output, target, arg or [], title)
 
 

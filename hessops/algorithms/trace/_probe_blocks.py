@@ -23,6 +23,6 @@ def multiplied(A: LinearOperator, X: Array, block_size: int) -> Array:
     count = X.shape[1]
     if count <= block_size:
         return A.apply(X)
-    blocks = [A.apply(X[:, i : i + block_size]) for i in range(0, count, block_size)]
+    blocks = [A.apply(X[:, i : min(i + block_size, count)]) for i in range(0, count, block_size)]
     product: Array = A.xp.concat(blocks, axis=1)
     return product
