@@ -19,6 +19,7 @@ Examples
 
 from hessops.algorithms.eigen.eigsh import eigsh
 from hessops.algorithms.eigen.power import power_iteration
+from hessops.algorithms.eigen.svds import svds
 from hessops.algorithms.functions.matrix_function import matrix_function
 from hessops.algorithms.functions.trace_function import (
     estrada_index,
@@ -120,6 +121,7 @@ __all__ = [
     "schatten_norm",
     "spectral_density",
     "spectral_norm",
+    "svds",
     "to_scipy",
     "trace",
     "trace_function",
