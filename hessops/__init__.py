@@ -18,6 +18,7 @@ Examples
 """
 
 from hessops.algorithms.eigen.eigsh import eigsh
+from hessops.algorithms.eigen.lobpcg import lobpcg
 from hessops.algorithms.eigen.power import power_iteration
 from hessops.algorithms.eigen.svds import svds
 from hessops.algorithms.functions.matrix_function import matrix_function
@@ -108,6 +109,7 @@ __all__ = [
     "kernel_polynomial",
     "lanczos",
     "load",
+    "lobpcg",
     "logdet",
     "matrix_function",
     "minres",

@@ -29,17 +29,18 @@ from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
 from hessops.algorithms.eigen._eigsh_goal import Goal, Which, eigsh_goal
+from hessops.algorithms.eigen._verified_pairs import verified_pairs
 from hessops.algorithms.eigen.thick_restart import (
     EigshState,
     KnownPairs,
     eigsh_steps,
     known_pairs,
 )
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream, seed_from
-from hessops.record import Callback, Outcome, require_finite, run
+from hessops.record import Callback, Outcome, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
 
 __all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
@@ -256,7 +257,14 @@ def _wanted_pairs(
     vectors = state.basis.combined(operator.domain.from_host(state.coefficients[:, pairs]))
     values, residuals = state.values[pairs], state.residual_norms[pairs]
     if verify:
-        values, residuals = _verified(operator, vectors, values, state)
+        values, residuals = verified_pairs(
+            operator,
+            vectors,
+            values,
+            num_products=state.num_products,
+            size=state.size,
+            method="Lanczos",
+        )
     bounds = error_bounds(
         values,
         residuals,
@@ -265,32 +273,3 @@ def _wanted_pairs(
         eps(operator.xp, operator.dtype),
     )
     return _WantedPairs(values, residuals, bounds, vectors)
-
-
-def _verified(
-    operator: LinearOperator, vectors: Array, expected: HostArray, state: EigshState
-) -> tuple[HostArray, HostArray]:
-    """Return Rayleigh quotients and true residual norms of approximate eigenvectors."""
-    space = operator.domain
-    product = operator.apply(vectors)
-    values = np.real(to_numpy(space.column_inner(vectors, product)))
-    require_finite(values, state.num_products + len(values), operator)
-    _require_linear(operator, values, expected, state)
-    residual = product - vectors * space.from_host(values)
-    return values, np.sqrt(to_numpy(space.column_norms_squared(residual)))
-
-
-def _require_linear(
-    operator: LinearOperator, values: HostArray, expected: HostArray, state: EigshState
-) -> None:
-    """Raise if the Rayleigh quotients of Ritz vectors are not their Ritz values."""
-    # Exhausted Krylov spaces leave out couplings of half the digits, at a scale up to three times the
-    # size.
-    allowed = 4 * np.sqrt(eps(operator.xp, operator.dtype)) * state.size
-    worst = int(np.argmax(np.abs(values - expected)))
-    if np.abs(values[worst] - expected[worst]) > allowed:
-        raise ValueError(
-            f"{operator} is not linear, or not the same at every product: Lanczos found the "
-            f"eigenvalue {expected[worst]:.6g} where a product with its vector gives "
-            f"{values[worst]:.6g}; see hessops.check_operator"
-        )
