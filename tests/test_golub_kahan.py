@@ -48,7 +48,7 @@ def test_every_ritz_triplet_has_the_residual_it_says(problem, smallest):
     place, matrix, limit, seed = problem
     A = aslinearoperator(place.put(matrix))
     n, exact = matrix.shape[1], matrix.astype(np.complex128)
-    rounding = 500 * n * place.eps * np.linalg.norm(matrix) + 1e-140
+    rounding = 500 * n * place.eps * float(np.linalg.norm(matrix)) + 1e-140
     start = place.put(normal(seed, (n, 1), place.dtype))
     states = svds_steps(A, start, stream=STREAM, count=2, smallest=smallest, max_basis=limit)
     for state in states:
@@ -57,8 +57,9 @@ def test_every_ritz_triplet_has_the_residual_it_says(problem, smallest):
             assert dtype_name(basis.vectors().dtype) == place.dtype
             gram = wide(basis).conj().T @ wide(basis)
             assert np.abs(gram - np.eye(len(gram))).max() <= 200 * n * place.eps
-        U, V = wide(state.left, state.left_coefficients), wide(
-            state.right, state.right_coefficients
+        U, V = (
+            wide(state.left, state.left_coefficients),
+            wide(state.right, state.right_coefficients),
         )
         first = np.linalg.norm(exact @ V - U * state.values, axis=0)
         second = np.linalg.norm(exact.conj().T @ U - V * state.values, axis=0)

@@ -33,9 +33,7 @@ def true_residuals(matrix, result):
     U, V = to_numpy(result.left_vectors), to_numpy(result.right_vectors)
     A = matrix.astype(np.complex128)
     first = np.linalg.norm(A @ V - U * result.singular_values, axis=0)
-    return np.hypot(
-        first, np.linalg.norm(A.conj().T @ U - V * result.singular_values, axis=0)
-    )
+    return np.hypot(first, np.linalg.norm(A.conj().T @ U - V * result.singular_values, axis=0))
 
 
 @st.composite
@@ -114,7 +112,9 @@ def test_the_scale_of_the_operator_changes_nothing(scale, dtype, max_basis):
 @given(st.integers(0, 1000), st.sampled_from(["float64", "complex128"]))
 def test_unitary_factors_change_no_singular_value(seed, dtype):
     matrix = normal(seed, (15, 10), dtype)
-    turned = orthonormal(seed + 1, (15, 15), dtype) @ matrix @ orthonormal(seed + 2, (10, 10), dtype)
+    turned = (
+        orthonormal(seed + 1, (15, 15), dtype) @ matrix @ orthonormal(seed + 2, (10, 10), dtype)
+    )
     one, other = (hessops.svds(A, 3, rng=seed) for A in (matrix, turned))
     np.testing.assert_allclose(one.singular_values, other.singular_values, atol=1e-12)
 
@@ -175,25 +175,23 @@ def test_a_check_finds_copies_that_a_single_vector_cannot_see(which, seed):
     found = hessops.svds(matrix, 4, which=which, check_completeness=True, rng=seed)
     assert found.converged
     assert "with probability 0.99 no singular value" in found.status
-    np.testing.assert_allclose(
-        found.singular_values, exact_values(matrix, 4, which), atol=1e-9
-    )
+    np.testing.assert_allclose(found.singular_values, exact_values(matrix, 4, which), atol=1e-9)
     assert len(found.history) == (found.num_products - 8) // 2
 
 
 def test_checks_are_as_right_as_they_say():
-    """A special start hides the largest singular value. Of 60 checks, each of which misses it with a
-    probability of at most 1 %, more than 4 do so with a probability below 1e-3."""
+    """A special start hides the largest singular value. Of 40 checks, each of which misses it with a
+    probability of at most 1 %, more than 3 do so with a probability below 1e-3."""
     values = np.append(np.linspace(0, 1, 100), 1.2)
     A, missed = hessops.Diagonal(values), 0
     start = np.ones(101)
     start[-1] = 0
-    for seed in range(60):
+    for seed in range(40):
         result = hessops.svds(A, 1, tol=1e-3, start=start, check_completeness=True, rng=seed)
         claimed = re.search(r"above ([\d.]+) is missing", result.status)
         bound = float(claimed[1]) if claimed else result.singular_values[0] + 2e-3
         missed += bound < 1.2
-    assert missed <= 4
+    assert missed <= 3
 
 
 # --- errors ---------------------------------------------------------------------------------------
@@ -206,7 +204,7 @@ def test_error_bounds_hold(shape, tol):
     within the bound where the gap that it assumes holds no other singular value."""
     rng = np.random.default_rng(0)
     sharper = 0
-    for seed in range(24):
+    for seed in range(16):
         values = rng.uniform(0, 1, 40) ** rng.choice([1, 4])
         if seed % 3 == 0:
             values[:3] = 1.5 + 10 ** rng.uniform(-9, -1) * rng.uniform(0, 1, 3)
@@ -218,7 +216,11 @@ def test_error_bounds_hold(shape, tol):
         assert np.all(distance <= result.residual_norms + 1e-14)
         assert np.all(result.error_bounds <= result.residual_norms + 2e-14)
         for value, residual, bound, error in zip(
-            result.singular_values, result.residual_norms, result.error_bounds, distance, strict=True
+            result.singular_values,
+            result.residual_norms,
+            result.error_bounds,
+            distance,
+            strict=True,
         ):
             if bound <= 2e-14 or bound > 0.7 * residual:
                 assert error <= bound + 1e-14
@@ -373,9 +375,7 @@ def test_a_callback_ends_the_run():
 
 def test_an_operator_whose_adjoint_is_not_its_adjoint_is_refused():
     matrix, other = normal(0, (20, 15)), normal(1, (15, 20))
-    A = aslinearoperator(
-        lambda X: matrix @ X, shape=(20, 15), adjoint_function=lambda X: other @ X
-    )
+    A = aslinearoperator(lambda X: matrix @ X, shape=(20, 15), adjoint_function=lambda X: other @ X)
     with pytest.raises(ValueError, match=r"is not its adjoint: inner products <u, A v>.*differ by"):
         hessops.svds(A, 2, rng=0)
 
@@ -417,7 +417,10 @@ def test_an_operator_that_mixes_columns_is_refused():
         ({"which": "LA"}, "which='LA' is unknown; choose one of LM, SM"),
         ({"tol": 0}, "tol=0 must be positive"),
         ({"max_steps": 1.5}, "max_steps=1.5 must be a positive integer"),
-        ({"k": 2, "max_basis": 3}, "max_basis=3 is too small for k=2 triplets; it must be at least 4"),
+        (
+            {"k": 2, "max_basis": 3},
+            "max_basis=3 is too small for k=2 triplets; it must be at least 4",
+        ),
         ({"start": np.ones(6)}, "expected 4 rows"),
         ({"start": np.zeros(4)}, "a start vector has norm 0"),
     ],

@@ -51,12 +51,8 @@ def basis_limit(
                 f"{least}"
             )
         return min(max_basis, space.dim)
-    vector_bytes = sum(
-        max(each.local_dim, 1) * numpy_dtype(each.dtype).itemsize for each in spaces
-    )
-    limit = min(
-        max(_BASIS_BYTES // vector_bytes, 2 * k + _LEAST_BASIS), _MOST_BASIS + 10 * k
-    )
+    vector_bytes = sum(max(each.local_dim, 1) * numpy_dtype(each.dtype).itemsize for each in spaces)
+    limit = min(max(_BASIS_BYTES // vector_bytes, 2 * k + _LEAST_BASIS), _MOST_BASIS + 10 * k)
     # The ranks may hold different numbers of rows.
     return space.comm.broadcast(min(max(limit, least), space.dim))
 

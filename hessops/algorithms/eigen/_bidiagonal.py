@@ -112,9 +112,7 @@ class Bidiagonal:
         beside[0::2], beside[1::2] = self.alphas, self.betas
         last = 2 * size - 1
         ends = [(size, size + count - 1), (last, last)] if smallest else [(last - count + 1, last)]
-        parts = [
-            eigh_tridiagonal(diagonal, beside, select="i", select_range=end) for end in ends
-        ]
+        parts = [eigh_tridiagonal(diagonal, beside, select="i", select_range=end) for end in ends]
         values = np.concatenate([part[0] for part in parts])
         if not values[0] > _APART * values[-1]:
             return self._chosen(self.triplets(), count, smallest)
@@ -190,9 +188,7 @@ def _bordered(matrix: HostArray, column: HostArray, row: HostArray) -> HostArray
     return np.concatenate([wide, row[None, :]])
 
 
-def _turned(
-    stray: HostArray, rows: HostArray, columns: HostArray
-) -> tuple[HostArray, HostArray]:
+def _turned(stray: HostArray, rows: HostArray, columns: HostArray) -> tuple[HostArray, HostArray]:
     """Return a matrix in new bases, and the norms of the columns of what they do not hold."""
     image = stray @ columns
     inside = rows.T @ image
@@ -234,7 +230,7 @@ def _bidiagonalized(
 
 
 def _reflector(vector: HostArray) -> HostArray:
-    """Return w of norm √2, or 0, so that I - w w^T takes a vector to a multiple of the last unit one."""
+    """Return w, of norm √2 or 0: I - w w^T takes the vector to a multiple of the last unit one."""
     rest = np.linalg.norm(vector[:-1])
     if rest == 0:
         return np.zeros_like(vector)

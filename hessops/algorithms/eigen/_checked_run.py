@@ -41,9 +41,7 @@ def checked(
         What the last check found, if there was one that missed nothing.
     """
     attempt = 0
-    while (
-        outcome.reason == "converged" and not goal.complete and outcome.state.step < max_steps
-    ):
+    while outcome.reason == "converged" and not goal.complete and outcome.state.step < max_steps:
         attempt += 1
         check, further = check_again(outcome.state, attempt)
         outcome = _joined(outcome, further)

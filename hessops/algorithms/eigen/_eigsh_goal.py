@@ -37,6 +37,10 @@ class RitzState(Protocol):
         """Return the blocks multiplied."""
 
     @property
+    def num_products(self) -> int:
+        """Return the products made."""
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """Return the products with each Krylov space."""
 
@@ -210,7 +214,10 @@ class Goal:
         cost = f"{state.step} steps"
         if bool(np.all(reached)) and len(residuals) == self.k:
             if self.complete or state.filled:
-                return f"converged in {cost}; no copies of multiple {self.value_name}s are missing", True
+                return (
+                    f"converged in {cost}; no copies of multiple {self.value_name}s are missing",
+                    True,
+                )
             return f"converged in {cost}; {checked or self._missed()}", True
         stopped = "" if reason in {None, "converged"} else f"{reason}; "
         return (

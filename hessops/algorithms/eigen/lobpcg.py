@@ -64,8 +64,8 @@ def lobpcg(
     k : int
         Pairs wanted.
     preconditioner : LinearOperator or anything `aslinearoperator` takes, optional
-        Self-adjoint and positive definite, near the inverse of ``A`` for 'SA' (of ``A - σ I``, σ below the
-        spectrum, where `A` is not positive definite), near that of ``σ I - A``, σ above it, for 'LA':
+        M, self-adjoint and positive definite, near the inverse of `A` for 'SA' (of ``A - σ I``, σ below
+        the spectrum, where `A` is not positive definite), near that of ``σ I - A``, σ above it, for 'LA':
         `hessops.inverse`, `hessops.nystrom_preconditioner`, a factorisation.
     which : {'SA', 'LA'}
         Smallest or largest eigenvalues.
@@ -73,8 +73,9 @@ def lobpcg(
         Residual norm asked for, relative to the size of the operator as its products show it;
         eps^(2/3) of its precision where not given (3.7e-11 in float64, 2.4e-5 in float32).
     block_size : int, optional
-        Columns of the block, at least `k`. Those beyond `k` are guards: the gap that counts is the one
-        after the last of them. ``k + max(2, k // 4)`` where not given, or the dimension if less.
+        Columns of the block, at least `k`; ``k + 1`` where not given, or the dimension if less. Those
+        beyond `k` are guards: they show whether the last wanted has company, and the gap that counts is
+        the one after the last of them. More of them take fewer steps, and seldom fewer products.
     max_steps : int, optional
         Most steps, 2 000 where not given.
     start : array, shape (n, block_size), optional
@@ -95,10 +96,11 @@ def lobpcg(
     Raises
     ------
     NotSelfAdjointError
-        If `A` or the preconditioner is not declared self-adjoint, or products of `A` show that it is not.
+        If `A` or the preconditioner is not declared self-adjoint, or products of `A` show that it is
+        not.
     ValueError
-        If an option is out of range, the preconditioner is found not to be positive definite, or verified
-        values show that `A` is not linear.
+        If an option is out of range, the preconditioner is found not to be positive definite, or
+        verified values show that `A` is not linear.
     NonFiniteError
         If a product holds NaN or infinity.
 
@@ -210,7 +212,11 @@ class _Goal:
         cost = f"{state.step} steps" + (f" with {helped} products of M" if helped else "")
         if np.all(reached):
             if self._overtaking(state):
-                return f"converged in {cost}; the last wanted may not be the {self._end()}", True
+                end = "smallest" if self.which == "SA" else "largest"
+                return (
+                    f"converged in {cost}; a guard that has not converged may belong among the {end}: "
+                    "raise block_size"
+                ), True
             return f"converged in {cost}", True
         stopped = "" if reason in {None, _CONVERGED} else f"{reason}; "
         advice = "raise max_steps, block_size or tol" + (
@@ -220,10 +226,6 @@ class _Goal:
             f"{stopped}{int(np.sum(reached))} of {self.k} pairs converged in {cost}: the largest "
             f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; {advice}"
         ), False
-
-    def _end(self) -> str:
-        which = "smallest" if self.which == "SA" else "largest"
-        return f"{which} ones: a guard has yet to converge; raise block_size"
 
     def _overtaking(self, state: LobpcgState) -> bool:
         """Tell whether an eigenvalue that a guard is on its way to may be among the wanted."""
@@ -238,7 +240,7 @@ def _block_size(dim: int, k: int, block_size: int | None) -> int:
     """Return how many columns to iterate, or say that they are too few."""
     if k > dim:
         raise ValueError(f"k={k} eigenpairs asked of an operator of dimension {dim}")
-    size = min(dim, k + max(2, k // 4) if block_size is None else block_size)
+    size = min(dim, k + 1 if block_size is None else block_size)
     if size < k:
         raise ValueError(f"block_size={block_size} is below k={k}")
     return size

@@ -1,8 +1,8 @@
 """Locally optimal block preconditioned conjugate gradients (Knyazev 2001) on an orthonormal basis.
 
-A step is a Rayleigh-Ritz step on the span of the block X, of its residuals R = A X - X Θ multiplied by a
-preconditioner, W = M R, and of the directions P of the step before. Of three blocks that grow dependent
-as the iteration converges, a Gram matrix is soon singular, which is how LOBPCG is known to break down.
+A step is a Rayleigh-Ritz step on the span of the block X, of its residuals R = A X - X Θ multiplied by
+a preconditioner, W = M R, and of the directions P of the step before. Of three blocks that grow
+dependent as the iteration converges, a Gram matrix is soon singular, which is how LOBPCG breaks down.
 Here [X P] stays orthonormal by small rotations alone (Hetmaniuk & Lehoucq 2006), and W is taken off it
 and orthonormalised by singular-value QR until nothing but rounding is left, dropping what is dependent
 (Duersch, Shao, Yang & Gu 2018).
@@ -158,9 +158,7 @@ class _LocallyOptimal:
         self.size = max(self.size, float(np.max(np.linalg.norm(inner, axis=0))))
         above, own = inner[:-width], inner[-width:]
         self._require_self_adjoint(own)
-        self.small = np.block(
-            [[self.small, above], [above.conj().T, (own + own.conj().T) / 2]]
-        )
+        self.small = np.block([[self.small, above], [above.conj().T, (own + own.conj().T) / 2]])
 
     def solve(self) -> LobpcgState:
         """Take the best block of the span, and the directions that led to it."""
@@ -208,7 +206,9 @@ class _LocallyOptimal:
         W = self._preconditioned(R * space.from_host(scales))
         rest = orthonormal_rest(self.basis, W, self._negligible).block
         while rest.shape[1] == 0:
-            W = space.probes(stream, range(self._drawn, self._drawn + min(room, len(active))), "normal")
+            W = space.probes(
+                stream, range(self._drawn, self._drawn + min(room, len(active))), "normal"
+            )
             self._drawn += W.shape[1]
             rest = orthonormal_rest(self.basis, W, self._negligible).block
         return rest
