@@ -214,10 +214,8 @@ class Goal:
         cost = f"{state.step} steps"
         if bool(np.all(reached)) and len(residuals) == self.k:
             if self.complete or state.filled:
-                return (
-                    f"converged in {cost}; no copies of multiple {self.value_name}s are missing",
-                    True,
-                )
+                nothing = f"no copies of multiple {self.value_name}s are missing"
+                return f"converged in {cost}; {nothing}", True
             return f"converged in {cost}; {checked or self._missed()}", True
         stopped = "" if reason in {None, "converged"} else f"{reason}; "
         return (

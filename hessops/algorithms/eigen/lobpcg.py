@@ -65,8 +65,8 @@ def lobpcg(
         Pairs wanted.
     preconditioner : LinearOperator or anything `aslinearoperator` takes, optional
         M, self-adjoint and positive definite, near the inverse of `A` for 'SA' (of ``A - σ I``, σ below
-        the spectrum, where `A` is not positive definite), near that of ``σ I - A``, σ above it, for 'LA':
-        `hessops.inverse`, `hessops.nystrom_preconditioner`, a factorisation.
+        the spectrum, where `A` is not positive definite), near that of ``σ I - A``, σ above it, for
+        'LA': `hessops.inverse`, `hessops.nystrom_preconditioner`, a factorisation.
     which : {'SA', 'LA'}
         Smallest or largest eigenvalues.
     tol : float, optional
