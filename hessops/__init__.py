@@ -18,7 +18,9 @@ Examples
 """
 
 from hessops.algorithms.eigen.eigsh import eigsh
+from hessops.algorithms.eigen.lobpcg import lobpcg
 from hessops.algorithms.eigen.power import power_iteration
+from hessops.algorithms.eigen.svds import svds
 from hessops.algorithms.functions.matrix_function import matrix_function
 from hessops.algorithms.functions.trace_function import (
     estrada_index,
@@ -111,6 +113,7 @@ __all__ = [
     "kernel_polynomial",
     "lanczos",
     "load",
+    "lobpcg",
     "logdet",
     "matrix_function",
     "minres",
@@ -124,6 +127,7 @@ __all__ = [
     "schatten_norm",
     "spectral_density",
     "spectral_norm",
+    "svds",
     "to_scipy",
     "trace",
     "trace_function",

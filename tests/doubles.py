@@ -121,6 +121,24 @@ class ShardedMatrix(LinearOperator):
         return self.domain.comm.all_reduce(whole)
 
 
+class ShardedRectangle(LinearOperator):
+    """A matrix on vectors of which this rank holds the entries `columns`, and `rows` of products."""
+
+    def __init__(self, matrix: np.ndarray, comm: ThreadComm, rows: Rows, columns: Rows) -> None:
+        count, dim = matrix.shape
+        domain = ArraySpace(dim, matrix.dtype, comm=comm, rows=columns)
+        super().__init__(domain, ArraySpace(count, matrix.dtype, comm=comm, rows=rows))
+        self.matrix = matrix
+
+    def _apply(self, X: Any) -> Any:
+        partial = self.matrix[:, slice(*self.domain.rows)] @ X
+        return self.domain.comm.all_reduce(partial)[slice(*self.codomain.rows)]
+
+    def _apply_adjoint(self, X: Any) -> Any:
+        partial = self.matrix.conj().T[:, slice(*self.codomain.rows)] @ X
+        return self.domain.comm.all_reduce(partial)[slice(*self.domain.rows)]
+
+
 def splits(n: int) -> list[list[Rows]]:
     """Return ways to split n rows over 1, 2, 3 and 4 ranks: uneven, and some ranks empty."""
     cuts: list[Sequence[int]] = [

@@ -16,6 +16,7 @@ VERBS = {
     "diagonal": {},
     "lanczos": {"num_steps": 3},
     "eigsh": {"k": 1},
+    "lobpcg": {"k": 1},
     "power_iteration": {},
     "spectral_density": {},
 }
@@ -100,6 +101,7 @@ def test_a_complex_trace():
 COUNTS = [
     ("trace", "num_probes"), ("trace", "block_size"), ("diagonal", "num_probes"),
     ("diagonal", "block_size"), ("lanczos", "num_steps"), ("eigsh", "k"), ("eigsh", "max_steps"),
+    ("lobpcg", "k"), ("lobpcg", "max_steps"), ("lobpcg", "block_size"),
     ("power_iteration", "num_eigenpairs"), ("power_iteration", "max_steps"),
     ("power_iteration", "block_size"), ("spectral_density", "num_probes"),
     ("spectral_density", "num_steps"),

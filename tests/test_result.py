@@ -55,6 +55,7 @@ MAKE = {
     "DiagonalResult": lambda A: hessops.diagonal(A, num_probes=4, rng=0),
     "LanczosResult": lambda A: hessops.lanczos(A, num_steps=4, rng=0),
     "EigenResult": lambda A: hessops.eigsh(A, 2, rng=0),
+    "SingularResult": lambda A: hessops.svds(A, 2, rng=0),
     "SpectralDensity": lambda A: hessops.spectral_density(A, num_probes=3, num_steps=4, rng=0),
 }
 ENDINGS = {

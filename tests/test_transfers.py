@@ -46,6 +46,8 @@ def copies(monkeypatch):
         ("spectral_density", {"num_probes": 4}, 1, 1),
         ("spectral_density", {"num_probes": 4, "reorthogonalize": True}, 1, 1),
         ("eigsh", {"k": 3, "tol": 1e-14}, 1, 1),
+        # One each for the product with the operator and with its adjoint.
+        ("svds", {"k": 3, "tol": 1e-14}, 2, 2),
         ("power_iteration", {"num_eigenpairs": 3, "tol": 1e-14}, 4, 3),
         ("power_iteration", {"method": "deflated", "tol": 1e-14}, 4, 3),
     ],

@@ -11,8 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import betaincinv
 
-from hessops.algorithms.eigen._eigsh_goal import Goal
-from hessops.algorithms.eigen.thick_restart import EigshState
+from hessops.algorithms.eigen._eigsh_goal import Goal, RitzState
 from hessops.arrays import HostArray
 from hessops.bounds import lanczos_overlap_error, lanczos_steps_needed
 
@@ -36,23 +35,29 @@ class CompletenessCheck:
     dim : int
         Dimension of the space, above k.
     attempt : int
-        How many checks there were before, each of which found something: all of them together fail
+        The number of the check, from 1; all before it found something, and all of them together fail
         with a probability of at most 1 %.
+    singular : bool
+        Whether the values are singular values of A: the bound then is of their squares, the
+        eigenvalues of A^H A, and every step takes two products.
     """
 
-    def __init__(self, goal: Goal, found: HostArray, dim: int, attempt: int) -> None:
+    def __init__(
+        self, goal: Goal, found: HostArray, dim: int, attempt: int, *, singular: bool = False
+    ) -> None:
         self.goal = goal
+        self._singular = singular
         self.missed = False
         self._found = np.sort(found)
-        self._products = 0
+        self._steps = 0
         self._others = (-np.inf, np.inf)
         # Half for each end. A start in the complex sphere is as unlikely to be as bad.
-        failure = _FAILURE / 2 ** (attempt + 1) / 2
+        failure = _FAILURE / 2**attempt / 2
         left = max(2, dim - len(found))
         self._overlap = np.sqrt(betaincinv(0.5, (left - 1) / 2, failure))
         self._most = lanczos_steps_needed(left, _DOUBT, failure)
 
-    def stop(self, state: EigshState) -> str | None:
+    def stop(self, state: RitzState) -> str | None:
         """Stop when nothing is in doubt; or, if something was missed, when that has converged."""
         goal, pairs = self.goal, self.goal.wanted(state)
         near = goal.allowed(state)
@@ -61,42 +66,43 @@ class CompletenessCheck:
         )
         if self.missed:
             return "converged" if goal.reached(state) else None
-        self._products = sum(state.lengths)
+        self._steps = sum(state.lengths)
         self._others = self._others_lie_in(np.delete(state.values, pairs))
         # An exhausted Krylov space holds one copy of every eigenvalue that is left.
         goal.complete = state.exhausted or state.filled
-        done = bool(goal.complete or self._clear(near) or self._products >= self._most)
+        done = bool(goal.complete or self._clear(near) or self._steps >= self._most)
         # The values are those found before, but a copy that the check is about to find may tie.
         goal.settled = done
         return "converged" if done else None
 
-    def sentence(self, state: EigshState) -> str:
+    def sentence(self, state: RitzState) -> str:
         """Return what was checked, and what is known by that."""
         low, high = self._others
+        where = {
+            "LA": f" above {high:.6g}",
+            "SA": f" below {low:.6g}",
+            "LM": f" of modulus above {max(-low, high):.6g}",
+            "BE": f" below {low:.6g} or above {high:.6g}",
+        }[self.goal.which]
         if self._clear(self.goal.allowed(state)):
-            what = "no eigenvalue is missing"
-        elif self.goal.which == "LA":
-            what = f"no eigenvalue above {high:.6g} is missing"
-        elif self.goal.which == "SA":
-            what = f"no eigenvalue below {low:.6g} is missing"
-        elif self.goal.which == "LM":
-            what = f"no eigenvalue of modulus above {max(-low, high):.6g} is missing"
-        else:
-            what = f"no eigenvalue below {low:.6g} or above {high:.6g} is missing"
+            where = ""
+        products = (2 if self._singular else 1) * self._steps
         return (
-            f"with probability {1 - _FAILURE:g} {what}, by a check of {self._products} products "
-            "with a random vector"
+            f"with probability {1 - _FAILURE:g} no {self.goal.value_name}{where} is missing, by a "
+            f"check of {products} products with a random vector"
         )
 
     def _others_lie_in(self, values: HostArray) -> tuple[float, float]:
         """Return where all other eigenvalues lie but for a small probability."""
-        doubt = lanczos_overlap_error(self._products, self._overlap)
-        low, high = float(values.min()), float(values.max())
+        doubt = lanczos_overlap_error(self._steps, self._overlap)
         if doubt >= 1 / 2:
             return -np.inf, np.inf
+        bounded = np.square(values) if self._singular else values
+        low, high = float(bounded.min()), float(bounded.max())
         # Both ends are within `doubt` of the true spread, which is that much larger.
         margin = float(doubt / (1 - 2 * doubt)) * (high - low)
-        return low - margin, high + margin
+        low, high = low - margin, high + margin
+        return (np.sqrt(max(low, 0.0)), np.sqrt(high)) if self._singular else (low, high)
 
     def _clear(self, near: float) -> bool:
         low, high = self.goal.inside(self._found)

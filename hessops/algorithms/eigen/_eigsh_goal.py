@@ -10,7 +10,7 @@ from hessops.algorithms._common import require_positive
 from hessops.arrays import HostArray, eps
 from hessops.operator import LinearOperator
 
-__all__ = ["Goal", "RitzState", "Which", "eigsh_goal"]
+__all__ = ["Goal", "RitzState", "Which", "eigsh_goal", "goal_tolerance"]
 
 Which = Literal["LM", "LA", "SA", "BE"]
 
@@ -35,6 +35,10 @@ class RitzState(Protocol):
     @property
     def step(self) -> int:
         """Return the blocks multiplied."""
+
+    @property
+    def num_products(self) -> int:
+        """Return the products made."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -64,10 +68,15 @@ def eigsh_goal(
         raise ValueError(
             f"k={k} eigenpairs asked of an operator of dimension {operator.domain.dim}"
         )
+    return Goal(k, which, goal_tolerance(operator, tol), block_size)
+
+
+def goal_tolerance(operator: LinearOperator, tol: float | None) -> float:
+    """Return the residual norm asked for, relative to the operator's size, or say what is wrong."""
     tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
     if not tol > 0:
         raise ValueError(f"tol={tol} must be positive")
-    return Goal(k, which, tol, block_size)
+    return tol
 
 
 class Goal:
@@ -83,10 +92,22 @@ class Goal:
         Residual norm relative to the largest Ritz value in modulus.
     block_size : int
         Vectors in a block: a Krylov space holds as many copies of an eigenvalue.
+    value_name, unit_name : str
+        What the values are called, and what there are k of.
     """
 
-    def __init__(self, k: int, which: Which, tol: float, block_size: int) -> None:
+    def __init__(
+        self,
+        k: int,
+        which: Which,
+        tol: float,
+        block_size: int,
+        *,
+        value_name: str = "eigenvalue",
+        unit_name: str = "pairs",
+    ) -> None:
         self.k, self.which, self.tol = k, which, tol
+        self.value_name, self.unit_name = value_name, unit_name
         self.complete = False
         self.settled = False
         self._block_size = block_size
@@ -193,12 +214,14 @@ class Goal:
         cost = f"{state.step} steps"
         if bool(np.all(reached)) and len(residuals) == self.k:
             if self.complete or state.filled:
-                return f"converged in {cost}; no copies of multiple eigenvalues are missing", True
+                nothing = f"no copies of multiple {self.value_name}s are missing"
+                return f"converged in {cost}; {nothing}", True
             return f"converged in {cost}; {checked or self._missed()}", True
         stopped = "" if reason in {None, "converged"} else f"{reason}; "
         return (
-            f"{stopped}{int(np.sum(reached))} of {self.k} pairs converged in {cost}: the largest "
-            f"residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise max_steps or tol"
+            f"{stopped}{int(np.sum(reached))} of {self.k} {self.unit_name} converged in {cost}: the "
+            f"largest residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise "
+            "max_steps or tol"
         ), False
 
     def _converged_of_ties(self, state: RitzState, pairs: HostArray) -> HostArray:
@@ -215,7 +238,7 @@ class Goal:
         times = {1: "once", 2: "at most twice"}.get(
             self._block_size, f"at most {self._block_size} times"
         )
-        missed = f"a multiple eigenvalue would appear {times}"
+        missed = f"a multiple {self.value_name} would appear {times}"
         if self.tol > _LOOSE:
             missed += ", and at so loose a tolerance any may have been passed over"
         return missed

@@ -25,26 +25,26 @@ from hessops.algorithms._common import (
     start_vector,
     warn_if_failed,
 )
+from hessops.algorithms.eigen._basis_limit import basis_limit, kept
+from hessops.algorithms.eigen._checked_run import checked
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
 from hessops.algorithms.eigen._eigsh_goal import Goal, Which, eigsh_goal
+from hessops.algorithms.eigen._verified_pairs import verified_pairs
 from hessops.algorithms.eigen.thick_restart import (
     EigshState,
     KnownPairs,
     eigsh_steps,
     known_pairs,
 )
-from hessops.arrays import Array, HostArray, eps, numpy_dtype, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream, seed_from
-from hessops.record import Callback, History, Outcome, require_finite, run
+from hessops.record import Callback, Outcome, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
-from hessops.space import Space
 
 __all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
 
-_BASIS_BYTES = 2**30
-_LEAST_BASIS, _MOST_BASIS, _MOST_BLOCK_BASIS = 20, 500, 500
 _MOST_STEPS = 10_000
 
 
@@ -145,7 +145,7 @@ def eigsh(
     require_positive(k=k, block_size=block_size, max_basis=max_basis, max_steps=max_steps)
     block_size = min(block_size, space.dim)
     goal = eigsh_goal(operator, k, which, tol, block_size)
-    limit = _basis_limit(space, k, block_size, max_basis)
+    limit = basis_limit([space], "pairs", k, block_size, max_basis)
     seed = seed_from(rng)
     clock = time.perf_counter()
     search = _Search(operator, goal, limit, block_size, seed, max_steps or _MOST_STEPS, callback)
@@ -197,22 +197,18 @@ class _Search:
             others = space.probes(stream, range(1, self.block_size), "normal")
             block = space.xp.concat([block, others], axis=1)
         outcome = self._run(block, 0, goal.stop)
-        attempt = 0
-        while (
-            check_completeness
-            and outcome.reason == "converged"
-            and not goal.complete
-            and outcome.state.step < self.max_steps
-        ):
-            known = known_pairs(outcome.state, goal.wanted(outcome.state))
-            check = CompletenessCheck(goal, known.values, space.dim, attempt)
-            attempt += 1
-            fresh = space.probes(self._stream(attempt), range(1), "normal")
-            further = self._run(fresh, attempt, check.stop, known)
-            outcome = _joined(outcome, further)
-            if not check.missed:
-                return outcome, check.sentence(outcome.state)
-        return outcome, None
+        if not check_completeness:
+            return outcome, None
+        return checked(outcome, goal, self._check_again, self.max_steps)
+
+    def _check_again(
+        self, state: EigshState, attempt: int
+    ) -> tuple[CompletenessCheck, Outcome[EigshState]]:
+        space = self.operator.domain
+        known = known_pairs(state, self.goal.wanted(state))
+        check = CompletenessCheck(self.goal, known.values, space.dim, attempt)
+        fresh = space.probes(self._stream(attempt), range(1), "normal")
+        return check, self._run(fresh, attempt, check.stop, known)
 
     def _run(
         self,
@@ -230,7 +226,7 @@ class _Search:
                 num_ends=goal.k + 1,
                 tol=goal.tol,
                 max_basis=self.limit,
-                keep=partial(goal.select, count=_kept(goal.k, self.limit, start.shape[1])),
+                keep=partial(goal.select, count=kept(goal.k, self.limit, start.shape[1])),
                 known=known,
             ),
             space=self.operator.domain,
@@ -242,35 +238,6 @@ class _Search:
 
     def _stream(self, attempt: int) -> Stream:
         return Stream(self.seed, Purpose.RESTART, attempt)
-
-
-def _kept(k: int, limit: int, width: int) -> int:
-    """Return how many Ritz vectors to keep at a restart."""
-    return max(k, min(k + (limit - k) // 2, limit - 2 * width))
-
-
-def _joined(before: Outcome[EigshState], after: Outcome[EigshState]) -> Outcome[EigshState]:
-    """Return two runs as one, where the second counts its steps and products from the first."""
-    rows = [tuple(row.values()) for row in before.history]
-    rows += [(*list(row.values())[:-1], row["seconds"] + before.seconds) for row in after.history]
-    return Outcome(after.state, after.reason, History(rows), before.seconds + after.seconds)
-
-
-def _basis_limit(space: Space, k: int, block_size: int, max_basis: int | None) -> int:
-    """Return how many basis vectors to keep, or say that they are too few."""
-    least = min(k + 2 * block_size, space.dim)
-    if max_basis is not None:
-        if max_basis < least:
-            raise ValueError(
-                f"max_basis={max_basis} is too small for k={k} pairs in blocks of {block_size}; it "
-                f"must be at least {least}"
-            )
-        return min(max_basis, space.dim)
-    vector_bytes = max(space.local_dim, 1) * numpy_dtype(space.dtype).itemsize
-    most = (_MOST_BASIS if block_size == 1 else _MOST_BLOCK_BASIS) + 10 * k
-    limit = min(max(_BASIS_BYTES // vector_bytes, 2 * k + _LEAST_BASIS), most)
-    # The ranks may hold different numbers of rows.
-    return space.comm.broadcast(min(max(limit, least), space.dim))
 
 
 @dataclass(frozen=True)
@@ -290,7 +257,14 @@ def _wanted_pairs(
     vectors = state.basis.combined(operator.domain.from_host(state.coefficients[:, pairs]))
     values, residuals = state.values[pairs], state.residual_norms[pairs]
     if verify:
-        values, residuals = _verified(operator, vectors, values, state)
+        values, residuals = verified_pairs(
+            operator,
+            vectors,
+            values,
+            num_products=state.num_products,
+            size=state.size,
+            method="Lanczos",
+        )
     bounds = error_bounds(
         values,
         residuals,
@@ -299,32 +273,3 @@ def _wanted_pairs(
         eps(operator.xp, operator.dtype),
     )
     return _WantedPairs(values, residuals, bounds, vectors)
-
-
-def _verified(
-    operator: LinearOperator, vectors: Array, expected: HostArray, state: EigshState
-) -> tuple[HostArray, HostArray]:
-    """Return Rayleigh quotients and true residual norms of approximate eigenvectors."""
-    space = operator.domain
-    product = operator.apply(vectors)
-    values = np.real(to_numpy(space.column_inner(vectors, product)))
-    require_finite(values, state.num_products + len(values), operator)
-    _require_linear(operator, values, expected, state)
-    residual = product - vectors * space.from_host(values)
-    return values, np.sqrt(to_numpy(space.column_norms_squared(residual)))
-
-
-def _require_linear(
-    operator: LinearOperator, values: HostArray, expected: HostArray, state: EigshState
-) -> None:
-    """Raise if the Rayleigh quotients of Ritz vectors are not their Ritz values."""
-    # Exhausted Krylov spaces leave out couplings of half the digits, at a scale up to three times the
-    # size.
-    allowed = 4 * np.sqrt(eps(operator.xp, operator.dtype)) * state.size
-    worst = int(np.argmax(np.abs(values - expected)))
-    if np.abs(values[worst] - expected[worst]) > allowed:
-        raise ValueError(
-            f"{operator} is not linear, or not the same at every product: Lanczos found the "
-            f"eigenvalue {expected[worst]:.6g} where a product with its vector gives "
-            f"{values[worst]:.6g}; see hessops.check_operator"
-        )

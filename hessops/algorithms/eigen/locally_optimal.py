@@ -1,0 +1,277 @@
+"""Locally optimal block preconditioned conjugate gradients (Knyazev 2001) on an orthonormal basis.
+
+A step is a Rayleigh-Ritz step on the span of the block X, of its residuals R = A X - X Θ multiplied by
+a preconditioner, W = M R, and of the directions P of the step before. Of three blocks that grow
+dependent as the iteration converges, a Gram matrix is soon singular, which is how LOBPCG breaks down.
+Here [X P] stays orthonormal by small rotations alone (Hetmaniuk & Lehoucq 2006), and W is taken off it
+and orthonormalised by singular-value QR until nothing but rounding is left, dropping what is dependent
+(Duersch, Shao, Yang & Gu 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
+from hessops.algorithms.solvers._lock_step import preconditioned, require_definite
+from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.blocks.basis import Basis
+from hessops.blocks.orthogonalize import complete_orthonormal, orthonormalize
+from hessops.blocks.rounding import ROUNDINGS, precision_hint
+from hessops.errors import NotSelfAdjointError
+from hessops.operator import LinearOperator
+from hessops.random import Stream
+from hessops.record import require_finite
+
+__all__ = ["LobpcgState", "lobpcg_steps"]
+
+# Rotations of orthonormal blocks add a few roundings each.
+_STRAIGHTEN = 20
+
+
+@dataclass(frozen=True)
+class LobpcgState:
+    """The Ritz pairs of a block, ``A X = product``, ``X^H A X = diag(values)``, ``X^H X = I``.
+
+    Parameters
+    ----------
+    step : int
+        Blocks multiplied so far.
+    num_products : int
+        Their columns.
+    num_preconditioned : int
+        Columns multiplied by the preconditioner so far.
+    values : numpy.ndarray, shape (b,)
+        Ritz values, the most wanted first.
+    residual_norms : numpy.ndarray, shape (b,)
+        ‖A x - θ x‖ of each.
+    X, product : array, shape (n, b)
+        Ritz vectors and their products. These are combined from earlier ones: a true product differs by
+        the rounding of the steps.
+    size : float
+        Largest norm of a product with a unit vector so far: at most the norm of the operator.
+    """
+
+    step: int
+    num_products: int
+    num_preconditioned: int
+    values: HostArray
+    residual_norms: HostArray
+    X: Array
+    product: Array
+    size: float
+
+
+def lobpcg_steps(
+    A: LinearOperator,
+    start: Array,
+    *,
+    stream: Stream,
+    preconditioner: LinearOperator | None = None,
+    largest: bool = False,
+    tol: float = 0.0,
+) -> Iterator[LobpcgState]:
+    """Yield the Ritz pairs of a block at one end of the spectrum, until nothing is left to add to it.
+
+    A step multiplies one block by A and one by the preconditioner, each of as many columns as have not
+    converged; a handful of reductions and copies to the host make and solve the small problem. Storage
+    is about 11 blocks.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Self-adjoint.
+    start : array, shape (n, b)
+        Start vectors; random ones take the place of those that depend on others.
+    stream : Stream
+        Where random vectors come from.
+    preconditioner : LinearOperator, optional
+        Self-adjoint and positive definite; none is the identity.
+    largest : bool
+        Whether the largest eigenvalues are wanted, not the smallest.
+    tol : float
+        A pair with a residual norm below that, relative to the size, adds no further directions, but
+        goes on to take part (soft locking).
+
+    Yields
+    ------
+    LobpcgState
+        One step further.
+
+    Raises
+    ------
+    ValueError
+        If r^H M r is not positive for a residual r and the preconditioner M.
+    NonFiniteError
+        If a product holds NaN or infinity.
+    NotSelfAdjointError
+        If products show that the operator is not self-adjoint.
+    """
+    space, count = A.domain, start.shape[1]
+    X = complete_orthonormal(space, orthonormalize(space, start), count, stream)
+    engine = _LocallyOptimal(A, preconditioner, count, largest, tol)
+    while X.shape[1] > 0:
+        engine.expand(X)
+        state = engine.solve()
+        yield state
+        X = engine.directions(state, stream)
+
+
+class _LocallyOptimal:
+    """The orthonormal basis [X P W], its products, and the small matrix of A on it."""
+
+    def __init__(
+        self,
+        A: LinearOperator,
+        preconditioner: LinearOperator | None,
+        count: int,
+        largest: bool,
+        tol: float,
+    ) -> None:
+        space = A.domain
+        self.operator, self.preconditioner = A, preconditioner
+        self.count, self.largest, self.tol = count, largest, tol
+        room = min(3 * count, space.dim)
+        self.basis, self.products = (Basis(space, 1, room, limit=room) for _ in range(2))
+        self.small: HostArray = np.zeros((0, 0))
+        self.step = self.num_products = self.num_preconditioned = 0
+        self.size = 0.0
+        self._eps = eps(A.xp, A.dtype)
+        self._drawn = count
+
+    def expand(self, block: Array) -> None:
+        """Multiply an orthonormal block, and add it to the basis."""
+        space, width = self.operator.domain, block.shape[1]
+        product = self.operator.apply(block)
+        self.step += 1
+        self.num_products += width
+        self.basis.extend(block)
+        self.products.extend(product)
+        inner = to_numpy(space.gram(self.basis.vectors(), product)).astype(
+            np.complex128 if is_complex(space.xp, space.dtype) else np.float64
+        )
+        require_finite(inner, self.num_products, self.operator)
+        self.size = max(self.size, float(np.max(np.linalg.norm(inner, axis=0))))
+        above, own = inner[:-width], inner[-width:]
+        self._require_self_adjoint(own)
+        self.small = np.block([[self.small, above], [above.conj().T, (own + own.conj().T) / 2]])
+
+    def solve(self) -> LobpcgState:
+        """Take the best block of the span, and the directions that led to it."""
+        space = self.operator.domain
+        values, vectors = space.comm.broadcast(np.linalg.eigh(self.small))
+        if self.largest:
+            values, vectors = values[::-1], vectors[:, ::-1]
+        chosen = vectors[:, : self.count]
+        coefficients = space.from_host(chosen)
+        X, product = (basis.combined(coefficients) for basis in (self.basis, self.products))
+        ritz = values[: self.count]
+        residual = product - X * space.from_host(ritz)
+        norms = np.sqrt(to_numpy(space.column_norms_squared(residual)))
+        require_finite(norms, self.num_products, self.operator)
+        norms_of_products = np.hypot(ritz, norms)
+        self.size = max(self.size, float(np.max(np.abs(values))), float(norms_of_products.max()))
+        kept = np.concatenate([chosen, self._step_directions(chosen, self._active(norms))], axis=1)
+        self._rotate(kept)
+        if self.step % _STRAIGHTEN == 0:
+            self._straighten()
+        return LobpcgState(
+            self.step,
+            self.num_products,
+            self.num_preconditioned,
+            ritz,
+            norms,
+            X,
+            product,
+            self.size,
+        )
+
+    def directions(self, state: LobpcgState, stream: Stream) -> Array:
+        """Return what the preconditioned residuals add to the basis; random vectors if nothing."""
+        space = self.operator.domain
+        active = self._active(state.residual_norms)
+        room = space.dim - self.basis.size
+        if room == 0 or len(active) == 0:
+            return space.zeros(0)
+        columns = space.xp.asarray(active, device=space.device)
+        # Of norm 1, as what is left of them is small, and squares of it smaller.
+        scales = 1.0 / state.residual_norms[active]
+        R = space.xp.take(state.product, columns, axis=1) - space.xp.take(
+            state.X, columns, axis=1
+        ) * space.from_host(state.values[active])
+        W = self._preconditioned(R * space.from_host(scales))
+        rest = orthonormal_rest(self.basis, W, self._negligible).block
+        while rest.shape[1] == 0:
+            W = space.probes(
+                stream, range(self._drawn, self._drawn + min(room, len(active))), "normal"
+            )
+            self._drawn += W.shape[1]
+            rest = orthonormal_rest(self.basis, W, self._negligible).block
+        return rest
+
+    def _active(self, norms: HostArray) -> HostArray:
+        """Return which columns have not converged."""
+        return np.flatnonzero(norms > self.tol * self.size)
+
+    def _preconditioned(self, R: Array) -> Array:
+        """Return M R with columns of norm 1, or say that M is not positive definite."""
+        if self.preconditioner is None:
+            return R
+        space = self.operator.domain
+        W = preconditioned(self.preconditioner, R)
+        self.num_preconditioned += W.shape[1]
+        forms, squares = np.real(to_numpy(space.column_inners((R, W), (W, W))))
+        require_finite(squares, self.num_preconditioned, self.preconditioner)
+        require_definite(forms, np.ones_like(forms))
+        return W * space.from_host(1 / np.sqrt(squares))
+
+    def _negligible(self, inner: HostArray, gram: HostArray) -> float:
+        """Return what of unit vectors is rounding."""
+        size = math.hypot(float(np.linalg.norm(inner)), math.sqrt(np.abs(np.trace(gram))))
+        return ROUNDINGS * self._eps * size
+
+    def _step_directions(self, chosen: HostArray, active: HostArray) -> HostArray:
+        """Return coefficients of what led to the active columns, orthonormal and off the block."""
+        directions = np.array(chosen[:, active])
+        directions[: self.count] = 0
+        norms = np.linalg.norm(directions, axis=0)
+        directions = directions[:, norms > ROUNDINGS * self._eps]
+        directions = directions / np.linalg.norm(directions, axis=0)
+        for _ in range(2):
+            directions = directions - chosen @ (chosen.conj().T @ directions)
+        if directions.shape[1] == 0 or self.step == 1:
+            return np.zeros((len(chosen), 0))
+        left, sizes, _ = self.operator.domain.comm.broadcast(
+            np.linalg.svd(directions, full_matrices=False)
+        )
+        independent: HostArray = left[:, sizes > ROUNDINGS * self._eps]
+        return independent
+
+    def _rotate(self, kept: HostArray) -> None:
+        """Replace the basis by orthonormal combinations of its vectors, and their products likewise."""
+        coefficients = self.operator.domain.from_host(kept)
+        self.basis.replace(coefficients)
+        self.products.replace(coefficients)
+        small = kept.conj().T @ self.small @ kept
+        self.small = (small + small.conj().T) / 2
+
+    def _straighten(self) -> None:
+        """Take out of the basis what rounding has added up to."""
+        space = self.operator.domain
+        vectors = self.basis.vectors()
+        gram = to_numpy(space.gram(vectors, vectors))
+        sizes, turn = space.comm.broadcast(np.linalg.eigh((gram + gram.conj().T) / 2))
+        self._rotate((turn / np.sqrt(sizes)) @ turn.conj().T)
+
+    def _require_self_adjoint(self, own: HostArray) -> None:
+        asymmetry = float(np.max(np.abs(own - own.conj().T)))
+        if asymmetry > math.sqrt(self._eps) * self.size:
+            raise NotSelfAdjointError(
+                f"{self.operator} is declared self-adjoint, but its products are not: inner products "
+                f"<x, A y> and <A x, y> differ by {asymmetry:.3g} at a scale of {self.size:.3g}; see "
+                f"hessops.check_operator{precision_hint(self.operator.domain)}"
+            )
