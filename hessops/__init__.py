@@ -42,6 +42,7 @@ from hessops.algorithms.solvers.conjugate_gradient import cg
 from hessops.algorithms.solvers.inverse import inverse
 from hessops.algorithms.solvers.minres import minres
 from hessops.algorithms.solvers.nystrom_preconditioner import nystrom_preconditioner
+from hessops.algorithms.spectrum.spectrum import spectrum
 from hessops.algorithms.trace.diagonal import diagonal
 from hessops.algorithms.trace.trace import trace
 from hessops.comm import Communicator, SerialComm
@@ -120,6 +121,7 @@ __all__ = [
     "schatten_norm",
     "spectral_density",
     "spectral_norm",
+    "spectrum",
     "to_scipy",
     "trace",
     "trace_function",

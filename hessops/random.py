@@ -39,6 +39,7 @@ class Purpose(IntEnum):
     SKETCH = 8
     NORM = 11
     COUNT = 12
+    SPECTRUM = 13
 
 
 _WORDS_PER_BLOCK = 4

@@ -12,7 +12,7 @@ from hessops.result import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_density"]
+__all__ = ["mark_eigenvalues", "plot_density"]
 
 
 def plot_density(
@@ -52,6 +52,37 @@ def plot_density(
     ax.set_xlim(grid[0], grid[-1])
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("density")
+    return ax
+
+
+def mark_eigenvalues(ax: Axes, values: HostArray, errors: HostArray) -> Axes:
+    """Mark some eigenvalues above the axis, with their residual norms as bars.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Where a density is drawn.
+    values, errors : numpy.ndarray, shape (k,)
+        Eigenvalues and how far off they may be.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same.
+    """
+    height = np.full(len(values), 0.04)
+    ax.errorbar(
+        values,
+        height,
+        xerr=errors,
+        fmt="v",
+        markersize=5,
+        elinewidth=1,
+        color="black",
+        transform=ax.get_xaxis_transform(),
+        label="outermost eigenvalues",
+    )
+    ax.legend(loc="best", frameon=False, fontsize="small")
     return ax
 
 
