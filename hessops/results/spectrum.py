@@ -287,17 +287,18 @@ class Spectrum(Result):
         EigenvalueCountResult
             Value, interval, and the bracket that so few steps leave open.
         """
-        share = self.density.mass_below(x)
-        estimate = self._estimate_of(
-            np.sum(self.density.weights * (self.density.nodes < x - self.rounding), axis=1) * self.dim
-        )
-        low, high = (self.dim * end for end in self.density.cdf_bracket(x))
+        density = self.density
+        below = density.weights * (density.nodes < x - self.rounding)
+        estimate = self._estimate_of(self.dim * np.sum(below, axis=1))
+        # Clear of what is at x to rounding, which is not below it.
+        clear = x - 2 * self.rounding if self.rounding > 0 else np.nextafter(x, -np.inf)
+        low, high = (self.dim * end for end in density.cdf_bracket(float(clear)))
         interval = Interval(*(float(np.clip(end, 0, self.dim)) for end in estimate.interval))
         wide = high - low > max(interval.high - interval.low, 0.5)
-        note = f"{self.num_steps} steps leave {high - low:.2g} eigenvalues open"
+        note = f"these steps leave {high - low:.2g} eigenvalues open"
         run = {**self._run(), "status": note, "converged": not wide}
         return EigenvalueCountResult(
-            value=float(share.value) * self.dim,
+            value=float(estimate.value),
             standard_error=float(estimate.standard_error),
             interval=interval,
             confidence=_CONFIDENCE,

@@ -78,10 +78,8 @@ def written(spectrum: Spectrum) -> str:
 def _eigenvalues(spectrum: Spectrum) -> Iterator[Finding]:
     values, residuals = spectrum.eigenvalues, spectrum.residual_norms
     bounds, allowed = spectrum.error_bounds, _UNCONVERGED * spectrum.spectral_norm.value
-    if len(values) == spectrum.dim:
-        lowest = 0
-    else:
-        lowest = len(values) // 2
+    # Of all eigenvalues, none is at the other end.
+    lowest = 0 if len(values) == spectrum.dim else len(values) // 2
     order = [*range(len(values) - 1, lowest - 1, -1), *range(lowest)]
     for place in order:
         low = place < lowest
@@ -89,7 +87,9 @@ def _eigenvalues(spectrum: Spectrum) -> Iterator[Finding]:
         end = "smallest" if low else "largest"
         name = f"{end} eigenvalue" if number == 1 else f"  {end}, no. {number}"
         sharper = bounds[place] < residuals[place]
-        kind = "error bound, if none was missed" if sharper else "residual norm, certified"
+        kind = "residual norm: an eigenvalue is that near"
+        if sharper:
+            kind = "residual² / gap: holds if none was missed"
         advice = ""
         if number == 1 and residuals[place] > allowed:
             advice = f"the {end} eigenvalue has a residual norm of {residuals[place]:.1g}"
@@ -115,7 +115,9 @@ def _trace(spectrum: Spectrum) -> Finding:
     half = float(trace.interval.high - trace.interval.low) / 2
     advice = ""
     size = abs(float(trace.value)) or math.inf
-    if half > _SCATTERED * size:
+    if math.isinf(half):
+        advice = "one probe gives no interval: a second one does"
+    elif half > _SCATTERED * size:
         advice = f"the interval of the trace is ± {half / size:.0%} of it: more probes narrow it"
     return Finding("trace", *_estimated(trace), _scatter(spectrum), advice)
 
@@ -128,7 +130,7 @@ def _moments(spectrum: Spectrum) -> Iterator[Finding]:
         "mean eigenvalue",
         f"{float(mean):.6g}",
         _interval(Interval(low * scale, high * scale)),
-        "interval, the same",
+        "interval of the trace, divided by n",
     )
     norm = spectrum.frobenius_norm
     yield Finding(
@@ -145,9 +147,9 @@ def _log_determinant(spectrum: Spectrum) -> Finding:
     result = spectrum.log_determinant
     if result is None:
         return Finding("log-determinant", "none", "", "not positive definite to rounding")
-    kind = f"interval; quadrature within {result.quadrature_error:.1g}, {result.bracket_kind}"
+    kind = f"95 % interval; quadrature within {result.quadrature_error:.1g}, {result.bracket_kind}"
     if math.isinf(result.quadrature_error):
-        kind = "interval; quadrature may be off by any amount, as 0 is not excluded"
+        kind = "95 % interval, of which quadrature may be off by any amount: 0 is not excluded"
     advice = "" if result.converged else "the log-determinant is not to be trusted: more steps"
     return Finding(
         "log-determinant", f"{result.value:.6g}", _interval(result.interval), kind, advice
@@ -171,12 +173,14 @@ def _condition(spectrum: Spectrum) -> Finding:
 
 
 def _negative(spectrum: Spectrum) -> Finding:
+    if spectrum.semidefinite:
+        return Finding("eigenvalues below 0", "none", "", "declared positive semidefinite")
     count = spectrum.count_below(0.0)
     low, high = count.bracket
-    kind = f"interval; these steps leave [{low:.4g}, {high:.4g}] open"
+    kind = f"95 % interval; the steps taken leave [{low:.4g}, {high:.4g}] open"
     advice = ""
     if not count.converged:
-        advice = f"eigenvalues about 0 leave {high - low:.3g} on either side: more steps"
+        advice = f"on which side of 0 {high - low:.3g} eigenvalues are takes more steps"
     return Finding(
         "eigenvalues below 0", f"{count.value:.6g}", _interval(count.interval), kind, advice
     )
@@ -187,6 +191,8 @@ def _estimated(estimate: Estimate) -> tuple[str, str]:
 
 
 def _interval(interval: Interval) -> str:
+    if math.isinf(float(interval.high)) or math.isnan(float(interval.high)):
+        return "unknown"
     return f"[{float(interval.low):.6g}, {float(interval.high):.6g}]"
 
 
@@ -194,5 +200,7 @@ def _scatter(spectrum: Spectrum) -> str:
     if spectrum.filled:
         return "exact to rounding: all eigenvalues are known"
     settled = len(spectrum.deflation.nodes)
-    taken = f", {settled} settled eigenvalues counted exactly" if settled else ""
+    taken = f"; {settled} settled eigenvalues need none" if settled else ""
+    if spectrum.num_probes < 2:
+        return "one probe"
     return f"95 % interval of {spectrum.num_probes} probes{taken}"

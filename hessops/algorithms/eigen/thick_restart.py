@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.algorithms._common import start_norms
+from hessops.algorithms._common import require_in_range, start_norms
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
-from hessops.arrays import Array, HostArray, eps
+from hessops.arrays import Array, HostArray, eps, to_numpy
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.errors import NotSelfAdjointError
@@ -291,6 +291,10 @@ class ThickRestart:
         self.basis.extend(self.following)
         # Blocks are let go as soon as they have served.
         self.following = space.zeros(0)
+        if self.scale == 0:
+            largest = float(np.max(to_numpy(space.column_norms_squared(product))))
+            require_finite(np.array(largest), self.num_products, self.operator)
+            require_in_range(self.operator, math.sqrt(largest), product)
         blocks = [product]
         del product
         rest = orthonormal_rest(self.basis, blocks.pop(), self._negligible)

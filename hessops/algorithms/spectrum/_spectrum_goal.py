@@ -93,7 +93,8 @@ class SpectrumGoal:
     def verdict(self, state: SpectrumState, reason: str | None, limit: int) -> tuple[str, bool]:
         """Return the status sentence and whether what was asked for is there."""
         probes = "1 probe" if state.num_probes == 1 else f"{state.num_probes} probes"
-        how = f"{probes}, {state.num_steps} steps"
+        steps = "1 step" if state.num_steps == 1 else f"{state.num_steps} steps"
+        how = f"{probes}, {steps}"
         stopped = f"{reason}; " if reason else ""
         if state.filled:
             return f"{stopped}the basis is complete: all eigenvalues are known", True
@@ -107,8 +108,7 @@ class SpectrumGoal:
             kept = "; the Krylov space is exhausted, and quadrature in it is exact"
         if state.num_probes < 2:
             return (
-                f"{stopped}one probe, {state.num_steps} steps: no interval is known of a single probe; "
-                "give a budget of 4 or more, or num_probes=2"
+                f"{stopped}{how}: a single probe has no interval; give num_probes=2 or more"
             ), False
         return f"{stopped}{how}{kept}", True
 

@@ -26,6 +26,10 @@ from hessops.statistics import MeanVariance
 
 __all__ = ["SpectrumState", "block_spectrum_steps", "lock_step_spectrum_steps"]
 
+_SMALLEST = 1e-140
+# Between the first probes of Krylov spaces, which draw as they go.
+_FAR = 2**32
+
 
 @dataclass(frozen=True)
 class SpectrumState:
@@ -103,7 +107,9 @@ class SpectrumState:
         """
         first = self.compressions[0]
         if self.block is not None:
-            return first.nodes, first.residual_norms
+            # Smaller ones are the floor of the engine.
+            errors = np.where(first.residual_norms <= _SMALLEST, 0.0, first.residual_norms)
+            return first.nodes, errors
         low = min(self.compressions, key=lambda c: c.residual_norms[0])
         high = min(self.compressions, key=lambda c: c.residual_norms[-1])
         middle = (low.nodes[0] + high.nodes[-1]) / 2
@@ -178,10 +184,6 @@ def block_spectrum_steps(
             compressions=(*state.compressions, block.compression),
         )
         yield state
-
-
-# Between the first probes of Krylov spaces, which draw as they go.
-_FAR = 2**32
 
 
 def lock_step_spectrum_steps(
