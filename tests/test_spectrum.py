@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from doubles import ShardedMatrix, gathered, run_on_ranks, splits
+from doubles import ShardedMatrix, gathered, run_on_ranks
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import PLACES, norm, places, with_spectrum
@@ -15,7 +15,7 @@ from hessops.algorithms.spectrum.block_krylov import block_krylov_steps
 from hessops.arrays import to_numpy
 from hessops.density.compression import probable_bounds
 from hessops.random import Stream
-from hessops.spectral_function import power
+from hessops.spectral_function import power, spectral_function
 from hessops.structure import SELF_ADJOINT
 
 STREAM = Stream(5, 13)
@@ -82,8 +82,8 @@ def test_a_whole_basis_gives_every_number_exactly(problem):
     assert result.trace.standard_error == 0
     assert abs(result.frobenius_norm.value - np.linalg.norm(values)) <= n * allowed
     assert abs(result.function("exp").value - np.exp(values).sum()) <= n * allowed * np.exp(size)
-    negative = result.count_below(-0.5 if np.abs(values + 0.5).min() > allowed else -0.31)
-    assert negative.value == pytest.approx(np.sum(values < (-0.5 if np.abs(values + 0.5).min() > allowed else -0.31)))
+    negative = result.count_below(-0.517)
+    assert negative.value == pytest.approx(np.sum(values < -0.517))
     assert negative.bracket.high - negative.bracket.low <= 1e-6
 
 
@@ -112,32 +112,36 @@ def test_errors_of_few_products_are_true(problem):
 
 
 @pytest.mark.parametrize("width", [1, 3])
-@pytest.mark.parametrize("name", ["log", "inverse", "sqrt", "inverse_sqrt", "xlogx", "x^1.5", "exp"])
+@pytest.mark.parametrize(
+    "name", ["log", "inverse", "sqrt", "inverse_sqrt", "xlogx", "x^1.5", "exp"]
+)
 def test_brackets_hold_for_these_probes_and_close(name, width):
     """Block Gauss and Gauss-Radau rules bracket X^H f(A) X for operator convex and concave f."""
-    values = np.geomspace(0.01, 4.0, 60)
+    values = np.geomspace(0.1, 4.0, 60)
     A = aslinearoperator(with_spectrum(values, 3), positive_semidefinite=True)
     f = power(1.5) if name == "x^1.5" else name
     widths = []
-    for steps in (3, 6, 12, 18):
+    for steps in (3, 6, 12, 17):
         result = hessops.spectrum(A, budget=steps * width, num_probes=width, rng=4)
         found = result.function(f)
-        exact = _forms(A, values, f, result).mean()
+        exact = _forms(A, f, result).mean()
         low, high = found.bracket
-        assert low - 1e-9 * abs(exact) <= exact <= high + 1e-9 * abs(exact), (steps, low, exact, high)
+        assert low - 1e-9 * abs(exact) <= exact <= high + 1e-9 * abs(exact), (
+            steps,
+            low,
+            exact,
+            high,
+        )
         assert low <= found.value + 1e-12 * abs(exact)
         assert found.value <= high + 1e-12 * abs(exact)
         widths.append(high - low)
-    assert np.all(np.isfinite(widths[-1])) or width * 18 < 30
+    assert np.isfinite(widths[-1])
     assert widths[-1] <= widths[-2]
 
 
-def _forms(A, values, f, result):
+def _forms(A, f, result):
     """Return what perfect quadrature of the same probes would give, settled pairs taken out."""
-    from hessops.spectral_function import spectral_function
-
-    function = spectral_function(f)
-    n = len(values)
+    function, n = spectral_function(f), A.shape[0]
     X = A.domain.probes(Stream(4, 13), range(result.num_probes), "sphere")
     eigenvalues, U = np.linalg.eigh(A.to_dense())
     weights = (U.T @ X) ** 2
@@ -149,17 +153,22 @@ def _forms(A, values, f, result):
 
 
 def test_block_gauss_rules_of_other_functions_have_no_sign():
-    """Golub & Meurant: why exp takes the rules of single probes. Both signs of the error occur."""
-    signs = set()
-    for seed in range(40):
-        values = np.random.default_rng(seed).uniform(-2, 2, 12)
+    """Golub & Meurant: why exp takes the rules of single probes, which are lower bounds of it."""
+    off = []
+    for seed in range(300):
+        values = np.random.default_rng(seed).uniform(0, 4, 5)
         A = Diagonal(values)
         (first, *_) = block_krylov_steps(A, stream=Stream(seed), num_probes=3, max_products=3)
         X = A.domain.probes(Stream(seed), range(3), "sphere")
-        f = lambda x: x**4  # noqa: E731 - all even derivatives are non-negative
         c = first.compression
-        signs |= set(np.sign(f(values) @ X**2 - f(c.nodes) @ c.weights).tolist())
-    assert 1.0 in signs
+        exact = np.exp(2 * values) @ X**2
+        off += (exact - np.exp(2 * c.nodes) @ c.weights).tolist()
+        for probe in range(3):
+            single = c.of_probe(probe)
+            assert float((np.exp(2 * single.nodes) @ single.weights)[0]) <= exact[probe] * (
+                1 + 1e-12
+            )
+    assert min(off) < 0 < max(off)
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 7, 50, 1000])
@@ -268,24 +277,21 @@ def test_finite_sums_and_the_same_numbers_on_any_number_of_ranks():
     whole = hessops.spectrum(matrix, budget=24, rng=0)
     parts = FiniteSum([aslinearoperator(matrix / 2)] * 2)
     assert hessops.spectrum(parts, budget=24, rng=0).trace.value == pytest.approx(whole.trace.value)
-    for split in splits(30, (3,)) if False else [[(0, 11), (11, 30)]]:
+    rows = [(0, 11), (11, 30)]
 
-        def work(comm, split=split):
-            A = ShardedMatrix(matrix, comm, split[comm.rank], SELF_ADJOINT)
-            for options in ({}, {"max_basis": 8}, {"accuracy": 0.2}):
-                yield_result = hessops.spectrum(A, budget=24, rng=0, **options)
-                results.setdefault(comm.rank, []).append(yield_result)
-            return results[comm.rank]
+    def work(comm):
+        A = ShardedMatrix(matrix, comm, rows[comm.rank], SELF_ADJOINT)
+        options = ({}, {"max_basis": 8}, {"accuracy": 0.2})
+        return [hessops.spectrum(A, budget=24, rng=0, **option) for option in options]
 
-        results = {}
-        first, second = run_on_ranks(work, len(split))
-        for one, other in zip(first, second, strict=True):
-            assert one.trace == other.trace
-            assert np.array_equal(one.eigenvalues, other.eigenvalues)
-            assert one.bounds == other.bounds
-        assert first[0].trace.value == pytest.approx(whole.trace.value, rel=1e-10)
-        X = gathered([result[0].eigenvectors for result in (first, second)])
-        assert norm(matrix @ X - X * first[0].eigenvalues) <= norm(first[0].residual_norms) + 1e-10
+    first, second = run_on_ranks(work, len(rows))
+    for one, other in zip(first, second, strict=True):
+        assert one.trace == other.trace
+        assert np.array_equal(one.eigenvalues, other.eigenvalues)
+        assert one.bounds == other.bounds
+    assert first[0].trace.value == pytest.approx(whole.trace.value, rel=1e-10)
+    X = gathered([first[0].eigenvectors, second[0].eigenvectors])
+    assert norm(matrix @ X - X * first[0].eigenvalues) <= norm(first[0].residual_norms) + 1e-10
 
 
 def test_a_budget_beyond_the_basis_keeps_none():
@@ -329,13 +335,17 @@ def test_results_are_saved_and_read(tmp_path):
     assert {row["quantity"] for row in document["findings"]} >= {"trace", "condition number"}
     assert "nodes" not in document
     assert len(result.history) > 0
-    assert hessops.load(result.density.save(tmp_path / "density")).cdf(1.0) == result.density.cdf(1.0)
+    assert hessops.load(result.density.save(tmp_path / "density")).cdf(1.0) == result.density.cdf(
+        1.0
+    )
 
 
 def test_callbacks_and_plots():
     seen = []
     A = Diagonal(np.linspace(1, 2, 200))
-    result = hessops.spectrum(A, budget=100, rng=0, callback=lambda s: seen.append(s) or s.step == 3)
+    result = hessops.spectrum(
+        A, budget=100, rng=0, callback=lambda s: seen.append(s) or s.step == 3
+    )
     assert [state.step for state in seen] == [1, 2, 3]
     assert "stopped by the callback" in result.status
     pytest.importorskip("matplotlib")

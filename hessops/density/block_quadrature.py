@@ -1,13 +1,14 @@
 """Quadrature of x^H f(A) x in a block Krylov space, with brackets where f allows them.
 
-V holds an orthonormal basis, T = V^H A V. For an operator convex f, such as 1/x, V^H f(A) V >= f(T) whatever
-the space (Davis 1957): the Gauss rule is a lower bound. The upper one is the block Gauss-Radau rule at a
-bound a of the spectrum. Among all operators with A >= a and this T and coupling, (A + t)^-1 is largest on
-V, for every t > -a at once, where the Schur complement of T - a is 0 (Zimmerling, Druskin & Simoncini
-2025); and f is an integral over those. For concave f, such as the logarithm, the two change sides.
+V holds an orthonormal basis, T = V^H A V. For an operator convex f, such as 1/x, V^H f(A) V >= f(T)
+whatever the space (Davis 1957): the Gauss rule is a lower bound. The upper one is the block Gauss-Radau
+rule at a bound a of the spectrum. Among all operators with A >= a and this T and coupling, (A + t)^-1 is
+largest on V, for every t > -a at once, where the Schur complement of T - a is 0 (Zimmerling, Druskin &
+Simoncini 2025); and f is an integral over those. For concave f, such as the logarithm, the two change
+sides.
 
 Other functions have no such order. The remainder of a block Gauss rule has no sign, even where the
-derivatives of f have (Golub & Meurant 2010); that of the Gauss rule of each probe alone has, and is used.
+derivatives of f have (Golub & Meurant 2010). That of the Gauss rule of each probe alone has, and is used.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class _Part:
         now = [self._single(index, int(k)) for index, k in enumerate(steps)]
         before = [self._single(index, max(1, (3 * int(k)) // 4)) for index, k in enumerate(steps)]
         moved = self.deflation.factors(self.compression) * (np.array(now) - np.array(before))
-        return np.where((steps > 1) | self.compression.exhausted, moved, math.inf)
+        return np.asarray(np.where((steps > 1) | self.compression.exhausted, moved, math.inf))
 
     def rounding_errors(self) -> HostArray:
         """Return about what rounding of the products may do to each value."""

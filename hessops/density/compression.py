@@ -67,7 +67,7 @@ class Compression:
     @property
     def num_probes(self) -> int:
         """Return N."""
-        return self.probes.shape[1]
+        return int(self.probes.shape[1])
 
     @property
     def exhausted(self) -> bool:
@@ -92,7 +92,9 @@ class Compression:
         Compression
             Of one probe.
         """
-        alphas, betas, coupling = self._lanczos(index, min(steps or self.steps[index], self.steps[index]))
+        alphas, betas, coupling = self._lanczos(
+            index, min(steps or self.steps[index], self.steps[index])
+        )
         T = np.diag(alphas) + np.diag(betas, 1) + np.diag(betas, -1)
         nodes, vectors = np.linalg.eigh(T)
         couplings = coupling * vectors[-1:]
@@ -168,7 +170,9 @@ class Compression:
     def _lanczos(self, index: int, steps: int) -> tuple[HostArray, HostArray, float]:
         """Return T of one probe by Lanczos on diag(nodes), and the norm of the residual."""
         q = self.probes[:, index] / np.linalg.norm(self.probes[:, index])
-        basis, alphas, betas = [q], [], []
+        basis = [q]
+        alphas: list[float] = []
+        betas: list[float] = []
         scale = float(np.max(np.abs(self.nodes), initial=0.0))
         for step in range(int(steps)):
             w = self.nodes * q

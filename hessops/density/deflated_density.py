@@ -121,7 +121,9 @@ def deflated_density(
                 np.append(compression.residual_norms[~inside], deflation.errors),
             ))  # fmt: skip
     nodes, weights, errors = (_filled(column) for column in zip(*rules, strict=True))
-    gauss_nodes, gauss_weights, gauss_couplings = (_filled(column) for column in zip(*gauss, strict=True))
+    gauss_nodes, gauss_weights, gauss_couplings = (
+        _filled(column) for column in zip(*gauss, strict=True)
+    )
     removed_nodes, removed_weights = (_filled(column) for column in zip(*removed, strict=True))
     return DeflatedDensity(
         nodes=nodes,

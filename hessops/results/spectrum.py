@@ -100,11 +100,18 @@ class Spectrum(Result):
     @cached_property
     def compressions(self) -> tuple[Compression, ...]:
         """Return the Krylov spaces; all else is read off them."""
-        columns = (
-            self.nodes, self.probes, self.couplings, self.node_errors, self.node_steps, self.breadths,
-        )  # fmt: skip
-        parts = zip(*columns, strict=True)
-        return tuple(Compression(*part, self.rounding) for part in parts)
+        return tuple(
+            Compression(
+                self.nodes[i],
+                self.probes[i],
+                self.couplings[i],
+                self.node_errors[i],
+                self.node_steps[i],
+                self.breadths[i],
+                self.rounding,
+            )
+            for i in range(len(self.nodes))
+        )
 
     @cached_property
     def deflation(self) -> Deflation:
@@ -229,6 +236,8 @@ class Spectrum(Result):
     def function(
         self,
         f: FunctionName | SpectralFunction | Callable[[HostArray], HostArray],
+        *,
+        interval: tuple[float, float] | None = None,
         derivative_signs: tuple[int | None, int | None] | None = None,
     ) -> TraceFunctionResult:
         """Return tr f(A) for any function, from the products already made.
@@ -237,6 +246,8 @@ class Spectrum(Result):
         ----------
         f : str, SpectralFunction or callable
             As for `trace_function`.
+        interval : tuple of float, optional
+            Bounds (low, high) of the spectrum that are certain, which certify the bracket.
         derivative_signs : tuple of int or None, optional
             As there.
 
@@ -248,10 +259,10 @@ class Spectrum(Result):
         Raises
         ------
         ValueError
-            If `f` is unknown, or a Ritz value lies where it is not defined.
+            If `f` is unknown, or a Ritz value lies where it is not defined or outside of `interval`.
         """
         function = spectral_function(f, derivative_signs)
-        known = Interval(0.0 if self.semidefinite else -math.inf, math.inf)
+        known = self._known(interval)
         rules = quadrature(function, self.compressions, self.deflation, known, self.bounds)
         estimate = self._estimate_of(rules.values)
         status, trusted = self._verdict(rules, estimate)
@@ -378,6 +389,16 @@ class Spectrum(Result):
         return deflation.forms(
             compression, forms, np.append(compression.nodes, deflation.nodes) ** 2
         )
+
+    def _known(self, interval: tuple[float, float] | None) -> Interval:
+        """Return what is certain of the spectrum: what was given, and what was declared."""
+        low, high = (-math.inf, math.inf) if interval is None else map(float, interval)
+        nodes = np.concatenate(self.nodes)
+        outside = nodes[(nodes < low - self.rounding) | (nodes > high + self.rounding)]
+        if len(outside) or not low <= high:
+            beyond = f": there is a Ritz value {outside[0]:.6g}" if len(outside) else ""
+            raise ValueError(f"interval=({low:.6g}, {high:.6g}) does not hold the spectrum{beyond}")
+        return Interval(max(low, 0.0) if self.semidefinite else low, high)
 
     def _verdict(self, rules: Quadrature, estimate: Estimate) -> tuple[str, bool]:
         """Say whether the bracket is narrow beside the interval."""

@@ -63,15 +63,15 @@ def written(spectrum: Spectrum) -> str:
     table = [header, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     lines = [
-        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row.kind])
+        "  ".join(
+            [*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row.kind]
+        )
         for row in table
     ]
     advice = list(dict.fromkeys(row.advice for row in rows if row.advice))
     if advice:
         lines += ["More products:", *(f"- {sentence}" for sentence in advice)]
-    title = (
-        f"Spectrum of {spectrum.dim} eigenvalues ({spectrum._cost()}): {spectrum.status}"  # noqa: SLF001
-    )
+    title = f"Spectrum of {spectrum.dim} eigenvalues ({spectrum._cost()}): {spectrum.status}"
     return "\n".join([title, *(line.rstrip() for line in lines)])
 
 

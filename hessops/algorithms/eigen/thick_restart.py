@@ -253,9 +253,7 @@ class ThickRestart:
         norms = start_norms(space, start)
         block, inside = start * space.from_host(1.0 / norms), np.eye(1)
         if self.basis.size > 0 or block.shape[1] > 1:
-            rest = orthonormal_rest(
-                self.basis, block, lambda _inner, _gram: ROUNDINGS * self._eps
-            )
+            rest = orthonormal_rest(self.basis, block, lambda _inner, _gram: ROUNDINGS * self._eps)
             block, inside = rest.block, np.concatenate([rest.coefficients, rest.factor])
         self.following, self.started = block, inside * norms
         self.small.start(block.shape[1])

@@ -86,10 +86,6 @@ class SpectrumGoal:
         ratio = half / (self.accuracy * size) if size > 0 else math.inf
         return math.ceil(min(ratio**2, 1e9)) - 1
 
-    def stop(self, state: SpectrumState) -> str | None:
-        """Never stop: the engine does."""
-        return None
-
     def verdict(self, state: SpectrumState, reason: str | None, limit: int) -> tuple[str, bool]:
         """Return the status sentence and whether what was asked for is there."""
         probes = "1 probe" if state.num_probes == 1 else f"{state.num_probes} probes"
@@ -125,11 +121,15 @@ class SpectrumGoal:
         if not trace:
             wanted = state.num_products * (half / (self.accuracy * size)) ** 2 if size else math.inf
             missing.append(
-                f"the trace is known to {half / (size or math.nan):.2g} of Σ|λ|, and about {wanted:.0f} "
-                "products would do"
+                f"the trace is known to {half / (size or math.nan):.2g} of Σ|λ|, and about "
+                f"{wanted:.0f} products would do"
             )
         full = state.block is not None and state.block.basis.size + self.num_probes > limit
-        why = f"max_basis={limit}" if full and not extremes else f"the budget of {self.budget} products"
+        why = (
+            f"max_basis={limit}"
+            if full and not extremes
+            else f"the budget of {self.budget} products"
+        )
         return (
             f"stopped at {why} before accuracy={self.accuracy:g} was reached: {'; '.join(missing)}"
         ), False

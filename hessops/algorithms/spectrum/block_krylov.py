@@ -4,9 +4,9 @@ After k steps from probes X, the orthonormal basis V, the next block Q and small
 
     A V = V T + Q B,   X = V C,   Q orthogonal to V.
 
-Eigenpairs of T are Ritz pairs, of all probes together; and as every probe lies in the basis, x^H f(A) x
-is close to c^H f(T) c. So one basis serves eigenvalues and quadrature. When it is invariant, fresh probes
-go on from what is new in them: the identity stays the same, with more columns in X.
+Eigenpairs of T are Ritz pairs, of all probes together; and as every probe lies in the basis,
+x^H f(A) x is close to c^H f(T) c. So one basis serves eigenvalues and quadrature. When it is invariant,
+fresh probes go on from what is new in them: the identity stays the same, with more columns in X.
 """
 
 from __future__ import annotations
@@ -155,7 +155,9 @@ def block_krylov_steps(
     while (left := limit - engine.basis.size) > 0:
         width = engine.following.shape[1]
         if width == 0:
-            fresh = range(first_probe + probes.count, first_probe + probes.count + min(num_probes, left))
+            fresh = range(
+                first_probe + probes.count, first_probe + probes.count + min(num_probes, left)
+            )
             engine.begin(space.probes(stream, fresh, "sphere"))
             probes.begun(engine)
             continue

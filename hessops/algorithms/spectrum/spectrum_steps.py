@@ -90,9 +90,7 @@ class SpectrumState:
         """Return the eigenvalues that are settled."""
         return settled(self.compressions, self.dim)
 
-    def samples(
-        self, f: Callable[[HostArray], HostArray], count: int | None = None
-    ) -> HostArray:
+    def samples(self, f: Callable[[HostArray], HostArray], count: int | None = None) -> HostArray:
         """Return the estimates of tr f(A) by the probes of the first `count` Krylov spaces, or all."""
         deflation = self.deflation
         return np.concatenate([
@@ -215,9 +213,7 @@ def lock_step_spectrum_steps(
         ended = lanczos.step >= num_steps or not lanczos.alive.any()
         if ended or checkpoint(lanczos.step):
             compressions = tuple(_compression(lanczos, probe) for probe in range(num_probes))
-            yield SpectrumState(
-                lanczos.step, lanczos.num_products, space.dim, compressions, None
-            )
+            yield SpectrumState(lanczos.step, lanczos.num_products, space.dim, compressions, None)
         if ended:
             return
 
