@@ -121,7 +121,7 @@ def test_brackets_hold_for_these_probes_and_close(name, width):
     A = aslinearoperator(with_spectrum(values, 3), positive_semidefinite=True)
     f = power(1.5) if name == "x^1.5" else name
     widths = []
-    for steps in (3, 6, 12, 17):
+    for steps in (4, 8, 16, 28) if width == 1 else (3, 6, 12, 17):
         result = hessops.spectrum(A, budget=steps * width, num_probes=width, rng=4)
         found = result.function(f)
         exact = _forms(A, f, result).mean()
@@ -136,7 +136,7 @@ def test_brackets_hold_for_these_probes_and_close(name, width):
         assert found.value <= high + 1e-12 * abs(exact)
         widths.append(high - low)
     assert np.isfinite(widths[-1])
-    assert widths[-1] <= widths[-2]
+    assert widths[-1] <= widths[-2] + 1e-9 * abs(exact)
 
 
 def _forms(A, f, result):

@@ -1,14 +1,14 @@
 """Quadrature of x^H f(A) x in a block Krylov space, with brackets where f allows them.
 
 V holds an orthonormal basis, T = V^H A V. For an operator convex f, such as 1/x, V^H f(A) V >= f(T)
-whatever the space (Davis 1957): the Gauss rule is a lower bound. The upper one is the block Gauss-Radau
-rule at a bound a of the spectrum. Among all operators with A >= a and this T and coupling, (A + t)^-1 is
-largest on V, for every t > -a at once, where the Schur complement of T - a is 0 (Zimmerling, Druskin &
-Simoncini 2025); and f is an integral over those. For concave f, such as the logarithm, the two change
-sides.
+whatever the space (Davis 1957): the Gauss rule is a lower bound. The upper one is the block
+Gauss-Radau rule at a bound a of the spectrum. Among all operators with A >= a and this T and coupling,
+(A + t)^-1 is largest on V, for every t > -a at once, where the Schur complement of T - a is 0
+(Zimmerling, Druskin & Simoncini 2025); and f is an integral over those. For concave f, such as the
+logarithm, the two change sides.
 
 Other functions have no such order. The remainder of a block Gauss rule has no sign, even where the
-derivatives of f have (Golub & Meurant 2010). That of the Gauss rule of each probe alone has, and is used.
+derivatives of f have (Golub & Meurant 2010). That of the Gauss rule of each probe has, and is used.
 """
 
 from __future__ import annotations
@@ -156,10 +156,10 @@ class _Part:
     def _bound(self, side: int) -> HostArray:
         """Return bounds of the quadratic forms, and note how far they may be trusted."""
         if self.compression.exhausted:
-            return self.forms
+            return np.asarray(self.forms)
         if self.f.operator_convex is not None:
             if self.f.operator_convex == side:
-                return self.forms
+                return np.asarray(self.forms)
             bound, certain = self.ends[0]
             rule = self.compression.with_node(bound) if math.isfinite(bound) else None
             forms = None if rule is None else self.f(_inside(self.f, rule[0])) @ rule[1]
@@ -172,7 +172,8 @@ class _Part:
         if not certain:
             self._distrust("probable")
         # By rounding, converged rules may change sides.
-        return np.minimum(forms, self.forms) if side > 0 else np.maximum(forms, self.forms)
+        outer = np.minimum if side > 0 else np.maximum
+        return np.asarray(outer(forms, self.forms))
 
     def _by_derivatives(self, side: int) -> tuple[HostArray | None, bool]:
         """Return bounds by the Gauss and Radau rules of every probe alone."""

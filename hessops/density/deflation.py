@@ -3,7 +3,7 @@
 The share of a probe in a settled eigenvector u, |u^H x|², is random and its mean, 1, is known. So the
 settled pairs are taken out of the quadrature of every probe and counted once each; what is left of the
 probe is uniform on the sphere of the complement and is scaled to its radius, as in XTrace (Epperly,
-Tropp & Webber 2024). What is left scatters less, by as much as the settled pairs made of the Frobenius norm.
+Tropp & Webber 2024). What is left scatters less, by what the settled pairs made of the Frobenius norm.
 """
 
 from __future__ import annotations

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hessops.arrays import Array, HostArray
-from hessops.density.block_quadrature import Quadrature, quadrature
+from hessops.density.block_quadrature import quadrature
 from hessops.density.compression import Compression, probable_bounds, unlucky_share
 from hessops.density.deflated_density import DeflatedDensity, deflated_density
 from hessops.density.deflation import Deflation, settled
 from hessops.density.plot import mark_eigenvalues
 from hessops.result import Estimate, Interval, Result
+from hessops.results._spectrum_verdicts import known_bounds, quadrature_verdict
 from hessops.results.functions import TraceFunctionResult
 from hessops.results.norms import (
     ConditionNumberResult,
@@ -262,10 +263,10 @@ class Spectrum(Result):
             If `f` is unknown, or a Ritz value lies where it is not defined or outside of `interval`.
         """
         function = spectral_function(f, derivative_signs)
-        known = self._known(interval)
+        known = known_bounds(self, interval)
         rules = quadrature(function, self.compressions, self.deflation, known, self.bounds)
         estimate = self._estimate_of(rules.values)
-        status, trusted = self._verdict(rules, estimate)
+        status, trusted = quadrature_verdict(self, rules, estimate)
         run = {**self._run(), "status": status, "converged": trusted}
         return TraceFunctionResult(
             value=float(estimate.value),
@@ -389,30 +390,6 @@ class Spectrum(Result):
         return deflation.forms(
             compression, forms, np.append(compression.nodes, deflation.nodes) ** 2
         )
-
-    def _known(self, interval: tuple[float, float] | None) -> Interval:
-        """Return what is certain of the spectrum: what was given, and what was declared."""
-        low, high = (-math.inf, math.inf) if interval is None else map(float, interval)
-        nodes = np.concatenate(self.nodes)
-        outside = nodes[(nodes < low - self.rounding) | (nodes > high + self.rounding)]
-        if len(outside) or not low <= high:
-            beyond = f": there is a Ritz value {outside[0]:.6g}" if len(outside) else ""
-            raise ValueError(f"interval=({low:.6g}, {high:.6g}) does not hold the spectrum{beyond}")
-        return Interval(max(low, 0.0) if self.semidefinite else low, high)
-
-    def _verdict(self, rules: Quadrature, estimate: Estimate) -> tuple[str, bool]:
-        """Say whether the bracket is narrow beside the interval."""
-        low, high = estimate.interval
-        allowed = float(high - low)
-        if self.num_probes < 2 and not self.filled:
-            allowed = 0.01 * abs(float(estimate.value))
-        allowed = max(allowed, 1e-8 * abs(float(estimate.value)))
-        if rules.movement <= allowed:
-            return f"quadrature is off by {rules.movement:.2g} at most", True
-        return (
-            f"the value is not to be trusted: after {self.num_steps} steps the quadrature may be off "
-            f"by {rules.movement:.2g}, more than the interval is wide; raise the budget"
-        ), False
 
     def _run(self) -> dict[str, Any]:
         names = ("num_products", "status", "converged", "history", "seed", "seconds")

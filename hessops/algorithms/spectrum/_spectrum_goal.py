@@ -15,6 +15,7 @@ __all__ = ["SpectrumGoal"]
 _DEFAULT_BUDGET, _LARGEST_BUDGET = 200, 2000
 _DEFAULT_PROBES = 8
 _CONFIDENCE = 0.95
+_SHARE_OF_STEPS = 1 / 3
 
 
 class SpectrumGoal:
@@ -56,13 +57,28 @@ class SpectrumGoal:
                 f"num_probes={num_probes} take a product each, and budget={self.budget}; give fewer "
                 "probes or a larger budget"
             )
+        self._forecast = math.inf
         chosen = num_probes or self._probes_for_budget()
         self.num_probes = min(chosen, dim)
 
+    def enough(self, state: SpectrumState) -> bool:
+        """Tell whether the first Krylov space is large enough for the accuracy.
+
+        Once the extremes are found, more steps may settle further eigenvalues, and so save probes. They
+        are taken until they cost a third of what the probes would by the best forecast so far.
+        """
+        if self.accuracy is None or not self.extremes_found(state):
+            return False
+        half, size = self._half_width(state)
+        if half <= self.accuracy * size or not math.isfinite(half):
+            return True
+        forecast = state.num_products * (half / size / self.accuracy) ** 2
+        self._forecast = min(self._forecast, forecast)
+        return state.num_products >= _SHARE_OF_STEPS * self._forecast
+
     def extremes_found(self, state: SpectrumState) -> bool:
         """Tell whether the outermost Ritz pairs are as accurate as asked for."""
-        if self.accuracy is None:
-            return False
+        assert self.accuracy is not None
         residuals = state.ritz()[1]
         if len(residuals) <= 2 * self.num_extremes and not state.exhausted:
             return False
@@ -135,8 +151,11 @@ class SpectrumGoal:
         ), False
 
     def _half_width(self, state: SpectrumState) -> tuple[float, float]:
-        """Return the half-width of the interval of the trace, and the size that it is relative to."""
-        size = float(np.mean(state.samples(np.abs)))
+        """Return the half-width of the interval of the trace, and the size that it is relative to.
+
+        That is Σ|λ| by the first probes alone, so that the target stays where it is.
+        """
+        size = float(np.mean(state.samples(np.abs, 1 if state.block else None)))
         if state.filled:
             return 0.0, size
         first = state.samples(lambda x: x, 1) if state.block else state.samples(lambda x: x)

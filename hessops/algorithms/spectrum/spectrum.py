@@ -180,7 +180,7 @@ def _states(
         num_probes=goal.num_probes,
         max_products=goal.budget,
         max_basis=limit,
-        enough=goal.extremes_found,
+        enough=goal.enough,
         more=goal.spaces_wanted,
     )
 
