@@ -93,7 +93,9 @@ def _eigenvalues(spectrum: Spectrum) -> Iterator[Finding]:
         advice = ""
         if number == 1 and residuals[place] > allowed:
             advice = f"the {end} eigenvalue has a residual norm of {residuals[place]:.1g}"
-        yield Finding(name, f"{values[place]:.8g}", f"± {bounds[place]:.1g}", kind, advice)
+        # What is rounding is not written out.
+        value = values[place] if abs(values[place]) > spectrum.rounding else 0.0
+        yield Finding(name, f"{value:.8g}", f"± {bounds[place]:.1g}", kind, advice)
 
 
 def _bounds(spectrum: Spectrum) -> Finding:
@@ -114,11 +116,11 @@ def _trace(spectrum: Spectrum) -> Finding:
     trace = spectrum.trace
     half = float(trace.interval.high - trace.interval.low) / 2
     advice = ""
-    size = abs(float(trace.value)) or math.inf
+    size = spectrum.dim * float(spectrum.density.mean_of(abs)) or math.inf
     if math.isinf(half):
         advice = "one probe gives no interval: a second one does"
     elif half > _SCATTERED * size:
-        advice = f"the interval of the trace is ± {half / size:.0%} of it: more probes narrow it"
+        advice = f"the interval of the trace is ± {half / size:.0%} of Σ|λ|: more probes narrow it"
     return Finding("trace", *_estimated(trace), _scatter(spectrum), advice)
 
 

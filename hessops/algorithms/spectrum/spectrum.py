@@ -98,7 +98,7 @@ def spectrum(
     References
     ----------
     Golub & Underwood (1977), in Mathematical Software III; Golub & Meurant (2010), Matrices, Moments
-    and Quadrature with Applications; Zimmerling, Druskin & Simoncini (2025), J. Sci. Comput. 103;
+    and Quadrature with Applications; Zimmerling, Druskin & Simoncini (2025), J. Sci. Comput.;
     Epperly, Tropp & Webber (2024), SIAM J. Matrix Anal. Appl. 45(1); Van Dorsselaer, Hochstenbach &
     van der Vorst (2000), SIAM J. Matrix Anal. Appl. 22(3).
 
