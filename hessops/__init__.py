@@ -3,8 +3,8 @@
 Three nouns: a `LinearOperator` multiplies blocks of vectors; a `Space` knows how those are stored and
 reduced; a result holds a value, its error, its cost and how it was found.
 
-Verbs: `power_iteration` and `eigsh` for eigenpairs, `randomized_svd`, `randomized_eigh` and `nystrom`
-for low rank; `trace`, `diagonal`, `logdet` and other functions of the spectrum by random probes;
+Verbs: `spectrum` for a first look at everything; `power_iteration` and `eigsh` for eigenpairs,
+`randomized_svd`, `randomized_eigh` and `nystrom` for low rank; `trace`, `diagonal`, `logdet` and other functions of the spectrum by random probes;
 `lanczos` for the tridiagonal matrix itself, `spectral_density` for all eigenvalues at once; norms,
 counts and ranks; `cg`, `minres` and `inverse`.
 `hessops.gallery` has operators whose spectra are known, `hessops.bounds` the theory as functions.
@@ -44,6 +44,7 @@ from hessops.algorithms.solvers.conjugate_gradient import cg
 from hessops.algorithms.solvers.inverse import inverse
 from hessops.algorithms.solvers.minres import minres
 from hessops.algorithms.solvers.nystrom_preconditioner import nystrom_preconditioner
+from hessops.algorithms.spectrum.spectrum import spectrum
 from hessops.algorithms.trace.diagonal import diagonal
 from hessops.algorithms.trace.trace import trace
 from hessops.comm import Communicator, SerialComm
@@ -127,6 +128,7 @@ __all__ = [
     "schatten_norm",
     "spectral_density",
     "spectral_norm",
+    "spectrum",
     "svds",
     "to_scipy",
     "trace",

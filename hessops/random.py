@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     NORM = 11
     COUNT = 12
     CHECKPOINT = 20
+    SPECTRUM = 13
 
 
 _WORDS_PER_BLOCK = 4

@@ -48,6 +48,10 @@ class SpectralFunction:
         Where the function begins to be defined.
     closed : bool
         Whether it is defined at `low` itself.
+    operator_convex : int or None
+        1 for a function f(x) = a + b x ± x² ± ∫ 1/(x + t) dμ(t) over t >= 0 with the plus signs, as
+        1/x; -1 with the minus signs, as log and square root; None for all others. It orders matrices,
+        and so brackets quadrature by blocks, where signs of derivatives are not enough.
 
     Examples
     --------
@@ -65,6 +69,7 @@ class SpectralFunction:
     first_order: int = 2
     low: float = -math.inf
     closed: bool = False
+    operator_convex: int | None = None
 
     def sign(self, order: int) -> int | None:
         """Return the sign of a derivative on the spectrum, None where it is not known."""
@@ -192,7 +197,12 @@ def power(p: float) -> SpectralFunction:
         return np.asarray(x**p)
 
     if p >= 0 and p == int(p):
-        return SpectralFunction(name, function, even=0, odd=0, first_order=max(2, int(p) + 1))
+        convex = 1 if p <= 2 else None
+        return SpectralFunction(
+            name, function, 0, 0, first_order=max(2, int(p) + 1), operator_convex=convex
+        )
+    # Convex on [-1, 0] and [1, 2], concave on [0, 1]: Löwner and Heinz.
+    convex = None if not -1 <= p <= 2 else (-1 if 0 <= p <= 1 else 1)
     # From order ceil(p) on, each further derivative brings one more negative factor.
     first = max(math.ceil(p), 0)
     at_even = 1 if first % 2 == 0 else -1
@@ -204,6 +214,7 @@ def power(p: float) -> SpectralFunction:
         first_order=max(2, first),
         low=0.0,
         closed=p > 0,
+        operator_convex=convex,
     )
 
 
@@ -212,12 +223,14 @@ def _xlogx(x: HostArray) -> HostArray:
 
 
 _NAMED: dict[str, SpectralFunction] = {
-    "log": SpectralFunction("log", np.log, even=-1, odd=1, low=0.0),
+    "log": SpectralFunction("log", np.log, even=-1, odd=1, low=0.0, operator_convex=-1),
     "inverse": replace(power(-1.0), name="inverse"),
     "exp": SpectralFunction("exp", np.exp, even=1, odd=1),
     "sqrt": replace(power(0.5), name="sqrt"),
     "inverse_sqrt": replace(power(-0.5), name="inverse_sqrt"),
-    "xlogx": SpectralFunction("xlogx", _xlogx, even=1, odd=-1, low=0.0, closed=True),
+    "xlogx": SpectralFunction(
+        "xlogx", _xlogx, even=1, odd=-1, low=0.0, closed=True, operator_convex=1
+    ),
     "square": replace(power(2.0), name="square"),
     "abs": SpectralFunction("abs", np.abs),
     "sign": SpectralFunction("sign", np.sign),

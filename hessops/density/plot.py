@@ -12,7 +12,7 @@ from hessops.result import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_density", "plot_distribution"]
+__all__ = ["mark_eigenvalues", "plot_density", "plot_distribution"]
 
 
 def plot_density(
@@ -96,6 +96,37 @@ def plot_distribution(
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("share of eigenvalues up to it")
     ax.legend(loc="upper left", frameon=False)
+    return ax
+
+
+def mark_eigenvalues(ax: Axes, values: HostArray, errors: HostArray) -> Axes:
+    """Mark some eigenvalues above the axis, with their residual norms as bars.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes
+        Where a density is drawn.
+    values, errors : numpy.ndarray, shape (k,)
+        Eigenvalues and how far off they may be.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The same.
+    """
+    height = np.full(len(values), 0.04)
+    ax.errorbar(
+        values,
+        height,
+        xerr=errors,
+        fmt="v",
+        markersize=5,
+        elinewidth=1,
+        color="black",
+        transform=ax.get_xaxis_transform(),
+        label="outermost eigenvalues",
+    )
+    ax.legend(loc="best", frameon=False, fontsize="small")
     return ax
 
 

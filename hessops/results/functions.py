@@ -33,10 +33,11 @@ class TraceFunctionResult(Result):
     bracket : Interval
         Between which the mean of the exact z^H f(A) z of these probes lies, by Gauss and Gauss-Radau
         rules; infinite where there is no bound. It holds up to `rounding_error`.
-    bracket_kind : {'certified', 'estimated', 'open', 'none'}
+    bracket_kind : {'certified', 'estimated', 'probable', 'open', 'none'}
         'certified': by mathematics and by bounds of the spectrum that were given; 'estimated': an end
-        rests on a bound of the spectrum read off the Ritz values; 'open': an end is infinite; 'none':
-        the signs of the derivatives of f are not known.
+        rests on a bound of the spectrum read off the Ritz values; 'probable', of `spectrum` alone: on
+        one that fails with a known probability; 'open': an end is infinite; 'none': the signs of the
+        derivatives of f are not known.
     bounds : Interval
         Bounds of the spectrum that the bracket uses.
     quadrature_error : float

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.algorithms._common import start_norms
+from hessops.algorithms._common import require_in_range, start_norms
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
-from hessops.arrays import Array, HostArray, eps
+from hessops.arrays import Array, HostArray, eps, to_numpy
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.errors import NotSelfAdjointError
@@ -30,7 +30,7 @@ from hessops.random import Stream
 from hessops.record import require_finite
 from hessops.results.eigenpairs import error_bounds
 
-__all__ = ["EigshState", "KnownPairs", "eigsh_steps", "known_pairs"]
+__all__ = ["EigshState", "KnownPairs", "ThickRestart", "eigsh_steps", "known_pairs"]
 
 Keep = Callable[[HostArray], HostArray]
 
@@ -187,7 +187,7 @@ def eigsh_steps(
         If products show that the operator is not self-adjoint: if an inner product <q_i, A q_k>
         that is 0 or known by symmetry differs by more than half the digits.
     """
-    engine = _ThickRestart(A, start, known, tol, max_basis)
+    engine = ThickRestart(A, start, known, tol, max_basis)
     drawn = 0
     while engine.basis.size < A.domain.dim:
         while engine.following.shape[1] == 0:
@@ -200,8 +200,22 @@ def eigsh_steps(
         yield engine.state(num_ends)
 
 
-class _ThickRestart:
-    """The basis, the small matrix and the next block."""
+class ThickRestart:
+    """The basis, the small matrix and the next block.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Self-adjoint.
+    start : array, shape (n, b)
+        Start vectors.
+    known : KnownPairs or None
+        Approximate eigenpairs to begin with.
+    tol : float
+        As for `eigsh_steps`.
+    max_basis : int or None
+        Most basis vectors.
+    """
 
     def __init__(
         self,
@@ -231,14 +245,17 @@ class _ThickRestart:
         self.begin(start)
 
     def begin(self, start: Array) -> None:
-        """Begin a Krylov space of what is new in some start vectors."""
+        """Begin a Krylov space of what is new in some start vectors.
+
+        `started` then holds the start vectors in the basis, the next block included.
+        """
         space = self.operator.domain
-        block = start * space.from_host(1.0 / start_norms(space, start))
+        norms = start_norms(space, start)
+        block, inside = start * space.from_host(1.0 / norms), np.eye(1)
         if self.basis.size > 0 or block.shape[1] > 1:
-            block = orthonormal_rest(
-                self.basis, block, lambda _inner, _gram: ROUNDINGS * self._eps
-            ).block
-        self.following = block
+            rest = orthonormal_rest(self.basis, block, lambda _inner, _gram: ROUNDINGS * self._eps)
+            block, inside = rest.block, np.concatenate([rest.coefficients, rest.factor])
+        self.following, self.started = block, inside * norms
         self.small.start(block.shape[1])
         self._blurred = False
         if block.shape[1]:
@@ -272,6 +289,10 @@ class _ThickRestart:
         self.basis.extend(self.following)
         # Blocks are let go as soon as they have served.
         self.following = space.zeros(0)
+        if self.scale == 0:
+            largest = float(np.max(to_numpy(space.column_norms_squared(product))))
+            require_finite(np.array(largest), self.num_products, self.operator)
+            require_in_range(self.operator, math.sqrt(largest), product)
         blocks = [product]
         del product
         rest = orthonormal_rest(self.basis, blocks.pop(), self._negligible)

@@ -1,0 +1,1 @@
+"""One block Krylov run that answers every question about a spectrum."""

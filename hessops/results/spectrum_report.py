@@ -1,0 +1,208 @@
+"""The page that `print` shows of a spectrum: every number, its error, and what both rest on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from hessops.result import Estimate, Interval
+
+if TYPE_CHECKING:
+    from hessops.results.spectrum import Spectrum
+
+__all__ = ["Finding", "findings", "written"]
+
+# Beside the largest eigenvalue in modulus: what is worth more products.
+_UNCONVERGED = 1e-3
+_SCATTERED = 0.05
+
+
+class Finding(NamedTuple):
+    """A number, its error, what kind of error that is, and what would improve it.
+
+    Parameters
+    ----------
+    quantity : str
+        What it is.
+    value : str
+        Written out.
+    error : str
+        An interval or a distance.
+    kind : str
+        What the error is and rests on.
+    advice : str
+        What more products would do; empty where there is nothing to gain.
+    """
+
+    quantity: str
+    value: str
+    error: str
+    kind: str
+    advice: str = ""
+
+
+def findings(spectrum: Spectrum) -> list[Finding]:
+    """Return what a spectrum shows, the most important first."""
+    return [
+        *_eigenvalues(spectrum),
+        _bounds(spectrum),
+        _norm(spectrum),
+        _trace(spectrum),
+        *_moments(spectrum),
+        _log_determinant(spectrum),
+        _condition(spectrum),
+        _negative(spectrum),
+    ]
+
+
+def written(spectrum: Spectrum) -> str:
+    """Return the page."""
+    rows = findings(spectrum)
+    header = Finding("", "value", "error", "which is")
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    lines = [
+        "  ".join(
+            [*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row.kind]
+        )
+        for row in table
+    ]
+    advice = list(dict.fromkeys(row.advice for row in rows if row.advice))
+    if advice:
+        lines += ["More products:", *(f"- {sentence}" for sentence in advice)]
+    title = f"Spectrum of {spectrum.dim} eigenvalues ({spectrum._cost()}): {spectrum.status}"
+    return "\n".join([title, *(line.rstrip() for line in lines)])
+
+
+def _eigenvalues(spectrum: Spectrum) -> Iterator[Finding]:
+    values, residuals = spectrum.eigenvalues, spectrum.residual_norms
+    bounds, allowed = spectrum.error_bounds, _UNCONVERGED * spectrum.spectral_norm.value
+    # Of all eigenvalues, none is at the other end.
+    lowest = 0 if len(values) == spectrum.dim else len(values) // 2
+    order = [*range(len(values) - 1, lowest - 1, -1), *range(lowest)]
+    for place in order:
+        low = place < lowest
+        number = place + 1 if low else len(values) - place
+        end = "smallest" if low else "largest"
+        name = f"{end} eigenvalue" if number == 1 else f"  {end}, no. {number}"
+        sharper = bounds[place] < residuals[place]
+        kind = "residual norm: an eigenvalue is that near"
+        if sharper:
+            kind = "residual² / gap: holds if none was missed"
+        advice = ""
+        if number == 1 and residuals[place] > allowed:
+            advice = f"the {end} eigenvalue has a residual norm of {residuals[place]:.1g}"
+        # What is rounding is not written out.
+        value = values[place] if abs(values[place]) > spectrum.rounding else 0.0
+        yield Finding(name, f"{value:.8g}", f"± {bounds[place]:.1g}", kind, advice)
+
+
+def _bounds(spectrum: Spectrum) -> Finding:
+    low, high = spectrum.bounds
+    kind = "certified: the basis is complete"
+    if not spectrum.filled:
+        kind = f"probable: fails by a chance of {spectrum.failure:g}"
+    return Finding("all eigenvalues in", f"[{low:.6g}, {high:.6g}]", "", kind)
+
+
+def _norm(spectrum: Spectrum) -> Finding:
+    norm = spectrum.spectral_norm
+    within = f"[{norm.lower_bound:.6g}, {norm.upper_bound:.6g}]"
+    return Finding("spectral norm", f"{norm.value:.8g}", within, "certified low, probable high")
+
+
+def _trace(spectrum: Spectrum) -> Finding:
+    trace = spectrum.trace
+    half = float(trace.interval.high - trace.interval.low) / 2
+    advice = ""
+    size = spectrum.dim * float(spectrum.density.mean_of(abs)) or math.inf
+    if math.isinf(half):
+        advice = "one probe gives no interval: a second one does"
+    elif half > _SCATTERED * size:
+        advice = f"the interval of the trace is ± {half / size:.0%} of Σ|λ|: more probes narrow it"
+    return Finding("trace", *_estimated(trace), _scatter(spectrum), advice)
+
+
+def _moments(spectrum: Spectrum) -> Iterator[Finding]:
+    mean = spectrum.mean
+    scale = 1 / spectrum.dim
+    low, high = spectrum.trace.interval
+    yield Finding(
+        "mean eigenvalue",
+        f"{float(mean):.6g}",
+        _interval(Interval(low * scale, high * scale)),
+        "interval of the trace, divided by n",
+    )
+    norm = spectrum.frobenius_norm
+    yield Finding(
+        "Frobenius norm", f"{norm.value:.6g}", _interval(norm.interval), _scatter(spectrum)
+    )
+    yield Finding(
+        "effective rank",
+        *_estimated(spectrum.stable_rank),
+        "interval of ‖A‖_F² / ‖A‖², for the ‖A‖ above",
+    )
+
+
+def _log_determinant(spectrum: Spectrum) -> Finding:
+    result = spectrum.log_determinant
+    if result is None:
+        return Finding("log-determinant", "none", "", "not positive definite to rounding")
+    kind = f"95 % interval; quadrature within {result.quadrature_error:.1g}, {result.bracket_kind}"
+    if math.isinf(result.quadrature_error):
+        kind = "95 % interval, of which quadrature may be off by any amount: 0 is not excluded"
+    advice = "" if result.converged else "the log-determinant is not to be trusted: more steps"
+    return Finding(
+        "log-determinant", f"{result.value:.6g}", _interval(result.interval), kind, advice
+    )
+
+
+def _condition(spectrum: Spectrum) -> Finding:
+    result = spectrum.condition_number
+    if result is None:
+        return Finding("condition number", "none", "", "not definite, or zero")
+    advice = ""
+    if math.isinf(result.upper_bound) and math.isfinite(result.value):
+        advice = "nothing excludes the eigenvalue 0 yet, which the condition number needs"
+    return Finding(
+        "condition number",
+        f"{result.value:.6g}",
+        f"[{result.lower_bound:.6g}, {result.upper_bound:.6g}]",
+        "certified low, probable high",
+        advice,
+    )
+
+
+def _negative(spectrum: Spectrum) -> Finding:
+    if spectrum.semidefinite:
+        return Finding("eigenvalues below 0", "none", "", "declared positive semidefinite")
+    count = spectrum.count_below(0.0)
+    low, high = count.bracket
+    kind = f"95 % interval; the steps taken leave [{low:.4g}, {high:.4g}] open"
+    advice = ""
+    if not count.converged:
+        advice = f"on which side of 0 {high - low:.3g} eigenvalues are takes more steps"
+    return Finding(
+        "eigenvalues below 0", f"{count.value:.6g}", _interval(count.interval), kind, advice
+    )
+
+
+def _estimated(estimate: Estimate) -> tuple[str, str]:
+    return f"{float(estimate):.6g}", _interval(estimate.interval)
+
+
+def _interval(interval: Interval) -> str:
+    if math.isinf(float(interval.high)) or math.isnan(float(interval.high)):
+        return "unknown"
+    return f"[{float(interval.low):.6g}, {float(interval.high):.6g}]"
+
+
+def _scatter(spectrum: Spectrum) -> str:
+    if spectrum.filled:
+        return "exact to rounding: all eigenvalues are known"
+    settled = len(spectrum.deflation.nodes)
+    taken = f"; {settled} settled eigenvalues need none" if settled else ""
+    if spectrum.num_probes < 2:
+        return "one probe"
+    return f"95 % interval of {spectrum.num_probes} probes{taken}"
