@@ -154,11 +154,13 @@ class ArraySpace:
         First and one past the last row held here; all of them where not given.
     sections : mapping of str to tuple of int, optional
         Named, disjoint row ranges that cover all rows, such as the layers of a network.
+    num_threads : int
+        Threads that share the rows of NumPy blocks; no result depends on it.
 
     Raises
     ------
     ValueError
-        If `dim` is not positive, or `rows` or `sections` do not fit it.
+        If `dim` or `num_threads` is not positive, or `rows` or `sections` do not fit it.
     TypeError
         If `dtype` is no floating type of single or double precision.
 
@@ -184,6 +186,8 @@ class ArraySpace:
             raise ValueError(
                 f"a space of dimension {self.dim} holds no vectors; it must be positive"
             )
+        if self.num_threads < 1:
+            raise ValueError(f"num_threads={self.num_threads} must be positive")
         # NumPy's float64 is no dtype but a class, and "cuda" is not the device of an array: ask one.
         dtype = self.xp.float64 if self.dtype is None else self.dtype
         example = self.xp.empty(0, dtype=dtype, device=self.device)

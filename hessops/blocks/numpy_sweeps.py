@@ -1,54 +1,57 @@
-"""Blocks of NumPy vectors swept once through the cache: update, scale and reduce a stretch of rows at a time.
+"""Blocks of NumPy vectors, swept once through the cache: one stretch of rows after another.
 
 NumPy by itself passes over whole blocks once per operation, so that long vectors travel from memory again
-and again, and it works row by row where it broadcasts, which is slow for the few columns of a block. Here
-every stretch stays in the cache until all is done with it, and several rows are seen as one long one.
+and again; and it works row by row where it broadcasts, which is slow for the few columns of a block. Here
+a stretch stays in the cache until all is done with it, and many rows are seen as one long one.
 
-Results depend on the shape of a block alone: stretches are summed in fixed pieces, whatever the threads.
+Results depend on the blocks alone: sums are added up in the order of the stretches, whatever the threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from hessops.arrays import HostArray
 
-__all__ = ["in_pieces", "inner_products", "possible", "scale", "subtract"]
+__all__ = ["in_threads", "inner_products", "possible", "scale", "subtract"]
 
-# Entries of a stretch, 256 KiB in double precision, of which a few fit a processor's own cache.
-_STRETCH = 2**15
-# Entries that several rows make up together, enough to hide what NumPy spends on a row.
+# Entries of a stretch: 512 KiB in double precision, as a few blocks have to fit a processor's own cache.
+_STRETCH = 2**16
+# Entries that many rows make up together, enough to hide what NumPy spends on a row.
 _WIDTH = 256
-# Of a block, each summed by one thread; as many, at most, work on it.
-_PIECES = 32
+
+_Work: TypeAlias = Callable[..., Any]
 
 
 def possible(*blocks: Any) -> bool:
     """Tell whether these are NumPy blocks of one shape and dtype, stored row by row."""
     first = blocks[0]
     return all(
-        isinstance(block, np.ndarray)
+        type(block) is np.ndarray
         and block.ndim == 2
         and block.flags.c_contiguous
         and block.size > 0
-        and (block.shape, block.dtype) == (first.shape, first.dtype)
+        and block.shape == first.shape
+        and block.dtype == first.dtype
         for block in blocks
     )
 
 
-def inner_products(pairs: Sequence[tuple[HostArray, HostArray]], num_threads: int = 1) -> HostArray:
+def inner_products(
+    pairs: Sequence[tuple[HostArray, HostArray]], num_threads: int = 1
+) -> HostArray:
     """Return the inner products of the columns of some pairs of blocks, in double precision.
 
     Parameters
     ----------
     pairs : sequence of tuple of numpy.ndarray, shape (n, k)
-        `possible` together.
+        Blocks X and Y for which a sweep is `possible`.
     num_threads : int
         Threads to share the rows.
 
@@ -57,36 +60,33 @@ def inner_products(pairs: Sequence[tuple[HostArray, HostArray]], num_threads: in
     numpy.ndarray, shape (len(pairs), k)
         The sums of ``conj(x) * y``.
     """
-    X = pairs[0][0]
+    blocks = [block for pair in pairs for block in pair]
 
-    def piece(start: int, stop: int) -> HostArray:
-        sums = _Sums(len(pairs), X)
-        for rows, width in _stretches(start, stop, X):
-            for row, (left, right) in enumerate(pairs):
-                sums.add(row, _wide(left[rows], width), _wide(right[rows], width))
-        return sums.total()
+    def prepare() -> _Work:
+        sums = _InnerProducts(blocks[0])
+        return lambda *views: sums.of(list(zip(views[::2], views[1::2], strict=True)))
 
-    return _summed(piece, X, num_threads)
+    return np.asarray(np.sum(_sweep(prepare, blocks, num_threads), axis=0))
 
 
 def subtract(
     W: HostArray,
     X: HostArray,
-    coefficients: HostArray,
+    factors: HostArray,
     against: Sequence[HostArray],
     out: HostArray,
     num_threads: int = 1,
 ) -> HostArray:
-    """Write ``W - X * coefficients`` into `out`, and return its inner products with other blocks.
+    """Write ``W - X * factors`` into `out`, and return its inner products with other blocks.
 
     Parameters
     ----------
     W, X, out : numpy.ndarray, shape (n, k)
-        `possible` together; `out` may be `W`.
-    coefficients : numpy.ndarray, shape (k,)
-        Of the same dtype.
+        Blocks for which a sweep is `possible`; `out` may be `W`.
+    factors : numpy.ndarray, shape (k,)
+        In their dtype.
     against : sequence of numpy.ndarray, shape (n, k)
-        Blocks Y, `possible` with the others; `out` itself where there are none.
+        Blocks Y; `out` itself where there are none.
     num_threads : int
         Threads to share the rows.
 
@@ -95,64 +95,68 @@ def subtract(
     numpy.ndarray, shape (max(len(against), 1), k)
         The sums of ``conj(y) * out``, in double precision.
     """
-    partners = tuple(against) or (out,)
+    repeated = _repeated(factors)
 
-    def piece(start: int, stop: int) -> HostArray:
-        sums, multiple = _Sums(len(partners), W), _Buffer(W.dtype)
-        for rows, width in _stretches(start, stop, W):
-            target = _wide(out[rows], width)
-            product = multiple.like(target)
-            np.multiply(_wide(X[rows], width), np.tile(coefficients, width), out=product)
-            np.subtract(_wide(W[rows], width), product, out=target)
-            for row, Y in enumerate(partners):
-                sums.add(row, _wide(Y[rows], width), target)
-        return sums.total()
+    def prepare() -> _Work:
+        sums, multiple = _InnerProducts(W), _Buffer(W.dtype)
 
-    return _summed(piece, W, num_threads)
+        def work(w: HostArray, x: HostArray, target: HostArray, *others: HostArray) -> HostArray:
+            product = np.multiply(x, repeated[: x.shape[1]], out=multiple.like(x))
+            np.subtract(w, product, out=target)
+            return sums.of([(other, target) for other in others or (target,)])
+
+        return work
+
+    parts = _sweep(prepare, [W, X, out, *against], num_threads)
+    return np.asarray(np.sum(parts, axis=0))
 
 
-def scale(X: HostArray, coefficients: HostArray, out: HostArray, num_threads: int = 1) -> None:
-    """Write ``X * coefficients`` into `out`, which may be `X`.
+def scale(X: HostArray, factors: HostArray, out: HostArray, num_threads: int = 1) -> None:
+    """Write ``X * factors`` into `out`.
 
     Parameters
     ----------
     X, out : numpy.ndarray, shape (n, k)
-        `possible` together.
-    coefficients : numpy.ndarray, shape (k,)
-        Of the same dtype.
+        Blocks for which a sweep is `possible`; `out` may be `X`.
+    factors : numpy.ndarray, shape (k,)
+        In their dtype.
     num_threads : int
         Threads to share the rows.
     """
+    repeated = _repeated(factors)
 
-    def piece(start: int, stop: int) -> None:
-        for rows, width in _stretches(start, stop, X):
-            factor = np.tile(coefficients, width)
-            np.multiply(_wide(X[rows], width), factor, out=_wide(out[rows], width))
+    def work(x: HostArray, target: HostArray) -> None:
+        np.multiply(x, repeated[: x.shape[1]], out=target)
 
-    in_pieces(piece, _ends(X), num_threads)
+    _sweep(lambda: work, [X, out], num_threads)
 
 
-def in_pieces(work: Callable[[int, int], Any], ends: Sequence[int], num_threads: int) -> list[Any]:
-    """Return ``work(start, stop)`` for all neighbours among `ends`, in their order.
+def in_threads(
+    share: Callable[[Sequence[Any]], list[Any]], items: Sequence[Any], num_threads: int
+) -> list[Any]:
+    """Return what `share` returns of all items, in their order, each thread taking a run of them.
 
     Parameters
     ----------
-    work : callable
-        Safe to be called by several threads at once, for ranges that do not overlap.
-    ends : sequence of int
-        Ascending.
+    share : callable
+        From some items to as many results; safe to be called by several threads at once.
+    items : sequence
+        What to share out.
     num_threads : int
-        Threads to share the calls.
+        How many threads.
 
     Returns
     -------
     list
-        What the calls returned.
+        One result per item.
     """
-    ranges = list(pairwise(ends))
-    if num_threads == 1 or len(ranges) == 1:
-        return [work(*ends) for ends in ranges]
-    return list(_pool(num_threads).map(lambda ends: work(*ends), ranges))
+    count = min(num_threads, len(items))
+    if count <= 1:
+        return share(items)
+    ends = [len(items) * thread // count for thread in range(count + 1)]
+    runs = [items[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+    # The pool of a process that forked has no threads in its children.
+    return [result for run in _pool(num_threads, os.getpid()).map(share, runs) for result in run]
 
 
 class _Buffer:
@@ -167,59 +171,61 @@ class _Buffer:
         return self._memory[: block.size].reshape(block.shape)
 
 
-class _Sums:
-    """Column sums of products, multiplied and summed in double precision."""
+class _InnerProducts:
+    """Inner products of columns, multiplied and summed in double precision."""
 
-    def __init__(self, count: int, block: HostArray) -> None:
-        self._columns = block.shape[1]
+    def __init__(self, block: HostArray) -> None:
         wide = np.result_type(block.dtype, np.float64)
-        self._conjugate, self._convert = block.dtype.kind == "c", wide != block.dtype
-        self._sums = np.zeros((count, self._columns), dtype=wide)
+        self._columns = block.shape[1]
+        self._conjugate, self._widen = block.dtype.kind == "c", wide != block.dtype
         self._left, self._right = _Buffer(wide), _Buffer(wide)
 
-    def add(self, row: int, left: HostArray, right: HostArray) -> None:
-        if self._convert or self._conjugate:
-            copy = self._left.like(left)
-            np.conjugate(left, out=copy)
-            left = copy
-        if self._convert:
-            copy = self._right.like(right)
-            np.copyto(copy, right)
-            right = copy
-        sums = np.einsum("ij,ij->j", left, right)
-        self._sums[row] += sums.reshape(-1, self._columns).sum(axis=0)
-
-    def total(self) -> HostArray:
-        return self._sums
+    def of(self, pairs: Sequence[tuple[HostArray, HostArray]]) -> HostArray:
+        rows = []
+        for left, right in pairs:
+            if self._conjugate or self._widen:
+                left = np.conjugate(left, out=self._left.like(left))
+            if self._widen:
+                right = np.positive(right, out=self._right.like(right))
+            row = np.einsum("ij,ij->j", left, right)
+            rows.append(row.reshape(-1, self._columns).sum(axis=0))
+        return np.stack(rows)
 
 
-def _summed(piece: Callable[[int, int], HostArray], block: HostArray, threads: int) -> HostArray:
-    parts = in_pieces(piece, _ends(block), threads)
-    total: HostArray = sum(parts[1:], start=parts[0])
-    return total
+def _sweep(
+    prepare: Callable[[], _Work], blocks: Sequence[HostArray], num_threads: int
+) -> list[Any]:
+    """Return what the work that every thread prepares makes of each stretch of some blocks."""
+
+    def share(stretches: Sequence[list[HostArray]]) -> list[Any]:
+        work = prepare()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [work(*views) for views in stretches]
+
+    return in_threads(share, list(_stretches(blocks)), num_threads)
 
 
-def _ends(block: HostArray) -> list[int]:
-    """Return where pieces of a block end: as many as there are stretches, but no more than 32."""
-    count = min(_PIECES, -(-block.size // _STRETCH))
-    return [len(block) * piece // count for piece in range(count + 1)]
+def _stretches(blocks: Sequence[HostArray]) -> Iterator[list[HostArray]]:
+    """Yield the same rows of all blocks, many seen as one, and at the end what does not fill one."""
+    n, k = blocks[0].shape
+    width = _rows_in_one(k)
+    whole = n - n % width
+    wide = [block[:whole].reshape(-1, width * k) for block in blocks]
+    step = max(1, _STRETCH // (width * k))
+    for first in range(0, whole // width, step):
+        yield [view[first : first + step] for view in wide]
+    if whole < n:
+        yield [block[whole:] for block in blocks]
 
 
-def _stretches(start: int, stop: int, block: HostArray) -> list[tuple[slice, int]]:
-    """Return ranges of rows that fit the cache, and how many rows of each make up a long one."""
-    width = max(1, _WIDTH // block.shape[1])
-    step = max(1, _STRETCH // (width * block.shape[1])) * width
-    whole = stop - (stop - start) % width
-    ranges = [
-        (slice(first, min(first + step, whole)), width) for first in range(start, whole, step)
-    ]
-    return [*ranges, (slice(whole, stop), 1)] if whole < stop else ranges
+def _repeated(factors: HostArray) -> HostArray:
+    return np.tile(factors, _rows_in_one(len(factors)))
 
 
-def _wide(rows: HostArray, width: int) -> HostArray:
-    return rows.reshape(-1, width * rows.shape[1])
+def _rows_in_one(columns: int) -> int:
+    return max(1, _WIDTH // columns)
 
 
 @cache
-def _pool(num_threads: int) -> ThreadPoolExecutor:
+def _pool(num_threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - part of the key
     return ThreadPoolExecutor(num_threads, thread_name_prefix="hessops")

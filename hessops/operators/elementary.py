@@ -25,6 +25,7 @@ from hessops.arrays import (
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.operators.own_memory import call_apart
+from hessops.operators.row_threads import RowThreads
 from hessops.space import ArraySpace, Space
 from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, Structure
 
@@ -212,7 +213,8 @@ class MatrixOperator(LinearOperator):
         self.matrix = matrix
         self._adjoint_matrix = adjoint_matrix
         # Of someone's own operator it is not known if it keeps what it returned.
-        self._trusted = is_array(matrix) or scipy.sparse.issparse(matrix)
+        own = scipy.sparse.issparse(matrix) or isinstance(matrix, RowThreads)
+        self._trusted = is_array(matrix) or own
 
     def _apply(self, X: Array) -> Array:
         return self._multiply(self.matrix, X)
