@@ -66,7 +66,7 @@ def inner_products(
         sums = _InnerProducts(blocks[0])
         return lambda *views: sums.of(list(zip(views[::2], views[1::2], strict=True)))
 
-    return np.asarray(np.sum(_sweep(prepare, blocks, num_threads), axis=0))
+    return _total(_sweep(prepare, blocks, num_threads), blocks[0].shape[1])
 
 
 def subtract(
@@ -107,8 +107,7 @@ def subtract(
 
         return work
 
-    parts = _sweep(prepare, [W, X, out, *against], num_threads)
-    return np.asarray(np.sum(parts, axis=0))
+    return _total(_sweep(prepare, [W, X, out, *against], num_threads), W.shape[1])
 
 
 def scale(X: HostArray, factors: HostArray, out: HostArray, num_threads: int = 1) -> None:
@@ -176,20 +175,19 @@ class _InnerProducts:
 
     def __init__(self, block: HostArray) -> None:
         wide = np.result_type(block.dtype, np.float64)
-        self._columns = block.shape[1]
+        self._wide = wide
         self._conjugate, self._widen = block.dtype.kind == "c", wide != block.dtype
         self._left, self._right = _Buffer(wide), _Buffer(wide)
 
     def of(self, pairs: Sequence[tuple[HostArray, HostArray]]) -> HostArray:
-        rows = []
-        for left, right in pairs:
+        sums = np.empty((len(pairs), pairs[0][0].shape[1]), dtype=self._wide)
+        for row, (left, right) in enumerate(pairs):
             if self._conjugate or self._widen:
                 left = np.conjugate(left, out=self._left.like(left))
             if self._widen:
                 right = np.positive(right, out=self._right.like(right))
-            row = np.einsum("ij,ij->j", left, right)
-            rows.append(row.reshape(-1, self._columns).sum(axis=0))
-        return np.stack(rows)
+            np.einsum("ij,ij->j", left, right, out=sums[row])
+        return sums
 
 
 def _sweep(
@@ -216,6 +214,14 @@ def _stretches(blocks: Sequence[HostArray]) -> Iterator[list[HostArray]]:
         yield [view[first : first + step] for view in wide]
     if whole < n:
         yield [block[whole:] for block in blocks]
+
+
+def _total(parts: list[HostArray], columns: int) -> HostArray:
+    """Add up the sums of all stretches, the last of which may have shorter rows."""
+    *alike, last = parts
+    groups = [np.sum(alike, axis=0), last] if alike else [last]
+    sums = [group.reshape(len(last), -1, columns).sum(axis=1) for group in groups]
+    return np.asarray(sums[0] + sums[1] if alike else sums[0])
 
 
 def _repeated(factors: HostArray) -> HostArray:

@@ -215,6 +215,7 @@ class MatrixOperator(LinearOperator):
         # Of someone's own operator it is not known if it keeps what it returned.
         own = scipy.sparse.issparse(matrix) or isinstance(matrix, RowThreads)
         self._trusted = is_array(matrix) or own
+        self.returns_own_memory = True
 
     def _apply(self, X: Array) -> Array:
         return self._multiply(self.matrix, X)
@@ -266,6 +267,7 @@ class FunctionOperator(LinearOperator):
         self.function = function
         self.adjoint_function = adjoint_function
         self.vectors_only = vectors_only
+        self.returns_own_memory = True
 
     def _apply(self, X: Array) -> Array:
         return self._call(self.function, X)
@@ -318,6 +320,7 @@ class DeclaredOperator(LinearOperator):
         super().__init__(operator.domain, operator.codomain, structure=structure)
         self.operator = operator
         self.num_samples = operator.num_samples
+        self.returns_own_memory = operator.returns_own_memory
 
     def _apply(self, X: Array) -> Array:
         return self.operator.apply(X)

@@ -293,7 +293,8 @@ def lanczos_steps(
         else:
             factor = space.from_host(np.zeros(count)) if beta is None else beta
             before = Q if previous is None else previous
-            W, inner = space.subtract(W, before, factor, Q, before)
+            own = A.returns_own_memory
+            W, inner = space.subtract(W, before, factor, Q, before, overwrite=own)
             alpha, stray, previous = inner[0, :], inner[1, :] * factor, Q
             del before
             W, inner = space.subtract(W, Q, _real(A, alpha), overwrite=True)
