@@ -101,7 +101,8 @@ def subtract(
         sums, multiple = _InnerProducts(W), _Buffer(W.dtype)
 
         def work(w: HostArray, x: HostArray, target: HostArray, *others: HostArray) -> HostArray:
-            product = np.multiply(x, repeated[: x.shape[1]], out=multiple.like(x))
+            apart = multiple.like(x) if out is W else target
+            product = np.multiply(x, repeated[: x.shape[1]], out=apart)
             np.subtract(w, product, out=target)
             return sums.of([(other, target) for other in others or (target,)])
 

@@ -106,6 +106,8 @@ class Diagonal(LinearOperator):
     array([ 1., -2.])
     """
 
+    returns_own_memory = True
+
     def __init__(self, values: Array) -> None:
         values = plain(values)
         if not is_array(values):
@@ -200,6 +202,8 @@ class MatrixOperator(LinearOperator):
         What is known of it.
     """
 
+    returns_own_memory = True
+
     def __init__(
         self,
         matrix: Any,
@@ -215,7 +219,6 @@ class MatrixOperator(LinearOperator):
         # Of someone's own operator it is not known if it keeps what it returned.
         own = scipy.sparse.issparse(matrix) or isinstance(matrix, RowThreads)
         self._trusted = is_array(matrix) or own
-        self.returns_own_memory = True
 
     def _apply(self, X: Array) -> Array:
         return self._multiply(self.matrix, X)
@@ -253,6 +256,8 @@ class FunctionOperator(LinearOperator):
         What is known of it.
     """
 
+    returns_own_memory = True
+
     def __init__(
         self,
         function: Callable[[Array], Array],
@@ -267,7 +272,6 @@ class FunctionOperator(LinearOperator):
         self.function = function
         self.adjoint_function = adjoint_function
         self.vectors_only = vectors_only
-        self.returns_own_memory = True
 
     def _apply(self, X: Array) -> Array:
         return self._call(self.function, X)
