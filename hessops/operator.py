@@ -57,6 +57,9 @@ class LinearOperator(ABC):
     num_samples: float = 1.0
     """Samples of data behind an operator that is a term of a sum; 0 for one that needs no data."""
 
+    returns_own_memory: bool = False
+    """Whether a product lies in memory that nothing else refers to, so that it may be overwritten."""
+
     algebra: ClassVar[Algebra]
     """What ``+ * @ .H`` build; ``hessops.operators.algebra``, which knows the nodes, sets it."""
 

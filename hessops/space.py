@@ -8,7 +8,7 @@ that are split over many machines.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
@@ -29,14 +29,12 @@ from hessops.arrays import (
     numpy_namespace,
     plain,
 )
+from hessops.blocks.column_sweeps import inner_products, scaled, subtracted
 from hessops.comm import Communicator, SerialComm
 from hessops.random import ProbeKind, Stream, draw
 
 __all__ = ["ArraySpace", "Space"]
 
-# Entries that are widened at once, 2 MiB in double precision, which stay in a cache; but no more
-# chunks than these, as a device has to start each of them.
-_CHUNK, _MOST_CHUNKS = 2**18, 32
 _PRECISIONS = frozenset({"float32", "float64", "complex64", "complex128"})
 
 
@@ -44,7 +42,7 @@ class Space(Protocol):
     """A vector space of dimension `dim` of which this process holds `local_dim` rows.
 
     A block of k vectors is an array of shape (local_dim, k). Everything that `gram`, `joint_gram`,
-    `column_inner`, `column_inners` and `section_inner` return is the same on every rank.
+    `column_inner`, `column_inners`, `subtract` and `section_inner` reduce is the same on every rank.
     """
 
     @property
@@ -99,6 +97,18 @@ class Space(Protocol):
     def column_norms_squared(self, X: Array) -> Array:
         """Return the k squared norms of the columns, real, by one reduction."""
 
+    def subtract(
+        self, W: Array, X: Array, coefficients: Array, *against: Array, overwrite: bool = False
+    ) -> tuple[Array, Array]:
+        """Return ``V = W - X * coefficients`` and what its columns are, by one reduction.
+
+        That is `column_inners` of (Y, V) for all Y of `against`; of (V, V) where there is none. V is in
+        memory of its own, or, if `overwrite`, in that of W.
+        """
+
+    def scale(self, X: Array, coefficients: Array, *, overwrite: bool = False) -> Array:
+        """Return ``X * coefficients``, column by column; if `overwrite`, in the memory of X."""
+
     def section_inner(self, X: Array, Y: Array) -> Array:
         """Return `column_inner` within each section, shape (max(num_sections, 1), k)."""
 
@@ -144,11 +154,13 @@ class ArraySpace:
         First and one past the last row held here; all of them where not given.
     sections : mapping of str to tuple of int, optional
         Named, disjoint row ranges that cover all rows, such as the layers of a network.
+    num_threads : int
+        Threads that share the rows of NumPy blocks; no result depends on it.
 
     Raises
     ------
     ValueError
-        If `dim` is not positive, or `rows` or `sections` do not fit it.
+        If `dim` or `num_threads` is not positive, or `rows` or `sections` do not fit it.
     TypeError
         If `dtype` is no floating type of single or double precision.
 
@@ -167,12 +179,15 @@ class ArraySpace:
     comm: Communicator = field(default_factory=SerialComm)
     rows: tuple[int, int] | None = None
     sections: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    num_threads: int = 1
 
     def __post_init__(self) -> None:
         if self.dim < 1:
             raise ValueError(
                 f"a space of dimension {self.dim} holds no vectors; it must be positive"
             )
+        if self.num_threads < 1:
+            raise ValueError(f"num_threads={self.num_threads} must be positive")
         # NumPy's float64 is no dtype but a class, and "cuda" is not the device of an array: ask one.
         dtype = self.xp.float64 if self.dtype is None else self.dtype
         example = self.xp.empty(0, dtype=dtype, device=self.device)
@@ -252,19 +267,55 @@ class ArraySpace:
 
     def column_inner(self, X: Array, Y: Array) -> Array:
         """Return the (k,) inner products of corresponding columns, in double precision."""
-        return self.comm.all_reduce(self._local_inner(X, Y))
+        return self.column_inners((X, Y))[0, ...]
 
     def column_inners(self, *pairs: tuple[Array, Array]) -> Array:
         """Return `column_inner` of every pair of blocks, shape (len(pairs), k)."""
-        stacked: Array = self.xp.stack([self._local_inner(X, Y) for X, Y in pairs])
-        return self.comm.all_reduce(stacked)
+        return self.comm.all_reduce(inner_products(self.xp, pairs, self.num_threads))
+
+    def subtract(
+        self, W: Array, X: Array, coefficients: Array, *against: Array, overwrite: bool = False
+    ) -> tuple[Array, Array]:
+        """Return ``V = W - X * coefficients`` and inner products of its columns.
+
+        Parameters
+        ----------
+        W, X : array, shape (local_dim, k)
+            Blocks of vectors.
+        coefficients : array, shape (k,)
+            On the device.
+        *against : array, shape (local_dim, k)
+            What to multiply V with; V itself where nothing is given.
+        overwrite : bool
+            Whether V may take the memory of W.
+
+        Returns
+        -------
+        tuple of array
+            V, and `column_inners` of (Y, V) for all Y of `against`.
+        """
+        V, sums = subtracted(
+            self.xp,
+            W,
+            X,
+            self.coefficients(coefficients),
+            against,
+            overwrite=overwrite,
+            num_threads=self.num_threads,
+        )
+        return V, self.comm.all_reduce(sums)
+
+    def scale(self, X: Array, coefficients: Array, *, overwrite: bool = False) -> Array:
+        """Return ``X * coefficients``, column by column, shape (local_dim, k)."""
+        factors = self.coefficients(coefficients)
+        return scaled(X, factors, overwrite=overwrite, num_threads=self.num_threads)
 
     def section_inner(self, X: Array, Y: Array) -> Array:
         """Return the inner products within each section, shape (max(num_sections, 1), k)."""
         ranges = self.sections.values() if self.sections else [(0, self.dim)]
         parts = [self._local(start, stop) for start, stop in ranges]
-        sums = [self._local_inner(X[rows, ...], Y[rows, ...]) for rows in parts]
-        stacked: Array = self.xp.stack(sums)
+        sums = [inner_products(self.xp, [(X[rows, ...], Y[rows, ...])]) for rows in parts]
+        stacked: Array = self.xp.concat(sums)
         return self.comm.all_reduce(stacked)
 
     def from_host(self, array: HostArray) -> Array:
@@ -320,9 +371,7 @@ class ArraySpace:
 
     def with_dtype(self, dtype: DType) -> ArraySpace:
         """Return the same space with vectors of another dtype."""
-        return type(self)(
-            self.dim, dtype, self.xp, self.device, self.comm, self.rows, self.sections
-        )
+        return replace(self, dtype=dtype)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what to pickle: a module, such as the namespace, goes by its name."""
@@ -345,30 +394,6 @@ class ArraySpace:
         adjoin = all(end == start <= stop for end, (start, stop) in zip(ends, ranges, strict=False))
         if ranges and not (adjoin and ends[-1] == self.dim):
             raise ValueError(f"the sections must cover the rows 0 to {self.dim} once")
-
-    def _local_inner(self, X: Array, Y: Array) -> Array:
-        """Return the inner products of this rank's rows, multiplied and summed in double precision.
-
-        In single precision 10^8 terms would leave four digits, and products of 10^20 overflow.
-        """
-        xp = self.xp
-        complex_valued = is_complex(xp, xp.result_type(X.dtype, Y.dtype))
-        wide = xp.complex128 if complex_valued else xp.float64
-        # Chunk by chunk, so that no block is copied whole; an empty one still has a sum.
-        count = X.shape[0]
-        step = max(1, _CHUNK // max(1, X.shape[1]), -(-count // _MOST_CHUNKS))
-        chunks = [slice(first, min(first + step, count)) for first in range(0, max(1, count), step)]
-        total, *others = (self._chunk_inner(X[rows, ...], Y[rows, ...], wide) for rows in chunks)
-        for other in others:
-            total = total + other
-        return total
-
-    def _chunk_inner(self, X: Array, Y: Array, wide: DType) -> Array:
-        left = self.xp.astype(X, wide, copy=False)
-        left = self.xp.conj(left) if is_complex(self.xp, wide) else left
-        with np.errstate(over="ignore", invalid="ignore"):
-            total: Array = self.xp.sum(left * Y, axis=0)
-        return total
 
     def _local(self, start: int, stop: int) -> slice:
         first, count = self.first_row, self.local_dim

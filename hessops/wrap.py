@@ -33,6 +33,7 @@ from hessops.operators.elementary import (
     require_finite_entries,
     space_like,
 )
+from hessops.operators.row_threads import RowThreads
 from hessops.space import ArraySpace
 
 __all__ = ["aslinearoperator", "to_scipy"]
@@ -48,6 +49,7 @@ def aslinearoperator(
     adjoint_function: Callable[[Any], Any] | None = None,
     vectors_only: bool = False,
     like: Any = None,
+    num_threads: int = 1,
 ) -> LinearOperator:
     """Make a `LinearOperator` of anything that multiplies.
 
@@ -76,6 +78,9 @@ def aslinearoperator(
     like : array, optional
         For functions and objects of unknown library: an array of the library and device of the
         vectors; NumPy where not given.
+    num_threads : int
+        For SciPy's sparse matrices: threads that share the rows of the matrix and of the vectors. The
+        results are the same, to the bit, for any number.
 
     Returns
     -------
@@ -87,7 +92,8 @@ def aslinearoperator(
     TypeError
         If `obj` cannot be understood, or its dtype is not floating.
     ValueError
-        If `obj` is not two-dimensional, or `shape` is missing, or it or `dtype` does not fit.
+        If `obj` is not two-dimensional, or `shape` is missing, or it or `dtype` does not fit, or
+        `num_threads` is no positive integer, or more than 1 for something else than it is for.
     NotSelfAdjointError
         If a matrix is declared self-adjoint and is not.
     NonFiniteError
@@ -103,7 +109,8 @@ def aslinearoperator(
     (5, 5)
     """
     declared = Declared(self_adjoint, positive_semidefinite)
-    operator = _known(obj, declared, dtype, like)
+    _require_threads(obj, num_threads)
+    operator = _known(obj, declared, dtype, like, num_threads)
     if operator is not None:
         require_as_declared(operator, shape, dtype)
         if adjoint_function is not None or vectors_only:
@@ -172,12 +179,14 @@ def to_scipy(operator: LinearOperator) -> scipy.sparse.linalg.LinearOperator[Any
     )
 
 
-def _known(obj: Any, declared: Declared, dtype: Any, like: Any) -> LinearOperator | None:
+def _known(
+    obj: Any, declared: Declared, dtype: Any, like: Any, num_threads: int
+) -> LinearOperator | None:
     """Return the operator of what tells its own shape; None of what does not."""
     if isinstance(obj, LinearOperator):
         return declared.applied_to(obj)
     if scipy.sparse.issparse(obj):
-        return _from_sparse(obj, declared)
+        return _from_sparse(obj, declared, num_threads)
     obj = plain(obj)
     if is_array(obj) and not _is_foreign_sparse(obj):
         return _from_dense(obj, declared)
@@ -211,7 +220,7 @@ def _from_dense(matrix: Any, declared: Declared) -> LinearOperator:
     )
 
 
-def _from_sparse(matrix: Any, declared: Declared) -> LinearOperator:
+def _from_sparse(matrix: Any, declared: Declared, num_threads: int) -> LinearOperator:
     if matrix.ndim != 2:
         raise ValueError(f"expected a matrix, got a sparse array of shape {matrix.shape}")
     if not np.issubdtype(matrix.dtype, np.inexact):
@@ -227,11 +236,14 @@ def _from_sparse(matrix: Any, declared: Declared) -> LinearOperator:
         asymmetry = float(np.max(np.abs((matrix - flipped).data), initial=0.0))
         structure = declared.held_against(asymmetry, largest, float(np.finfo(matrix.dtype).eps))
     rows, columns = matrix.shape
+    forward, backward = (
+        part if num_threads == 1 else RowThreads(part, num_threads) for part in (matrix, flipped)
+    )
     return MatrixOperator(
-        matrix,
-        ArraySpace(columns, matrix.dtype),
-        ArraySpace(rows, matrix.dtype),
-        adjoint_matrix=flipped,
+        forward,
+        ArraySpace(columns, matrix.dtype, num_threads=num_threads),
+        ArraySpace(rows, matrix.dtype, num_threads=num_threads),
+        adjoint_matrix=backward,
         structure=structure,
     )
 
@@ -337,6 +349,16 @@ def _example_array(obj: Any, dtype: Any, like: Any) -> Any:
 def _is_foreign_sparse(obj: Any) -> bool:
     # torch keeps sparse tensors under the same type as dense ones; CuPy does not.
     return "strided" not in str(getattr(obj, "layout", "strided"))
+
+
+def _require_threads(obj: Any, num_threads: Any) -> None:
+    if not isinstance(num_threads, int | np.integer) or num_threads < 1:
+        raise ValueError(f"num_threads={num_threads!r} must be a positive integer")
+    if num_threads > 1 and not scipy.sparse.issparse(obj):
+        raise ValueError(
+            f"num_threads={num_threads} is for SciPy's sparse matrices, not for {type(obj).__name__}: "
+            "leave it out; products of dense matrices use the threads of the BLAS library"
+        )
 
 
 def _require_matrix(shape: Any) -> None:

@@ -123,6 +123,8 @@ class GridLaplacian(LinearOperator):
         Number of points along every axis; the last axis varies fastest.
     """
 
+    returns_own_memory = True
+
     def __init__(self, space: Space, points: Sequence[int]) -> None:
         super().__init__(space, structure=POSITIVE_SEMIDEFINITE)
         self.points = tuple(points)

@@ -25,6 +25,7 @@ from hessops.arrays import (
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.operators.own_memory import call_apart
+from hessops.operators.row_threads import RowThreads
 from hessops.space import ArraySpace, Space
 from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, Structure
 
@@ -104,6 +105,8 @@ class Diagonal(LinearOperator):
     >>> Diagonal(np.array([1.0, -2.0])) @ np.ones(2)
     array([ 1., -2.])
     """
+
+    returns_own_memory = True
 
     def __init__(self, values: Array) -> None:
         values = plain(values)
@@ -199,6 +202,8 @@ class MatrixOperator(LinearOperator):
         What is known of it.
     """
 
+    returns_own_memory = True
+
     def __init__(
         self,
         matrix: Any,
@@ -212,7 +217,8 @@ class MatrixOperator(LinearOperator):
         self.matrix = matrix
         self._adjoint_matrix = adjoint_matrix
         # Of someone's own operator it is not known if it keeps what it returned.
-        self._trusted = is_array(matrix) or scipy.sparse.issparse(matrix)
+        own = scipy.sparse.issparse(matrix) or isinstance(matrix, RowThreads)
+        self._trusted = is_array(matrix) or own
 
     def _apply(self, X: Array) -> Array:
         return self._multiply(self.matrix, X)
@@ -249,6 +255,8 @@ class FunctionOperator(LinearOperator):
     structure : Structure
         What is known of it.
     """
+
+    returns_own_memory = True
 
     def __init__(
         self,
@@ -316,6 +324,7 @@ class DeclaredOperator(LinearOperator):
         super().__init__(operator.domain, operator.codomain, structure=structure)
         self.operator = operator
         self.num_samples = operator.num_samples
+        self.returns_own_memory = operator.returns_own_memory
 
     def _apply(self, X: Array) -> Array:
         return self.operator.apply(X)

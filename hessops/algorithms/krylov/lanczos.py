@@ -280,8 +280,8 @@ def lanczos_steps(
     recurrence = Recurrence(A, count, basis, scale, breakdown)
     Q = start * space.from_host(1.0 / start_norms(space, start))
     del start
-    # The vectors before, times beta. Blocks are let go as soon as they have served.
-    previous = space.zeros(count)
+    # Blocks are let go as soon as they have served.
+    previous: Array | None = None
     beta: Array | None = None
     while True:
         W = A.apply(Q)
@@ -289,20 +289,23 @@ def lanczos_steps(
         if basis is not None:
             basis.append(Q)
             W, alpha, stray = _reorthogonalized(W, basis, recurrence.deflated, beta)
+            squares = space.column_norms_squared(W)
         else:
-            W = W - previous
-            inner = space.column_inners((Q, W), (previous, W))
-            alpha, stray = inner[0, :], inner[1, :]
-            del previous
-            W = W - Q * space.coefficients(_real(A, alpha))
-        norms = xp.sqrt(space.column_norms_squared(W))
-        recurrence.advance(_to_host(A, alpha, norms, stray))
+            factor = space.from_host(np.zeros(count)) if beta is None else beta
+            before = Q if previous is None else previous
+            own = A.returns_own_memory
+            W, inner = space.subtract(W, before, factor, Q, before, overwrite=own)
+            alpha, stray, previous = inner[0, :], inner[1, :] * factor, Q
+            del before
+            W, inner = space.subtract(W, Q, _real(A, alpha), overwrite=True)
+            squares = _real(A, inner[0, :])
+        recurrence.advance(_to_host(A, alpha, xp.sqrt(squares), stray))
         require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
             recurrence.require_symmetric(to_numpy(overlaps))
         inverse_and_beta = space.from_host(recurrence.coefficients())
         beta = inverse_and_beta[1, :]
-        previous, Q = Q * beta, W * inverse_and_beta[0, :]
+        Q = space.scale(W, inverse_and_beta[0, :], overwrite=basis is None)
         del W
         yield _state(recurrence, Q)
         if not recurrence.alive.any():
