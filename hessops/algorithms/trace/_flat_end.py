@@ -1,17 +1,18 @@
 """Whether XTrace with the probes at hand promises more than XNysTrace with twice as many.
 
-The right singular vectors of A Ω with the smallest singular values are combinations x of probes that see
-next to nothing of the leading eigenvectors: random vectors of the end of the spectrum. From A x and x
-follow its mean eigenvalue μ = x^H A x / ‖x‖² and mean square s = ‖A x‖² / ‖x‖², and with those what both
-estimators will make of it. Let r directions lead, d = n - r, and d_e = d μ² / s, the number of equal
-eigenvalues that would have the same trace and Frobenius norm as the end.
+The right singular vectors of A Ω with the smallest singular values are combinations x of probes
+that see next to nothing of the leading eigenvectors: random vectors of the end of the spectrum.
+From A x and x follow its mean eigenvalue μ = x^H A x / ‖x‖² and mean square s = ‖A x‖² / ‖x‖², and
+with those what both estimators will make of it. Let r directions lead, d = n - r, and d_e = d μ² /
+s, the number of equal eigenvalues that would have the same trace and Frobenius norm as the end.
 
-XNysTrace with m probes leaves λ κ / (λ + κ) of an eigenvalue λ, with the root κ = d μ / (m - r) - d μ / d_e
-of tr A (A + κ)^{-1} = m for such an end, or nothing if m - r exceeds d_e: then its probes exhaust the end.
+XNysTrace with m probes leaves λ κ / (λ + κ) of an eigenvalue λ, with the root κ = d μ / (m - r) - d
+μ / d_e of tr A (A + κ)^{-1} = m for such an end, or nothing if m - r exceeds d_e: then its probes
+exhaust the end.
 
-XTrace with p probes leaves d s / (λ (p - r - 1)) of a leading eigenvalue λ (Halko, Martinsson & Tropp
-2011, theorem 10.5), and of the end its deviation from a multiple of the identity, d (s - μ²), since its
-probes are given their expected length.
+XTrace with p probes leaves d s / (λ (p - r - 1)) of a leading eigenvalue λ (Halko, Martinsson &
+Tropp 2011, theorem 10.5), and of the end its deviation from a multiple of the identity, d (s - μ²),
+since its probes are given their expected length.
 """
 
 from __future__ import annotations

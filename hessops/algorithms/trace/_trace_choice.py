@@ -15,11 +15,11 @@ from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
 
-__all__ = ["Choice", "choose", "storage"]
+__all__ = ["LEAST_PILOT", "PILOT", "STORAGE", "Choice", "choose", "storage"]
 
-_PILOT = 16
-_LEAST_PILOT = 4
-_STORAGE = 2**30
+PILOT = 16
+LEAST_PILOT = 4
+STORAGE = 2**30
 _STORED_BLOCKS = 4
 _FLAT_SEMIDEFINITE = 0.97
 _FLAT = 0.7
@@ -81,17 +81,17 @@ def choose(
         Method, reason, and the pilot's products.
     """
     n = A.shape[0]
-    if n <= (min(_PILOT, budget) if adaptive else budget):
+    if n <= (min(PILOT, budget) if adaptive else budget):
         return Choice("exact", f"{n} products with unit vectors give it exactly")
-    pilot = min(_PILOT, budget // 4) if adaptive else budget // 4
+    pilot = min(PILOT, budget // 4) if adaptive else budget // 4
     plain = ""
     if A.domain.sections:
         plain = "it gives the traces of all sections by the same products"
     elif is_stratified(A, None):
         plain = "a finite sum gets a fresh probe for every term"
-    elif pilot < _LEAST_PILOT:
+    elif pilot < LEAST_PILOT:
         plain = f"{budget} products are too few to look at the spectrum first"
-    elif storage(A, budget) > _STORAGE:
+    elif storage(A, budget) > STORAGE:
         plain = f"others might store {storage(A, budget) / 2**30:.1f} GiB of vectors"
     if plain:
         return Choice("hutchinson", plain)
