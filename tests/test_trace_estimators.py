@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from strategies import LIBRARIES, Place, space_at, with_spectrum
 
 import hessops
-from hessops import ConvergenceWarning, Diagonal, FiniteSum, LowRank, aslinearoperator
+from hessops import ArraySpace, ConvergenceWarning, Diagonal, FiniteSum, LowRank, aslinearoperator
+from hessops.algorithms.trace._flat_end import FlatEnd
 from hessops.algorithms.trace._leave_one_out import LeaveOneOut
 from hessops.algorithms.trace.hutchpp import hutchpp_steps
 from hessops.algorithms.trace.xnystrace import xnystrace_steps
 from hessops.algorithms.trace.xtrace import xtrace_steps
 from hessops.arrays import to_numpy
+from hessops.gallery import xtrace_matrix
 from hessops.operators.elementary import MatrixOperator
 from hessops.random import Stream
 from hessops.structure import SELF_ADJOINT
@@ -316,6 +318,43 @@ def test_the_choice(spectrum, semi, method):
     assert result.num_products <= 80
     assert result.reason != "asked for"
     assert result.interval.low <= spectrum.sum() + 3 * result.standard_error
+
+
+@pytest.mark.parametrize(
+    ("name", "products", "method"),
+    [
+        ("smallstep", 60, "xnystrace"),
+        ("smallstep", 120, "xtrace"),
+        ("bigstep", 60, "xnystrace"),
+        ("bigstep", 120, "xtrace"),
+        ("poly", 120, "xnystrace"),
+        ("slowexp", 120, "xnystrace"),
+        ("fastexp", 60, "xnystrace"),
+        ("flat", 120, "hutchinson"),
+    ],
+)
+def test_a_flat_end_is_seen_as_soon_as_the_probes_reach_it_and_not_before(name, products, method):
+    """T1: XTrace or XNysTrace is worse by 5 to 10⁵ times where the other is named, in any of 8."""
+    for seed in range(8):
+        operator = xtrace_matrix(name, rng=seed).operator
+        result = hessops.trace(operator, max_products=products, rng=seed)
+        assert result.method == method
+        assert result.num_products <= products
+
+
+@given(st.integers(0, 2**20), st.floats(1e-8, 1e-2), st.integers(1, 10))
+def test_the_moments_of_a_flat_end(seed, level, rank):
+    """Of a multiple of the identity beyond the leading directions, to what these leave of it."""
+    n, p = 80, 16
+    A = problems.matrix_of(np.r_[1 + np.arange(rank), np.full(n - rank, level)], rng=seed)
+    omega = ArraySpace(n).probes(Stream(seed), range(p), "sphere")
+    Q, R = np.linalg.qr(A @ omega)
+    end = FlatEnd.splits(R, Q.T @ omega, omega.T @ omega, n)[rank - 1]
+    size = np.max(np.abs(R))
+    assert end.dim == n - rank
+    assert end.mean * size == pytest.approx(level, rel=0.05)
+    assert end.mean_square * size**2 == pytest.approx(level**2, rel=0.1)
+    assert end.deviation * size**2 <= 0.05 * level**2
 
 
 def test_the_pilot_is_not_lost():

@@ -53,18 +53,24 @@ def extended_qr(space: Space, Q: Array | None, Y: Array, filler: Stream) -> tupl
             above = above + overlap @ below
         Y, factor = _qr(space, Y)
         below = factor @ below
-        dependent = (np.abs(np.diag(below)) <= least) & ~filled
+        # Rank 0 decides: rounding may differ between ranks.
+        dependent = space.comm.broadcast((np.abs(np.diag(below)) <= least) & ~filled)
         if dependent.any():
             # What is left of such a column is rounding, which may point along Q.
             fresh = space.probes(filler, range(k), "normal")
             Y = Y * space.from_host(1.0 - dependent) + fresh * space.from_host(1.0 * dependent)
             below[dependent] = 0
             filled |= dependent
-        elif np.linalg.norm(overlap / np.maximum(np.abs(np.diag(factor)), _TINY)) < _SMALL:
+        elif space.agree(_share_taken(overlap, factor) < _SMALL):
             # Little was taken off, so that what rounding left of Q in it is little, too.
             break
     basis = Y if Q is None else space.xp.concat([Q, Y], axis=1)
     return basis, np.concatenate([above, below])
+
+
+def _share_taken(overlap: HostArray, factor: HostArray) -> float:
+    """Return how much of the columns lay along the basis, beside what is left of them."""
+    return float(np.linalg.norm(overlap / np.maximum(np.abs(np.diag(factor)), _TINY)))
 
 
 def _qr(space: Space, Y: Array) -> tuple[Array, HostArray]:

@@ -36,7 +36,8 @@ def stop(plan: ProbePlan[QuadratureState], state: QuadratureState) -> str | None
     """Count probes where a block is complete: before, its values are those of too few steps."""
     if not state.complete:
         return None
-    if plan.adaptive and state.quadrature_error() > _target(plan, state):
+    # Rank 0 decides: the plan itself talks to all ranks.
+    if plan.adaptive and plan.comm.broadcast(state.quadrature_error() > _target(plan, state)):
         return (
             f"stopped at the most steps allowed, {state.num_steps},"  # more probes would not help
         )

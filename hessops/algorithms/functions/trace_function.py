@@ -308,7 +308,7 @@ def _estimate(
 ) -> TraceFunctionResult:
     operator = self_adjoint_operator(A, verb)
     require_positive(num_probes=num_probes, num_steps=num_steps, block_size=block_size)
-    plan = ProbePlan[QuadratureState](num_probes, rtol, atol, confidence)
+    plan = ProbePlan[QuadratureState](num_probes, rtol, atol, confidence, operator.domain.comm)
     seed = seed_from(rng)
     states = quadrature_steps(
         operator,

@@ -19,6 +19,7 @@ from hessops.algorithms._common import (
     warn_if_failed,
 )
 from hessops.algorithms.norms._roots import power_rtol, root_error, root_interval
+from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.algorithms.trace.hutchinson import HutchinsonState
 from hessops.arrays import to_numpy
@@ -105,7 +106,9 @@ def frobenius_norm(
     """
     operator = aslinearoperator(A)
     require_positive(num_probes=num_probes, block_size=block_size)
-    plan = ProbePlan[HutchinsonState](num_probes, power_rtol(rtol, 2.0), None, confidence)
+    plan = ProbePlan[HutchinsonState](
+        num_probes, power_rtol(rtol, 2.0), None, confidence, operator.domain.comm
+    )
     seed = seed_from(rng)
     outcome = run(
         frobenius_steps(
@@ -171,15 +174,11 @@ def frobenius_steps(
         One block of probes further: the moments are those of ‖A z‖².
     """
     moments: MeanVariance | None = None
-    step = done = 0
-    while (end := num_probes() if callable(num_probes) else num_probes) is None or done < end:
-        count = block_size if end is None else min(block_size, end - done)
-        product = A.apply(A.domain.probes(stream, range(done, done + count), probe))
+    for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
+        product = A.apply(A.domain.probes(stream, indices, probe))
         squares = to_numpy(A.codomain.column_norms_squared(product)).astype(np.float64)
-        done += count
-        step += 1
-        require_finite(squares, done, A)
+        require_finite(squares, indices.stop, A)
         require_in_range(A, math.sqrt(float(np.max(squares))), product)
         block = MeanVariance.of(squares[None, None, :])
         moments = block if moments is None else moments.merged(block)
-        yield HutchinsonState(step, done, moments, (1.0,))
+        yield HutchinsonState(step, indices.stop, moments, (1.0,))

@@ -6,6 +6,7 @@ import math
 from typing import Generic, Protocol, TypeVar
 
 from hessops.algorithms._common import require_real
+from hessops.comm import Communicator, SerialComm
 from hessops.statistics import probes_needed, t_quantile
 
 __all__ = ["ProbePlan", "ProbeState"]
@@ -51,6 +52,8 @@ class ProbePlan(Generic[S]):
         Error asked for, relative and absolute; the looser one counts.
     confidence : float
         Coverage of the intervals.
+    comm : Communicator, optional
+        The ranks that have to draw the same probes: what is read off rounded numbers, rank 0 reads.
 
     Raises
     ------
@@ -59,7 +62,12 @@ class ProbePlan(Generic[S]):
     """
 
     def __init__(
-        self, num_probes: int | None, rtol: float | None, atol: float | None, confidence: float
+        self,
+        num_probes: int | None,
+        rtol: float | None,
+        atol: float | None,
+        confidence: float,
+        comm: Communicator | None = None,
     ) -> None:
         require_real(confidence=confidence)
         for name, value in (("rtol", rtol), ("atol", atol)):
@@ -69,6 +77,7 @@ class ProbePlan(Generic[S]):
                 raise ValueError(f"{name}={value} must be positive and finite")
         t_quantile(confidence, 1.0)
         self.confidence = confidence
+        self.comm: Communicator = SerialComm() if comm is None else comm
         self._tolerances = rtol, atol
         self.rtol, self.atol = rtol or 0.0, atol or 0.0
         self.adaptive = rtol is not None or atol is not None
@@ -79,7 +88,7 @@ class ProbePlan(Generic[S]):
 
     def with_budget(self, num_probes: int) -> ProbePlan[S]:
         """Return the same plan, not begun, for another number of probes."""
-        return ProbePlan(num_probes, *self._tolerances, self.confidence)
+        return ProbePlan(num_probes, *self._tolerances, self.confidence, self.comm)
 
     def limit(self) -> int:
         """Return how many probes to draw, as far as is known."""
@@ -129,7 +138,8 @@ class ProbePlan(Generic[S]):
 
     def _number(self, first: S, state: S) -> float:
         quantile = first.quantile(self.confidence)
-        return probes_needed(first.probe_deviation(), self._target(state), quantile)
+        needed = probes_needed(first.probe_deviation(), self._target(state), quantile)
+        return self.comm.broadcast(needed)
 
     def _target(self, state: S) -> float:
         return max(self.atol, self.rtol * state.size())

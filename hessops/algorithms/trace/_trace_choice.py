@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.algorithms.trace._leave_one_out import LeaveOneOutState
 from hessops.algorithms.trace._probe_blocks import multiplied
 from hessops.algorithms.trace._terms import is_stratified
 from hessops.algorithms.trace.xtrace import removed_directions
-from hessops.arrays import Array, HostArray, numpy_dtype, to_numpy
+from hessops.arrays import Array, numpy_dtype
 from hessops.blocks.tall_qr import extended_qr
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
 
-__all__ = ["Choice", "choose", "storage", "switch_to_xtrace"]
+__all__ = ["LEAST_PILOT", "PILOT", "STORAGE", "Choice", "choose", "storage"]
 
-_PILOT = 16
-_LEAST_PILOT = 4
-_STORAGE = 2**30
+PILOT = 16
+LEAST_PILOT = 4
+STORAGE = 2**30
 _STORED_BLOCKS = 4
-_FLAT_SEMIDEFINITE = 0.95
+_FLAT_SEMIDEFINITE = 0.97
 _FLAT = 0.7
 
 
@@ -83,17 +81,17 @@ def choose(
         Method, reason, and the pilot's products.
     """
     n = A.shape[0]
-    if n <= (min(_PILOT, budget) if adaptive else budget):
+    if n <= (min(PILOT, budget) if adaptive else budget):
         return Choice("exact", f"{n} products with unit vectors give it exactly")
-    pilot = min(_PILOT, budget // 4) if adaptive else budget // 4
+    pilot = min(PILOT, budget // 4) if adaptive else budget // 4
     plain = ""
     if A.domain.sections:
         plain = "it gives the traces of all sections by the same products"
     elif is_stratified(A, None):
         plain = "a finite sum gets a fresh probe for every term"
-    elif pilot < _LEAST_PILOT:
+    elif pilot < LEAST_PILOT:
         plain = f"{budget} products are too few to look at the spectrum first"
-    elif storage(A, budget) > _STORAGE:
+    elif storage(A, budget) > STORAGE:
         plain = f"others might store {storage(A, budget) / 2**30:.1f} GiB of vectors"
     if plain:
         return Choice("hutchinson", plain)
@@ -107,9 +105,10 @@ def choose(
 def _by_decay(A: LinearOperator, products: Array, stream: Stream, semidefinite: bool) -> Choice:
     """Choose by what a few products show of the spectrum's decay."""
     pilot = products.shape[1]
-    share = _Outside.of(A, products, stream).share
+    share = A.domain.comm.broadcast(_share_outside(A, products, stream))
     shown = (
-        f"{pilot} products show {share:.0%} of the squared Frobenius norm outside of their range"
+        f"{pilot} products leave {share:.0%} of what they would leave of a flat spectrum's squared "
+        "Frobenius norm"
     )
     if semidefinite and share < _FLAT_SEMIDEFINITE:
         return Choice("xnystrace", f"the operator is positive semidefinite, and {shown}", products)
@@ -123,55 +122,16 @@ def storage(A: LinearOperator, budget: int) -> int:
     return _STORED_BLOCKS * budget * A.domain.local_dim * numpy_dtype(A.dtype).itemsize
 
 
-def switch_to_xtrace(
-    state: LeaveOneOutState, A: LinearOperator, stream: Stream, probe: ProbeKind
-) -> bool:
-    """Tell whether XTrace with the probes so far promises more than XNysTrace with twice as many.
+def _share_outside(A: LinearOperator, products: Array, stream: Stream) -> float:
+    """Return which share of ‖A‖_F² lies outside of the range of all but one of some products.
 
-    A flat end of the spectrum is no error for XTrace, whose probes see it as a multiple of the
-    identity, and one that falls only slowly for XNysTrace.
+    1 stands for what a multiple of the identity, of which no direction is worth more, would leave.
     """
-    space, p = A.domain, state.num_probes
-    outside = _Outside.of(A, state.products, stream)
-    omega = space.probes(stream, range(p), probe)
-    along = np.sum(outside.directions.conj() * to_numpy(space.gram(outside.Q, omega)), axis=0)
-    # Of B, A outside of the range: ‖B‖_F² and tr B, and the variance of its resphered probes.
-    trace = float(np.mean(np.real(along.conj() * outside.lengths)))
-    rest = outside.mean_square - trace**2 / (space.dim - p)
-    promised = math.sqrt(2 * max(rest, 0.0) / p)
-    return promised < state.standard_error() * outside.decay() ** 4
-
-
-@dataclass(frozen=True)
-class _Outside:
-    """What each product adds to the span of all others."""
-
-    Q: Array
-    R: HostArray
-    directions: HostArray
-    lengths: HostArray
-
-    @classmethod
-    def of(cls, A: LinearOperator, products: Array, stream: Stream) -> _Outside:
-        Q, R = extended_qr(A.domain, None, products, stream.for_purpose(Purpose.RESTART))
-        require_finite(R, products.shape[1], A)
-        directions = removed_directions(R)
-        return cls(Q, R, directions, np.sum(directions.conj() * R, axis=0))
-
-    @property
-    def mean_square(self) -> float:
-        """Return an estimate of ‖(I - P) A‖_F² for the range of all but one."""
-        return float(np.mean(np.abs(self.lengths) ** 2))
-
-    @property
-    def share(self) -> float:
-        """Return the same as a share of ‖A‖_F²."""
-        total = float(np.sum(np.abs(self.R) ** 2)) / len(self.lengths)
-        return self.mean_square / total if total else 0.0
-
-    def decay(self) -> float:
-        """Return by which factor directions fall within a quarter of their number."""
-        sizes = np.sort(np.abs(np.diag(self.R)))[::-1] + np.finfo(float).tiny
-        half, quarter = len(sizes) // 2, 3 * len(sizes) // 4
-        logs = np.log(sizes)
-        return float(np.exp(logs[quarter:].mean() - logs[half:quarter].mean()))
+    count = products.shape[1]
+    _Q, R = extended_qr(A.domain, None, products, stream.for_purpose(Purpose.RESTART))
+    require_finite(R, count, A)
+    size = float(np.max(np.abs(R))) or 1.0
+    # What each product adds to the span of all others.
+    added = np.sum(removed_directions(R).conj() * (R / size), axis=0)
+    outside, total = (float(np.sum(np.abs(part) ** 2)) for part in (added, R / size))
+    return outside / total / (1 - (count - 1) / A.domain.dim) if total else 0.0

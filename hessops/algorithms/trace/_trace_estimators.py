@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from hessops.algorithms.trace._flat_end import switch_to_xtrace
 from hessops.algorithms.trace._leave_one_out import LeaveOneOutState
 from hessops.algorithms.trace._probe_plan import ProbePlan
-from hessops.algorithms.trace._trace_choice import Choice, switch_to_xtrace
+from hessops.algorithms.trace._trace_choice import Choice
 from hessops.algorithms.trace.control_variate import Control, ControlState, control_steps
 from hessops.algorithms.trace.exact_trace import ExactTraceState, exact_trace_steps
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps

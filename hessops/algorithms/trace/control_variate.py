@@ -15,25 +15,27 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from hessops.algorithms.trace._terms import strata
+from hessops.algorithms.trace._control_split import (
+    Likeness,
+    control_operator,
+    left_out_slopes,
+    pilot_probes,
+    split,
+)
+from hessops.algorithms.trace._probe_blocks import probe_blocks
+from hessops.algorithms.trace._terms import paired_strata
 from hessops.arrays import HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
 from hessops.result import Interval
 from hessops.statistics import length, t_quantile
-from hessops.wrap import aslinearoperator
 
 __all__ = ["Control", "ControlState", "as_control", "control_steps"]
-
-_PILOT = 8
-_LEAST_PILOT = 4
-_MOST_EXTRA = 1000
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,11 @@ def as_control(A: LinearOperator, control: Any) -> Control:
             standard_error=float(getattr(known, "standard_error", 0.0)),
         )
     given: Control = control
-    operator = aslinearoperator(given.operator)
-    if operator.shape != A.shape or not operator.domain.compatible_with(A.domain):
-        raise ValueError(f"the control {operator} does not act on the vectors of {A}")
+    operator = control_operator(A, given.operator, given.cost)
     if given.trace is not None and not math.isfinite(given.trace):
         raise ValueError(f"the trace of the control is {given.trace}; it must be finite")
     if not 0 <= given.standard_error < math.inf:
         raise ValueError(f"the standard error of the control's trace is {given.standard_error}")
-    if not 0 < given.cost < math.inf:
-        raise ValueError(f"the cost of the control is {given.cost}; it must be positive")
     return replace(given, operator=operator)
 
 
@@ -144,17 +142,22 @@ class ControlState:
 
     def coefficients(self) -> HostArray:
         """Return the regression coefficient of A's forms on B's by all probes but each."""
-        m = self.num_probes
-        if m < 2:
-            return np.zeros(m)
-        a, b = (forms - forms.mean() for forms in self.pairs)
-        scale = float(np.max(np.abs(b))) or 1.0
-        # Without probe j, sums of products of deviations from the mean of the others.
-        weight = m / (m - 1)
-        together = np.sum(a * (b / scale)) - weight * a * (b / scale)
-        alone = np.sum((b / scale) ** 2) - weight * (b / scale) ** 2
-        slope: HostArray = np.divide(together, alone, out=np.zeros(m), where=alone > 0) / scale
-        return slope
+        a, b = self.deviations()
+        scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
+        return left_out_slopes(a * (b / scale), (b / scale) ** 2) / scale
+
+    def deviations(self) -> HostArray:
+        """Return the forms less their means."""
+        if self.num_probes == 0:
+            return self.pairs
+        deviations: HostArray = self.pairs - self.pairs.mean(axis=1, keepdims=True)
+        return deviations
+
+    def likeness(self) -> Likeness:
+        """Return how much alike probes see A and B."""
+        a, b = self.deviations()
+        sizes = float(length(a)), float(length(b))
+        return Likeness(self.num_probes, *sizes, self.correlation())
 
     def control_trace(self) -> tuple[float, float, float]:
         """Return the trace of B, its standard error and the degrees of freedom of that."""
@@ -191,7 +194,7 @@ class ControlState:
 
     def correlation(self) -> float:
         """Return the correlation of what probes see of A and of B."""
-        a, b = (forms - forms.mean() for forms in self.pairs)
+        a, b = self.deviations()
         sizes = float(length(a)) * float(length(b))
         return float(np.sum(a * b)) / sizes if sizes else 0.0
 
@@ -254,18 +257,21 @@ def control_steps(
         If the operators have different numbers of terms.
     """
     forms = _Forms(A, control.operator, stream, probe, stratify)
-    both = 1 + control.cost
-    if budget < _LEAST_PILOT * both:
-        raise ValueError(
-            f"max_products={budget} does not pay for the {_LEAST_PILOT} probes of both operators that "
-            f"show whether the control helps, {_LEAST_PILOT * both:g} products: raise it"
-        )
-    pilot = int(min(_PILOT, max(_LEAST_PILOT, budget / both // 4)))
+    pilot = pilot_probes(budget, control.cost)
     nothing = ControlState(0, 0, 0, np.zeros((2, 0)), np.zeros(0), control)
     state = nothing
     for state in forms.pairs(nothing, pilot, block_size):
         yield state
-    num_pairs, num_extra = _split(state, budget)
+    # From rank 0: rounding may differ between ranks.
+    num_pairs, num_extra = A.domain.comm.broadcast(
+        split(
+            state.likeness(),
+            cost=control.cost,
+            known=control.trace is not None,
+            known_error=control.standard_error,
+            budget=budget,
+        )
+    )
     if num_pairs == 0:
         # B's forms are forgotten, and plain probes go on from A's.
         state = replace(state, pairs=state.pairs * np.array([[1.0], [0.0]]))
@@ -276,29 +282,6 @@ def control_steps(
     for state in forms.pairs(seen, num_pairs, block_size):
         yield state
     yield from forms.extra(state, num_extra, block_size)
-
-
-def _split(state: ControlState, budget: float) -> tuple[int, int]:
-    """Return how many probes for both operators, and for B alone; (0, 0) if B is of no help."""
-    cost, known = state.control.cost, state.control.trace is not None
-    # No correlation is seen exactly: of a pilot of m probes, a square of 1 - 1/m² at most is believed.
-    square = min(state.correlation() ** 2, 1 - 1 / state.num_probes**2)
-    ratio = 0.0 if known else min(math.sqrt(square / ((1 - square) * cost)), _MOST_EXTRA)
-    num_pairs = int(budget / (1 + cost + ratio * cost))
-    num_extra = int((budget - num_pairs * (1 + cost)) / cost) if not known else 0
-    if num_pairs < state.num_probes:
-        num_pairs = state.num_probes
-        num_extra = 0 if known else max(0, int((budget - num_pairs * (1 + cost)) / cost))
-    of_control = 0.0 if known else square / max(num_extra, 1)
-    a, b = (float(length(forms - forms.mean())) for forms in state.pairs)
-    if known and b > 0:
-        # The uncertainty of B's trace comes in with the slope, beside one probe's deviation of A.
-        slope, deviation = state.correlation() * a / b, a / math.sqrt(state.num_probes - 1)
-        if deviation > 0:
-            of_control = (slope * state.control.standard_error / deviation) ** 2
-    if (1 - square) / num_pairs + of_control >= 1 / budget:
-        return 0, 0
-    return num_pairs, num_extra
 
 
 class _Forms:
@@ -316,19 +299,19 @@ class _Forms:
         self.probe, self.stratify = probe, stratify
 
     def pairs(self, state: ControlState, total: int, size: int) -> Iterator[ControlState]:
-        for indices in _blocks(state.num_probes, total, size):
+        for indices in probe_blocks(size, total, start=state.num_probes):
             forms = self._sums((self.A, self.B), self.stream, indices)
             yield (state := self._added(state, forms, len(indices), len(indices)))
 
     def plain(self, state: ControlState, total: int, size: int) -> Iterator[ControlState]:
-        for indices in _blocks(state.num_probes, total, size):
+        for indices in probe_blocks(size, total, start=state.num_probes):
             forms = self._sums((self.A,), self.stream, indices)
             padded = np.concatenate([forms, np.zeros_like(forms)])
             yield (state := self._added(state, padded, len(indices), 0))
 
     def extra(self, state: ControlState, total: int, size: int) -> Iterator[ControlState]:
         alone = self.stream.for_purpose(Purpose.SKETCH)
-        for indices in _blocks(0, total, size):
+        for indices in probe_blocks(size, total):
             forms = self._sums((self.B,), alone, indices)[0]
             yield (
                 state := replace(
@@ -356,21 +339,9 @@ class _Forms:
         """Return the forms of some operators with the same probes, shape (len(operators), k)."""
         space = self.A.domain
         total = np.zeros((len(operators), len(indices)))
-        columns = [strata(operator, self.stratify) for operator in operators]
-        for index, terms in enumerate(zip_longest(*columns)):
-            if any(term is None for term in terms):
-                raise ValueError(
-                    "the operator and its control have different numbers of terms, so that no probe "
-                    "is for the same term of both: build them from the same data, or use "
-                    "stratify=False"
-                )
+        for index, terms in enumerate(paired_strata(operators, self.stratify)):
             Z = space.probes(stream.for_term(index), indices, self.probe)
             forms = [to_numpy(space.column_inner(Z, term.apply(Z))) for term in terms]
             total = total + np.real(np.stack(forms))
         require_finite(total, indices.stop, self.A)
         return total
-
-
-def _blocks(start: int, total: int, size: int) -> Iterator[range]:
-    for first in range(start, total, size):
-        yield range(first, min(first + size, total))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import strata
 from hessops.arrays import HostArray, to_numpy
 from hessops.operator import LinearOperator
@@ -147,21 +148,16 @@ def hutchinson_steps(
         One block of probes further.
     """
     moments: MeanVariance | None = None
-    step = done = 0
-    while (end := num_probes() if callable(num_probes) else num_probes) is None or done < end:
-        count = block_size if end is None else min(block_size, end - done)
-        indices = range(done, done + count)
+    for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
         forms, num_samples = [], []
         for index, term in enumerate(strata(A, stratify)):
             forms.append(_quadratic_forms(A.domain, term, stream.for_term(index), indices, probe))
             num_samples.append(term.num_samples)
         samples = np.stack(forms)
-        done += count
-        step += 1
-        require_finite(samples, done, A)
+        require_finite(samples, indices.stop, A)
         block = MeanVariance.of(samples)
         moments = block if moments is None else moments.merged(block)
-        yield HutchinsonState(step, done, moments, tuple(num_samples))
+        yield HutchinsonState(step, indices.stop, moments, tuple(num_samples))
 
 
 def _quadratic_forms(

@@ -156,7 +156,9 @@ def trace(
         raise ValueError(
             f"method={method!r} and control={control!r} do not fit: give control alone"
         )
-    plan = ProbePlan[HutchinsonState](num_probes or max_products, rtol, atol, confidence)
+    plan = ProbePlan[HutchinsonState](
+        num_probes or max_products, rtol, atol, confidence, operator.domain.comm
+    )
     if method in _FIXED and (plan.adaptive or plan.budget < _LEAST_FIXED):
         raise ValueError(
             f"method={method!r} spends a number of products that is known beforehand: give no rtol or "

@@ -67,6 +67,7 @@ def xdiag_steps(
     first: int = 4,
     probe: ProbeKind = "rademacher",
     block_size: int = 32,
+    known: Array | None = None,
 ) -> Iterator[XDiagState]:
     """Yield estimates of a diagonal with 4, 8, 16 ... probes, reusing all products.
 
@@ -86,6 +87,8 @@ def xdiag_steps(
         Their distribution; signs (for complex operators 'steinhaus') vary least.
     block_size : int
         Most probes per product.
+    known : array, shape (n, p), optional
+        Products with the first p probes, which are the first step, if at hand.
 
     Yields
     ------
@@ -98,9 +101,11 @@ def xdiag_steps(
     omega = image = space.zeros(0)
     Q: Array | None = None
     R = np.zeros((0, 0))
-    for step, indices in enumerate(doubled(first, num_probes), start=1):
+    counts = doubled(first if known is None else known.shape[1], num_probes)
+    for step, indices in enumerate(counts, start=1):
         fresh = space.probes(stream, indices, probe)
-        y = multiplied(A, fresh, block_size)
+        y = multiplied(A, fresh, block_size) if known is None else known
+        known = None
         require_finite(to_numpy(space.column_norms_squared(y)), indices.stop, A)
         Q, columns = extended_qr(space, Q, y, filler)
         R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)

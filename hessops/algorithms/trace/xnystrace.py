@@ -103,7 +103,8 @@ def _estimates(A: LinearOperator, omega: Array, products: Array, probe: ProbeKin
     # The shift keeps the Cholesky factorisation of a nearly singular matrix stable.
     size = float(np.sqrt(np.sum(to_numpy(space.column_norms_squared(products)))))
     shift = eps(space.xp, space.dtype) * size / np.sqrt(space.dim)
-    factor, shift = _shifted_cholesky(core, overlap, shift)
+    # From rank 0: rounding decides which shift is enough.
+    factor, shift = space.comm.broadcast(_shifted_cholesky(core, overlap, shift))
     shifted = products + omega * space.coefficients(space.from_host(np.asarray(shift)))
     inverse = solve_triangular(factor, np.eye(m))
     root = shifted @ space.from_host(inverse)  # Â = root root^H
@@ -166,7 +167,7 @@ def _require_positive_semidefinite(
     inverse = np.linalg.inv(np.linalg.cholesky(overlap))
     values = np.linalg.eigvalsh(inverse @ core @ inverse.conj().T)
     rounding = np.sqrt(eps(A.xp, A.dtype)) * float(np.max(np.abs(values)))
-    if values[0] < -rounding:
+    if A.domain.agree(bool(values[0] < -rounding)):
         raise ValueError(
             f"XNysTrace needs a positive semidefinite operator, and {A} has an eigenvalue of at most "
             f"{scale * values[0]:.3g} (the largest seen is {scale * values[-1]:.3g}): use "

@@ -1,0 +1,88 @@
+"""What an estimate of a diagonal comes with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hessops.arrays import Array, HostArray, to_numpy
+from hessops.result import Interval, Result
+from hessops.statistics import t_quantile
+
+__all__ = ["DiagonalResult"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DiagonalResult(Result):
+    """An estimate of a diagonal, with an error for every entry.
+
+    Parameters
+    ----------
+    values : array, shape (n,)
+        The estimates, in the operator's library; of vectors split over ranks, the rows held here.
+    standard_errors : array, shape (n,)
+        Real; NaN after a single probe. Where a tolerance fixed the number of probes, from the spread
+        of the first stage, which keeps the coverage of `interval`.
+    norm : float
+        2-norm of the values, over all ranks.
+    norm_error : float
+        2-norm of the standard errors: the expected size of the error of the whole vector.
+    dim : int
+        The number n of entries, over all ranks.
+    confidence : float
+        Coverage of `interval`, entry by entry, and of `simultaneous_interval`, for all at once.
+    freedom : float or array, shape (n,)
+        Degrees of freedom behind each standard error: one number if not stratified.
+    method : str
+        The estimator.
+    reason : str
+        Why that one.
+    num_probes : int
+        Probes used (for every term, if stratified); unit vectors, if exact.
+    probe : str
+        Their distribution.
+    """
+
+    values: Array = field(metadata={"long": True}, repr=False)
+    standard_errors: Array = field(metadata={"long": True}, repr=False)
+    norm: float
+    norm_error: float
+    dim: int
+    confidence: float
+    freedom: float | Array = field(metadata={"long": True}, repr=False)
+    method: str
+    reason: str
+    num_probes: int
+    probe: str
+
+    @property
+    def interval(self) -> Interval:
+        """Return host arrays (low, high): t-intervals of the entries (of real operators).
+
+        Each holds its entry with probability `confidence`; of many, some will not.
+        """
+        return self._intervals(self.confidence)
+
+    @property
+    def simultaneous_interval(self) -> Interval:
+        """Return intervals that hold all entries at once with probability `confidence`, or more.
+
+        Bonferroni's: t-intervals at 1 - (1 - confidence) / n, which takes Student's law far into its
+        tails.
+        """
+        return self._intervals(1 - (1 - self.confidence) / self.dim)
+
+    def _intervals(self, confidence: float) -> Interval:
+        freedom = self.freedom if isinstance(self.freedom, float) else to_numpy(self.freedom)
+        errors: HostArray = to_numpy(self.standard_errors).astype(np.float64)
+        half = t_quantile(confidence, freedom) * errors
+        values = to_numpy(self.values)
+        return Interval(values - half, values + half)
+
+    def __str__(self) -> str:
+        vectors = "vectors" if self.method == "exact" else "probes"
+        return (
+            f"diagonal of {self.dim} entries, norm {self.norm:.6g} ± {self.norm_error:.2g} "
+            f"({self.method} with {self.num_probes} {self.probe} {vectors}, {self._cost()})"
+        )
