@@ -114,7 +114,7 @@ class Diagonal(LinearOperator):
         require_finite_entries(values, "the diagonal")
         space = space_like(values, values.shape[0])
         real = not is_complex(space.xp, values.dtype)
-        smallest = float(np.min(to_numpy(values))) if real else -1.0
+        smallest = float(space.xp.min(values)) if real else -1.0
         structure = Structure(self_adjoint=real, positive_semidefinite=smallest >= 0)
         super().__init__(space, structure=structure)
         self.values = values
