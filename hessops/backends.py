@@ -5,14 +5,13 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
-from typing import Any
 
-__all__ = ["backend_for"]
+__all__ = ["backends_for"]
 
 
 @cache
-def backend_for(library: str) -> ModuleType | None:
-    """Return the installed backend of a library.
+def backends_for(library: str) -> tuple[ModuleType, ...]:
+    """Return the installed backends of a library.
 
     Parameters
     ----------
@@ -21,9 +20,9 @@ def backend_for(library: str) -> ModuleType | None:
 
     Returns
     -------
-    module or None
-        What the entry point of that name in the group ``hessops.backends`` loads; None if there is
-        none. The metadata of all installed packages is searched once for each library.
+    tuple of module
+        What the entry points of that name in the group ``hessops.backends`` load. The metadata of
+        the installed packages are searched once for each library.
     """
-    found: Any = next((e for e in entry_points(group="hessops.backends") if e.name == library), None)
-    return None if found is None else found.load()
+    entries = entry_points(group="hessops.backends")
+    return tuple(entry.load() for entry in entries if entry.name == library)

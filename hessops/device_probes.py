@@ -1,7 +1,8 @@
 """Probes drawn on the device that they are for, equal to those which the host draws.
 
-Signs are the same bits. The other kinds go through the device's own inverse normal distribution, cosine
-and sine, and differ from the host's by what those round: by a few units in the last place of double precision.
+Signs are the same bits. The other kinds go through the device's own inverse normal distribution,
+cosine and sine, and differ from the host's by what those round: a few units in the last place of
+double precision.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from hessops.arrays import Array, is_complex, namespace
+from hessops.arrays import Array, device, is_complex, namespace
 from hessops.philox import words
 from hessops.random import ProbeKind, Stream, require_kind
 
@@ -76,7 +77,7 @@ def _signs(like: Array, stream: Stream, indices: range, start: int, stop: int) -
     xp = namespace(like)
     first, last = start // 64, -(-stop // 64)
     packed = words(like, stream, indices, first, last)
-    places = xp.arange(64, dtype=xp.int64, device=like.device)[None, :, None]
+    places = xp.arange(64, dtype=xp.int64, device=device(like))[None, :, None]
     bits = (packed[:, None, :] >> places) & 1
     flat = xp.reshape(bits, (64 * (last - first), len(indices)))
     signs: Array = 1 - 2 * flat[start - 64 * first : stop - 64 * first, :]

@@ -57,6 +57,9 @@ class LinearOperator(ABC):
     num_samples: float = 1.0
     """Samples of data behind an operator that is a term of a sum; 0 for one that needs no data."""
 
+    asymmetry: tuple[float, float] | None = None
+    """max |A - A^H| and max |A| of an operator whose entries were looked at, else None."""
+
     algebra: ClassVar[Algebra]
     """What ``+ * @ .H`` build; ``hessops.operators.algebra``, which knows the nodes, sets it."""
 

@@ -7,9 +7,9 @@ array of counters gives an array of words, all of them at once.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
-from hessops.arrays import Array, namespace
+from hessops.arrays import Array, device, namespace
 from hessops.random import Stream
 
 __all__ = ["philox", "words"]
@@ -19,10 +19,13 @@ _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
 _KEY_STEPS = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 _HALF = 2**32 - 1
 
-Counter = tuple[Array, Array, Array, Array]
+# Integer arrays, of whose operations `Array`, which is about vectors, knows nothing.
+Words: TypeAlias = Any
 
 
-def philox(counter: Counter, key: tuple[Array, Array]) -> Counter:
+def philox(
+    counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]
+) -> tuple[Words, Words, Words, Words]:
     """Return the four random words of each counter and key.
 
     Words are int64 arrays that stand for their 64 bits, as not every library multiplies unsigned
@@ -50,7 +53,9 @@ def philox(counter: Counter, key: tuple[Array, Array]) -> Counter:
     return a, b, c, d
 
 
-def words(like: Array, stream: Stream, probes: range, start: int, stop: int, part: int = 0) -> Array:
+def words(
+    like: Array, stream: Stream, probes: range, start: int, stop: int, part: int = 0
+) -> Words:
     """Return the words `start` to `stop` of several probes, bit by bit those of `Stream.words`.
 
     Parameters
@@ -71,7 +76,7 @@ def words(like: Array, stream: Stream, probes: range, start: int, stop: int, par
     array, shape (stop - start, len(probes))
         Of int64, which stand for their 64 bits.
     """
-    xp, place = namespace(like), like.device
+    xp, place = namespace(like), device(like)
     first, last = start // 4, -(-stop // 4)
     # NumPy's generator counts one on before it draws.
     blocks = xp.arange(first + 1, last + 1, dtype=xp.int64, device=place)[:, None]
@@ -80,11 +85,10 @@ def words(like: Array, stream: Stream, probes: range, start: int, stop: int, par
     key = xp.zeros_like(blocks) + _signed(stream.seed), columns[None, :]
     drawn = xp.stack(philox((blocks, *rest), key), axis=1)
     flat = xp.reshape(drawn, (4 * (last - first), len(probes)))
-    found: Array = flat[start - 4 * first : stop - 4 * first, :]
-    return found
+    return flat[start - 4 * first : stop - 4 * first, :]
 
 
-def _multiply(x: Any, constant: int) -> tuple[Array, Array]:
+def _multiply(x: Words, constant: int) -> tuple[Words, Words]:
     """Return the upper and the lower word of the 128-bit products with a constant.
 
     The upper word is put together from products of 32-bit halves, as in long multiplication.
@@ -96,7 +100,7 @@ def _multiply(x: Any, constant: int) -> tuple[Array, Array]:
     return x_high * high + _upper(first) + _upper(second), x * _signed(constant)
 
 
-def _upper(x: Any) -> Any:
+def _upper(x: Words) -> Words:
     # The shift repeats the sign bit, which the mask takes away.
     return (x >> 32) & _HALF
 

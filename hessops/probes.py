@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hessops.arrays import Array, device, is_complex, is_on_host, namespace
-from hessops.backends import backend_for
+from hessops.backends import backends_for
 from hessops.random import ProbeKind, Stream, draw
 
 __all__ = ["fill_probes"]
@@ -37,10 +37,10 @@ def fill_probes(
         If `kind` is unknown, or 'steinhaus' is asked of a real block.
     """
     if not is_on_host(block):
-        backend = backend_for(type(block).__module__.partition(".")[0])
-        if backend is not None and hasattr(backend, "fill_probes"):
-            backend.fill_probes(block, stream, indices, kind, first_row=first_row)
-            return
+        for backend in backends_for(type(block).__module__.partition(".")[0]):
+            if hasattr(backend, "fill_probes"):
+                backend.fill_probes(block, stream, indices, kind, first_row=first_row)
+                return
     _draw_on_host(block, stream, indices, kind, first_row)
 
 
@@ -53,4 +53,3 @@ def _draw_on_host(
         entries = draw(stream, probe, first_row, stop, kind, complex_valued=complex_valued)
         moved = xp.asarray(np.ascontiguousarray(entries), device=device(block))
         block[:, column] = xp.astype(moved, block.dtype, copy=False)
-

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
-from strategies import LIBRARIES, PLACES, Place
+from strategies import LIBRARIES, PLACES
 
 from hessops import device_probes
 from hessops.arrays import to_numpy
@@ -49,9 +49,7 @@ def test_probes_are_those_of_the_host(place, kind, stream, first_row, n, count):
     host = np.zeros((n, count), dtype=place.dtype)
     fill_probes(host, stream, indices, kind, first_row=first_row)
     block = place.put(np.zeros((n, count)))
-    fill_on_device(
-        block, stream, indices, kind, first_row=first_row, inverse_normal=inverse_normal
-    )
+    fill_on_device(block, stream, indices, kind, first_row=first_row, inverse_normal=inverse_normal)
     if kind == "rademacher":
         assert np.array_equal(to_numpy(block), host)
     else:

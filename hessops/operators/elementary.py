@@ -44,7 +44,14 @@ def space_like(array: Array, dim: int) -> ArraySpace:
     """Return the space of `dim` entries in the library, precision and device of `array`."""
     xp = namespace(array)
     place = None if xp is numpy_namespace else device(array)
-    return ArraySpace(dim, array.dtype, xp, place)
+    space = ArraySpace(dim, array.dtype, xp, place)
+    if space.device != place:
+        # CuPy makes arrays on the device that is current, whatever one asks for.
+        raise ValueError(
+            f"the array lives on {place}, but its library puts new ones on {space.device}: make "
+            f"{place} the current device, here and for all work with the operator"
+        )
+    return space
 
 
 def require_finite_entries(array: Array, name: str) -> None:
