@@ -333,7 +333,8 @@ class ArraySpace:
 
     def __repr__(self) -> str:
         place = "" if self.device is None else f" on {self.device}"
-        return f"ArraySpace({self.dim}, {dtype_name(self.dtype)}, {_library(self.xp)}{place})"
+        name, dtype = type(self).__name__, dtype_name(self.dtype)
+        return f"{name}({self.dim}, {dtype}, {_library(self.xp)}{place})"
 
     def _require_ranges(self) -> None:
         first, last = self.rows or (0, self.dim)

@@ -17,7 +17,6 @@ except ImportError as error:
 from hessops_cupy.convert import convert
 from hessops_cupy.interface import to_cupyx
 from hessops_cupy.probes import fill_probes
-from hessops_cupy.space import ColumnMajorSpace
 from hessops_cupy.sparse import SparseOperator
 
-__all__ = ["ColumnMajorSpace", "SparseOperator", "convert", "fill_probes", "to_cupyx"]
+__all__ = ["SparseOperator", "convert", "fill_probes", "to_cupyx"]

@@ -25,8 +25,8 @@ __device__ inline unsigned long long random_word(
         left += 0x9E3779B97F4A7C15ULL;
         right += 0xBB67AE8584CAA73BULL;
     }
-    const unsigned long long words[4] = {a, b, c, d};
-    return words[index % 4];
+    const unsigned long long even = index & 2 ? c : a, odd = index & 2 ? d : b;
+    return index & 1 ? odd : even;
 }
 
 // A sign from every bit of a word, the lowest first.
@@ -39,5 +39,19 @@ __device__ inline int random_sign(const Sequence& sequence, unsigned long long r
 __device__ inline double random_uniform(
     const Sequence& sequence, unsigned long long part, unsigned long long row)
 {
-    return ((double)(random_word(sequence, part, row) >> 12) + 0.5) * (1.0 / 4503599627370496.0);  // by 2^-52
+    const unsigned long long bits = random_word(sequence, part, row) >> 12;
+    return ((double)bits + 0.5) * (1.0 / 4503599627370496.0);  // 2^-52
+}
+
+__device__ inline double random_normal(
+    const Sequence& sequence, unsigned long long part, unsigned long long row)
+{
+    return normcdfinv(random_uniform(sequence, part, row));
+}
+
+// A point of the unit circle, e^(2 pi i u).
+__device__ inline void random_phase(
+    const Sequence& sequence, unsigned long long row, double& cosine, double& sine)
+{
+    sincospi(2 * random_uniform(sequence, 0, row), &sine, &cosine);
 }

@@ -76,7 +76,7 @@ def _normal() -> Any:
     return _kernel(
         ", uint64 part, float64 divisor",
         "T entry",
-        "entry = normcdfinv(random_uniform(sequence, part, row)) / divisor",
+        "entry = random_normal(sequence, part, row) / divisor",
         "hessops_normal",
     )
 
@@ -86,7 +86,7 @@ def _phases() -> Any:
     return _kernel(
         "",
         "T cosine, T sine",
-        "double c, s; sincospi(2 * random_uniform(sequence, 0, row), &s, &c); cosine = c; sine = s",
+        "double x, y; random_phase(sequence, row, x, y); cosine = x; sine = y",
         "hessops_phases",
     )
 

@@ -9,7 +9,6 @@ from hessops.operator import LinearOperator
 from hessops.operators.declared import Declared
 from hessops.operators.elementary import require_finite_entries, space_like
 from hessops.structure import GENERAL
-from hessops_cupy.space import ColumnMajorSpace
 
 __all__ = ["SparseOperator"]
 
@@ -48,7 +47,7 @@ class SparseOperator(LinearOperator):
             )
         require_finite_entries(matrix.data, "the matrix")
         self.matrix = _compressed(matrix)
-        domain, codomain = (_space(matrix.data, size) for size in reversed(matrix.shape))
+        domain, codomain = (space_like(matrix.data, size) for size in reversed(matrix.shape))
         flipped = _compressed(self.matrix.conj().T)
         structure = GENERAL
         if matrix.shape[0] == matrix.shape[1]:
@@ -58,14 +57,10 @@ class SparseOperator(LinearOperator):
         super().__init__(domain, codomain, structure=structure)
 
     def _apply(self, X: Array) -> Array:
-        product: Array = self.matrix @ X
-        return product
+        return _multiply(self.matrix, X)
 
     def _apply_adjoint(self, X: Array) -> Array:
-        if self._adjoint_matrix is None:
-            return self._apply(X)
-        product: Array = self._adjoint_matrix @ X
-        return product
+        return _multiply(self.matrix if self._adjoint_matrix is None else self._adjoint_matrix, X)
 
     def _describe(self) -> str:
         return f"{self.matrix.nnz} entries"
@@ -80,9 +75,23 @@ def _compressed(matrix: Any) -> Any:
     return rows
 
 
-def _space(entries: Array, dim: int) -> ColumnMajorSpace:
-    place = space_like(entries, dim)
-    return ColumnMajorSpace(dim, place.dtype, place.xp, place.device)
+def _multiply(matrix: Any, X: Any) -> Array:
+    """Return the product with a block, without a copy of the block.
+
+    CuPy's ``@`` copies a block that is stored row by row, as all that its arithmetic returns are, to
+    one that is stored column by column. The transpose of such a block is stored column by column as
+    it is, and cuSPARSE transposes it back as it multiplies.
+    """
+    by_rows = X.flags.c_contiguous and not X.flags.f_contiguous
+    product: Array = _multiply_transposed(matrix, X.T) if by_rows else matrix @ X
+    return product
+
+
+def _multiply_transposed(matrix: Any, columns: Any) -> Any:
+    # Its import loads cuSPARSE.
+    from cupyx import cusparse
+
+    return cusparse.spmm(matrix, columns, transb=True)
 
 
 def _largest(entries: Any) -> float:

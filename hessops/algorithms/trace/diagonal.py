@@ -350,11 +350,9 @@ def diagonal_steps(
         moments = block if moments is None else moments.merged(block)
         done += count
         step += 1
-        norm = _norm(A.domain, moments.mean)
+        norm, error = _norms(A.domain, moments.mean, moments.standard_errors(done))
         require_finite(np.asarray(norm), done, A)
-        yield DiagonalState(
-            step, done, moments, norm, _norm(A.domain, moments.standard_errors(done))
-        )
+        yield DiagonalState(step, done, moments, norm, error)
 
 
 def _of_block(
@@ -391,10 +389,14 @@ def _fourth_root_of_sum(left: Array, right: Array) -> Array:
     return root
 
 
-def _norm(space: Space, vector: Array) -> float:
-    moduli = space.xp.abs(vector)[:, None]
+def _norms(space: Space, *vectors: Array) -> list[float]:
+    """Return the norms of vectors whose squares may leave the range of numbers; waits once."""
+    xp = space.xp
+    moduli = xp.stack([xp.abs(vector) for vector in vectors], axis=1)
     # Sums of moduli stay within range where those of squares leave it.
-    total = float(to_numpy(space.column_inner(moduli, space.xp.ones_like(moduli)))[0])
-    if not 0 < total < math.inf:
-        return total
-    return total * math.sqrt(float(to_numpy(space.column_norms_squared(moduli / total))[0]))
+    totals = space.column_inner(moduli, xp.ones_like(moduli))
+    with np.errstate(invalid="ignore"):  # infinite totals are returned as they are
+        shares = space.column_norms_squared(moduli / _or_one(totals))
+    sums, squares = to_numpy(xp.stack([totals, shares]))
+    finite = (sums > 0) & (sums < math.inf)
+    return [float(norm) for norm in np.where(finite, sums * np.sqrt(squares), sums)]
