@@ -26,12 +26,16 @@ __all__ = [
     "is_array",
     "is_complex",
     "is_floating",
+    "is_on_host",
     "namespace",
     "numpy_dtype",
     "numpy_namespace",
     "plain",
     "to_numpy",
 ]
+
+# Of the kinds of devices that DLPack numbers, the host's.
+_CPU = 1
 
 DType: TypeAlias = Any
 """A data type object of some array library; libraries share no base class for it."""
@@ -87,6 +91,12 @@ def is_complex(xp: ModuleType, dtype: DType) -> bool:
 def is_floating(xp: ModuleType, dtype: DType) -> bool:
     """Tell whether `dtype` is a real or complex floating type."""
     return bool(xp.isdtype(dtype, ("real floating", "complex floating")))
+
+
+def is_on_host(array: Any) -> bool:
+    """Tell whether an array lies in memory that the processor reads."""
+    kind, _number = array.__dlpack_device__()
+    return int(kind) == _CPU
 
 
 def dtype_name(dtype: DType) -> str:

@@ -59,6 +59,8 @@ class LinearOperator(ABC):
 
     returns_own_memory: bool = False
     """Whether a product lies in memory that nothing else refers to, so that it may be overwritten."""
+    asymmetry: tuple[float, float] | None = None
+    """max |A - A^H| and max |A| of an operator whose entries were looked at, else None."""
 
     algebra: ClassVar[Algebra]
     """What ``+ * @ .H`` build; ``hessops.operators.algebra``, which knows the nodes, sets it."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-__all__ = ["ProbeKind", "Purpose", "RandomState", "Stream", "draw", "seed_from"]
+__all__ = ["ProbeKind", "Purpose", "RandomState", "Stream", "draw", "require_kind", "seed_from"]
 
 ProbeKind: TypeAlias = Literal["rademacher", "steinhaus", "normal", "sphere"]
 """Distribution of a probe's entries; all have mean zero and E[z z^H] = I."""
@@ -159,17 +159,10 @@ def draw(
     ValueError
         If `kind` is unknown, or 'steinhaus' is asked of a real operator.
     """
-    if kind not in get_args(ProbeKind):
-        raise ValueError(
-            f"probe={kind!r} is unknown; choose one of {', '.join(get_args(ProbeKind))}"
-        )
+    require_kind(kind, complex_valued=complex_valued)
     if kind == "rademacher":
         return _signs(stream, probe, start, stop)
     if kind == "steinhaus":
-        if not complex_valued:
-            raise ValueError(
-                "probe='steinhaus' draws complex numbers and this operator is real; use 'rademacher'"
-            )
         phase = 2 * np.pi * _uniform(stream, probe, start, stop, part=0)
         return np.cos(phase) + 1j * np.sin(phase)
     normal = np.asarray(ndtri(_uniform(stream, probe, start, stop, part=0)))
@@ -177,6 +170,18 @@ def draw(
         imaginary = ndtri(_uniform(stream, probe, start, stop, part=1))
         return np.asarray((normal + 1j * imaginary) / np.sqrt(2))
     return normal
+
+
+def require_kind(kind: str, *, complex_valued: bool) -> None:
+    """Raise if probes are of no known kind, or of one that a real operator has no use for."""
+    if kind not in get_args(ProbeKind):
+        raise ValueError(
+            f"probe={kind!r} is unknown; choose one of {', '.join(get_args(ProbeKind))}"
+        )
+    if kind == "steinhaus" and not complex_valued:
+        raise ValueError(
+            "probe='steinhaus' draws complex numbers and this operator is real; use 'rademacher'"
+        )
 
 
 def _signs(stream: Stream, probe: int, start: int, stop: int) -> NDArray[np.int8]:
@@ -189,6 +194,7 @@ def _signs(stream: Stream, probe: int, start: int, stop: int) -> NDArray[np.int8
 
 
 def _uniform(stream: Stream, probe: int, start: int, stop: int, part: int) -> NDArray[np.float64]:
-    # The upper 53 bits, centred, so that neither 0 nor 1 is ever drawn.
+    # The upper 52 bits, centred, so that neither 0 nor 1 is ever drawn; with 53 bits, the half would
+    # be rounded away, and the largest word would give 1.
     words = stream.words(probe, start, stop, part)
-    return ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

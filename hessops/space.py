@@ -31,7 +31,8 @@ from hessops.arrays import (
 )
 from hessops.blocks.column_sweeps import inner_products, scaled, subtracted
 from hessops.comm import Communicator, SerialComm
-from hessops.random import ProbeKind, Stream, draw
+from hessops.probes import fill_probes
+from hessops.random import ProbeKind, Stream
 
 __all__ = ["ArraySpace", "Space"]
 
@@ -225,17 +226,15 @@ class ArraySpace:
 
     def unit_vectors(self, start: int, stop: int) -> Array:
         """Return columns `start` to `stop` of the identity, shape (local_dim, stop - start)."""
-        rows = np.arange(self.first_row, self.first_row + self.local_dim)
-        return self.from_host((rows[:, None] == np.arange(start, stop)).astype(np.float64))
+        last = self.first_row + self.local_dim
+        rows = self.xp.arange(self.first_row, last, device=self.device)
+        columns = self.xp.arange(start, stop, device=self.device)
+        return self.coefficients(rows[:, None] == columns[None, :])
 
     def probes(self, stream: Stream, indices: range, kind: ProbeKind) -> Array:
         """Return the random vectors `indices` of a stream, shape (local_dim, len(indices))."""
-        complex_valued = is_complex(self.xp, self.dtype)
-        start, stop = self.first_row, self.first_row + self.local_dim
         block = self.zeros(len(indices))
-        for column, probe in enumerate(indices):
-            entries = draw(stream, probe, start, stop, kind, complex_valued=complex_valued)
-            block[:, column] = self.from_host(entries)
+        fill_probes(block, stream, indices, kind, first_row=self.first_row)
         if kind == "sphere":
             norms = self.xp.sqrt(self.column_norms_squared(block))
             block = block * self.coefficients(float(np.sqrt(self.dim)) / norms)
@@ -383,7 +382,8 @@ class ArraySpace:
 
     def __repr__(self) -> str:
         place = "" if self.device is None else f" on {self.device}"
-        return f"ArraySpace({self.dim}, {dtype_name(self.dtype)}, {_library(self.xp)}{place})"
+        name, dtype = type(self).__name__, dtype_name(self.dtype)
+        return f"{name}({self.dim}, {dtype}, {_library(self.xp)}{place})"
 
     def _require_ranges(self) -> None:
         first, last = self.rows or (0, self.dim)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from hessops.arrays import (
     plain,
     to_numpy,
 )
+from hessops.backends import backends_for
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.operators.declared import Declared, floating_dtype, require_as_declared, shape_pair
@@ -56,8 +56,8 @@ def aslinearoperator(
     Parameters
     ----------
     obj : object
-        A `LinearOperator`; a dense array of any array API library (NumPy, CuPy, torch); a SciPy
-        sparse matrix or array of any format; a SciPy or CuPy ``LinearOperator``; any object with
+        A `LinearOperator`; a dense array of any array API library (NumPy, CuPy, torch); a SciPy or
+        CuPy sparse matrix or array of any format; a SciPy or CuPy ``LinearOperator``; any object with
         ``shape`` and ``@``; a function (with `shape`); or what an installed backend converts, such
         as ``(model, loss, data)`` for PyTorch.
     self_adjoint : bool, optional
@@ -308,13 +308,12 @@ def _from_function(
 def _from_backend(obj: Any) -> LinearOperator | None:
     """Ask the backend that is registered for the library which the type of `obj` comes from."""
     example = obj[0] if isinstance(obj, tuple) and obj else obj
-    libraries = {base.__module__.partition(".")[0] for base in type(example).__mro__}
-    for entry in entry_points(group="hessops.backends"):
-        if entry.name in libraries:
-            converted = entry.load().convert(obj)
+    libraries = dict.fromkeys(base.__module__.partition(".")[0] for base in type(example).__mro__)
+    for library in libraries:
+        for backend in backends_for(library):
+            converted: LinearOperator | None = backend.convert(obj)
             if converted is not None:
-                operator: LinearOperator = converted
-                return operator
+                return converted
     return None
 
 

@@ -19,7 +19,13 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def _has_gpu() -> bool:
+def _has_gpu(library) -> bool:
+    if library == "cupy":
+        cupy = pytest.importorskip("cupy", reason="needs CuPy with a CUDA device")
+        try:
+            return cupy.cuda.runtime.getDeviceCount() > 0
+        except cupy.cuda.runtime.CUDARuntimeError:  # no driver
+            return False
     torch = pytest.importorskip("torch", reason="needs PyTorch with a CUDA device")
     return torch.cuda.is_available()
 
@@ -27,5 +33,7 @@ def _has_gpu() -> bool:
 def pytest_runtest_setup(item):
     if item.get_closest_marker("data") and not DATA.is_dir():
         pytest.skip(f"needs the real data in {DATA}: set HESSOPS_DATA")
-    if item.get_closest_marker("gpu") and not _has_gpu():
+    # @pytest.mark.gpu asks for PyTorch's, @pytest.mark.gpu("cupy") for CuPy's.
+    marker = item.get_closest_marker("gpu")
+    if marker and not _has_gpu(*marker.args or ["torch"]):
         pytest.skip("needs a CUDA device")

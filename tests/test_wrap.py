@@ -37,8 +37,8 @@ from hessops import (
     aslinearoperator,
     check_operator,
     to_scipy,
-    wrap,
 )
+from hessops import backends as backends_of_libraries
 from hessops.arrays import dtype_name
 
 needs_torch = pytest.mark.skipif("torch" not in LIBRARIES, reason="needs PyTorch")
@@ -380,10 +380,12 @@ def backends(monkeypatch):
 
     def install(*entries):
         groups = {"hessops.backends": entries}
-        monkeypatch.setattr(wrap, "entry_points", lambda group: groups[group])
+        monkeypatch.setattr(backends_of_libraries, "entry_points", lambda group: groups[group])
+        backends_of_libraries.backends_for.cache_clear()
 
     monkeypatch.setattr(Gadget, "__module__", "gadgets.core")
-    return install
+    yield install
+    backends_of_libraries.backends_for.cache_clear()
 
 
 def test_a_backend_converts_the_types_of_its_library(backends):

@@ -24,5 +24,6 @@ except ImportError as error:
 from hessops_torch.convert import convert
 from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.parameters import ParameterSpace
+from hessops_torch.probes import fill_probes
 
-__all__ = ["Hessian", "ParameterSpace", "convert", "hessian"]
+__all__ = ["Hessian", "ParameterSpace", "convert", "fill_probes", "hessian"]

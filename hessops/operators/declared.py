@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.arrays import DType, dtype_name
+from hessops.arrays import DType, dtype_name, eps
 from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.operators.elementary import DeclaredOperator
@@ -55,6 +55,8 @@ class Declared:
     def applied_to(self, operator: LinearOperator) -> LinearOperator:
         """Return an operator with the declarations added to what is known, which False drops."""
         known = operator.structure
+        if operator.asymmetry is not None:
+            self.held_against(*operator.asymmetry, eps(operator.xp, operator.dtype))
         if self.self_adjoint is not None and not self.self_adjoint:
             return DeclaredOperator(operator, GENERAL) if known.self_adjoint else operator
         more = Structure(

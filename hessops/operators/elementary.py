@@ -45,7 +45,14 @@ def space_like(array: Array, dim: int) -> ArraySpace:
     """Return the space of `dim` entries in the library, precision and device of `array`."""
     xp = namespace(array)
     place = None if xp is numpy_namespace else device(array)
-    return ArraySpace(dim, array.dtype, xp, place)
+    space = ArraySpace(dim, array.dtype, xp, place)
+    if space.device != place:
+        # CuPy makes arrays on the device that is current, whatever one asks for.
+        raise ValueError(
+            f"the array lives on {place}, but its library puts new ones on {space.device}: make "
+            f"{place} the current device, here and for all work with the operator"
+        )
+    return space
 
 
 def require_finite_entries(array: Array, name: str) -> None:
@@ -117,7 +124,7 @@ class Diagonal(LinearOperator):
         require_finite_entries(values, "the diagonal")
         space = space_like(values, values.shape[0])
         real = not is_complex(space.xp, values.dtype)
-        smallest = float(np.min(to_numpy(values))) if real else -1.0
+        smallest = float(space.xp.min(values)) if real else -1.0
         structure = Structure(self_adjoint=real, positive_semidefinite=smallest >= 0)
         super().__init__(space, structure=structure)
         self.values = values

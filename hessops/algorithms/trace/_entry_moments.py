@@ -11,10 +11,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from hessops.arrays import Array, is_complex, namespace, to_numpy
 from hessops.space import Space
 
-__all__ = ["EntryMoments", "entry_norm", "entry_samples", "or_one"]
+__all__ = ["EntryMoments", "entry_norms", "entry_samples", "or_one"]
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,17 @@ def entry_samples(space: Space, Z: Array, product: Array) -> Array:
     return samples
 
 
-def entry_norm(space: Space, vector: Array) -> float:
-    """Return the 2-norm of a vector, whose squares may leave the range."""
-    moduli = space.xp.abs(vector)[:, None]
+def entry_norms(space: Space, *vectors: Array) -> list[float]:
+    """Return the 2-norms of vectors whose squares may leave the range of numbers; waits once."""
+    xp = space.xp
+    moduli = xp.stack([xp.abs(vector) for vector in vectors], axis=1)
     # Sums of moduli stay within range where those of squares leave it.
-    total = float(to_numpy(space.column_inner(moduli, space.xp.ones_like(moduli)))[0])
-    if not 0 < total < math.inf:
-        return total
-    return total * math.sqrt(float(to_numpy(space.column_norms_squared(moduli / total))[0]))
+    totals = space.column_inner(moduli, xp.ones_like(moduli))
+    with np.errstate(invalid="ignore"):  # infinite totals are returned as they are
+        shares = space.column_norms_squared(moduli / or_one(totals))
+    sums, squares = to_numpy(xp.stack([totals, shares]))
+    finite = (sums > 0) & (sums < math.inf)
+    return [float(norm) for norm in np.where(finite, sums * np.sqrt(squares), sums)]
 
 
 def or_one(sizes: Array) -> Array:

@@ -26,7 +26,7 @@ from hessops.algorithms.trace._control_split import (
     pilot_probes,
     split,
 )
-from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norm, entry_samples, or_one
+from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norms, entry_samples, or_one
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import paired_strata
 from hessops.arrays import Array, HostArray, is_array, is_complex, namespace, to_numpy
@@ -118,7 +118,7 @@ def _widened(A: LinearOperator, vector: Array | None, name: str) -> Array | None
         found = f"shape {tuple(vector.shape)}" if is_array(vector) else type(vector).__name__
         raise ValueError(f"the {name} must be an array of shape ({space.local_dim},), got {found}")
     column = space.validate(vector[:, None])[:, 0]
-    if not math.isfinite(entry_norm(space, column)):
+    if not math.isfinite(entry_norms(space, column)[0]):
         raise ValueError(f"the {name} holds NaN or infinity")
     xp = space.xp
     wide: Array = xp.astype(column, xp.complex128 if is_complex(xp, space.dtype) else xp.float64)
@@ -285,7 +285,7 @@ class _Run:
     def known_error(self) -> float:
         """Return the 2-norm of the standard errors of B's diagonal."""
         errors = self.control.standard_errors
-        return 0.0 if errors is None else entry_norm(self.A.domain, errors)
+        return 0.0 if errors is None else entry_norms(self.A.domain, errors)[0]
 
     def take_pilot(self, a: Array, b: Array, slopes: HostArray, correlation: float) -> None:
         """Begin with the pilot's samples."""
@@ -334,7 +334,7 @@ class _Run:
             total = space.xp.hypot(errors, of_control)
             freedom = _joined_freedom(errors, freedom, of_control, its_freedom, total)
             errors = total
-        norm = entry_norm(space, values)
+        norm, error_norm = entry_norms(space, values, errors)
         require_finite(np.asarray(norm), count, self.A)
         return DiagonalControlState(
             step=self.step,
@@ -349,7 +349,7 @@ class _Run:
             standard_errors=errors,
             freedom=freedom,
             norm=norm,
-            error_norm=entry_norm(space, errors),
+            error_norm=error_norm,
         )
 
     def _of_control(self) -> tuple[Array | None, Array | None, float | Array]:

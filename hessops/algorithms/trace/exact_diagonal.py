@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.algorithms.trace._entry_moments import entry_norm
+from hessops.algorithms.trace._entry_moments import entry_norms
 from hessops.arrays import Array, eps
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
@@ -74,6 +74,6 @@ def exact_diagonal_steps(
         here = xp.abs(xp.sum(E, axis=1)) == 1
         missing = xp.where(here, xp.zeros_like(missing), missing)
         errors = eps(xp, space.dtype) * xp.abs(values) + missing
-        norm = entry_norm(space, values)
+        norm, error_norm = entry_norms(space, values, errors)
         require_finite(np.asarray(norm), stop, A)
-        yield ExactDiagonalState(step, stop, values, errors, norm, entry_norm(space, errors))
+        yield ExactDiagonalState(step, stop, values, errors, norm, error_norm)

@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norm, entry_samples
+from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norms, entry_samples
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import strata
 from hessops.arrays import Array
@@ -106,10 +106,10 @@ def diagonal_steps(
         samples = _of_terms(A, stream, indices, probe, stratify, known if step == 1 else None)
         block = EntryMoments.of(samples)
         moments = block if moments is None else moments.merged(block)
-        norm = entry_norm(A.domain, moments.mean)
+        errors = moments.standard_errors(indices.stop)
+        norm, error_norm = entry_norms(A.domain, moments.mean, errors)
         require_finite(np.asarray(norm), indices.stop, A)
-        errors = entry_norm(A.domain, moments.standard_errors(indices.stop))
-        yield DiagonalState(step, indices.stop, moments, norm, errors)
+        yield DiagonalState(step, indices.stop, moments, norm, error_norm)
 
 
 def _of_terms(

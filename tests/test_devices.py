@@ -1,0 +1,199 @@
+"""Every verb on every array library and device: NumPy's results, from vectors that stay there."""
+
+import dataclasses
+import inspect
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from devices import copy_to_host, every_device, place_on, watch
+from strategies import norm, normal, with_spectrum
+
+import hessops
+from hessops import ConvergenceWarning, LinearOperator
+from hessops.arrays import device as device_of
+from hessops.arrays import is_array, namespace
+from hessops.record import History
+
+# A prime, so that no small array has a side of this length.
+DIM = 101
+EIGENVALUES = np.concatenate([np.linspace(1.0, 3.0, DIM - 3), [5.0, 7.0, 9.0]])
+# What is computed otherwise than on the host differs by roundings of numbers up to this size.
+SIZE = 1e3
+ROUNDING = 1e-10
+
+
+@dataclass
+class Problem:
+    """Operators and vectors of one library on one device."""
+
+    S: LinearOperator  # positive definite
+    G: LinearOperator  # general
+    b: Any
+    products: int = 0
+
+    @classmethod
+    def on(cls, put, dtype):
+        spd, general = with_spectrum(EIGENVALUES, 0, dtype), normal(1, (DIM, DIM), dtype)
+        S = hessops.aslinearoperator(put(spd), positive_semidefinite=True)
+        problem = cls(S, hessops.aslinearoperator(put(general)), put(normal(2, (DIM, 2), dtype)))
+        for operator in (problem.S, problem.G):
+            for hook in ("_apply", "_apply_adjoint"):
+                setattr(operator, hook, problem.counted(getattr(operator, hook)))
+        return problem
+
+    def counted(self, product):
+        def multiply(X):
+            self.products += 1
+            return product(X)
+
+        return multiply
+
+
+def run_trace(method, **options):
+    return lambda p: hessops.trace(p.S, method=method, rng=0, **options)
+
+
+# Each verb, and how often at most it waits for the device in a product with a block: once where the
+# recurrence is one of inner products, more often where whole blocks are made orthonormal. Lanczos
+# runs without reorthogonalisation end early, before roundings have grown to errors.
+RUNS = {
+    "check_operator": (lambda p: hessops.check_operator(p.G, rng=0), 3),
+    "cg": (lambda p: hessops.cg(p.S, p.b), 1),
+    "condition_number": (lambda p: hessops.condition_number(p.S, rng=0), 1),
+    "diagonal": (lambda p: hessops.diagonal(p.S, num_probes=60, block_size=20, rng=0), 1),
+    "effective_dimension": (lambda p: hessops.effective_dimension(p.S, 0.1, rng=0), 1),
+    "eigenvalue_count": (lambda p: hessops.eigenvalue_count(p.S, (4.0, 8.0), rng=0), 1),
+    "eigsh": (lambda p: hessops.eigsh(p.S, 3, rng=0), 1),
+    "eigsh restarted": (lambda p: hessops.eigsh(p.S, 3, max_basis=12, tol=1e-7, rng=0), 1),
+    "eigsh in blocks": (lambda p: hessops.eigsh(p.S, 3, block_size=2, tol=1e-7, rng=0), 2),
+    "estrada_index": (lambda p: hessops.estrada_index(p.S, num_steps=10, rng=0), 1),
+    "frobenius_norm": (lambda p: hessops.frobenius_norm(p.G, rng=0), 1),
+    "inverse": (lambda p: hessops.inverse(p.S), 1),
+    "lanczos": (lambda p: hessops.lanczos(p.S, num_steps=20, rng=0), 1),
+    "logdet": (lambda p: hessops.logdet(p.S, num_steps=10, rng=0), 1),
+    "matrix_function": (lambda p: hessops.matrix_function(p.S, np.exp, p.b), 1),
+    "minres": (lambda p: hessops.minres(p.S, p.b), 1),
+    "nuclear_norm": (lambda p: hessops.nuclear_norm(p.G, num_steps=10, rng=0), 1),
+    "numerical_rank": (lambda p: hessops.numerical_rank(p.S, 0.5, rng=0), 1),
+    "nystrom": (lambda p: hessops.nystrom(p.S, rank=5, rng=0), 6),
+    "nystrom_preconditioner": (
+        lambda p: hessops.nystrom_preconditioner(p.S, 5, shift=0.1, rng=0),
+        6,
+    ),
+    "power_iteration": (lambda p: hessops.power_iteration(p.S, num_eigenpairs=3, rng=0), 4),
+    "power_iteration deflated": (
+        lambda p: hessops.power_iteration(p.S, num_eigenpairs=2, method="deflated", rng=0),
+        5,
+    ),
+    "randomized_eigh": (lambda p: hessops.randomized_eigh(p.S, 3, rng=0), 7),
+    "randomized_svd": (lambda p: hessops.randomized_svd(p.G, 3, rng=0), 7),
+    "schatten_norm": (lambda p: hessops.schatten_norm(p.G, 4, num_steps=10, rng=0), 1),
+    "spectral_density": (lambda p: hessops.spectral_density(p.S, num_steps=10, rng=0), 1),
+    "spectral_norm": (lambda p: hessops.spectral_norm(p.G, rng=0), 1),
+    "trace": (lambda p: hessops.trace(p.S, num_probes=60, rng=0), 1),
+    "trace of normal probes": (
+        lambda p: hessops.trace(p.S, num_probes=60, probe="sphere", rng=0),
+        1,
+    ),
+    "trace by hutchpp": (run_trace("hutchpp", max_products=60), 3),
+    "trace by xtrace": (run_trace("xtrace", max_products=60), 4),
+    "trace by xnystrace": (run_trace("xnystrace", max_products=60), 3),
+    "trace with a control": (lambda p: hessops.trace(p.S, control=(p.S, 5.0), rng=0), 1),
+    "trace, exact": (run_trace("exact"), 1),
+    "trace_function": (lambda p: hessops.trace_function(p.S, np.sqrt, num_steps=10, rng=0), 1),
+    "trace_inverse": (lambda p: hessops.trace_inverse(p.S, num_steps=10, rng=0), 1),
+}
+# These make operators, or look at results on the host.
+NO_VERBS = {"aslinearoperator", "cdf_band", "haydock", "kernel_polynomial", "load", "to_scipy"}
+NO_VERBS |= {"wasserstein"}
+UP_TO_PHASE = {"eigenvectors", "U", "V"}
+REFERENCES: dict[tuple[str, str], Any] = {}
+
+
+def result_of(run, problem):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return run(problem)
+
+
+def reference(name, dtype):
+    if (name, dtype) not in REFERENCES:
+        problem = Problem.on(np.asarray, dtype)
+        REFERENCES[name, dtype] = result_of(RUNS[name][0], problem), problem
+    return REFERENCES[name, dtype]
+
+
+def leaves(value, b, path="result"):
+    """Yield the names of all arrays and numbers of a result and them; of operators, products with b."""
+    value = value @ b if isinstance(value, LinearOperator) else value
+    if dataclasses.is_dataclass(value):
+        names = {field.name for field in dataclasses.fields(value)} - {"seconds"}
+        parts = {name: getattr(value, name) for name in sorted(names)}
+    elif isinstance(value, History):
+        parts = {column: value[column] for column in ("step", "num_products", "estimate")}
+    elif isinstance(value, tuple | list):
+        parts = dict(enumerate(value))
+    else:
+        parts = value if isinstance(value, dict) else {}
+        if is_array(value) or isinstance(value, int | float | complex):
+            yield path, value
+    for name, part in parts.items():
+        yield from leaves(part, b, f"{path}.{name}")
+
+
+def assert_same(path, found, expected, b):
+    """Assert that two arrays or numbers are equal to rounding, the first on the device of b if long."""
+    if DIM in np.shape(expected):
+        assert namespace(found) is namespace(b), path
+        assert device_of(found) == device_of(b), path
+    found = copy_to_host(found) if is_array(found) else found
+    if path.rpartition(".")[2] in UP_TO_PHASE:
+        inner = np.sum(found.conj() * expected, axis=0)
+        found = found * (inner / np.abs(inner))
+    if np.asarray(expected).dtype.kind in "fc":
+        np.testing.assert_allclose(found, expected, ROUNDING, ROUNDING * SIZE, err_msg=path)
+    else:
+        np.testing.assert_array_equal(found, expected, err_msg=path)
+
+
+def test_every_verb_is_here():
+    verbs = {name for name in hessops.__all__ if inspect.isfunction(getattr(hessops, name))}
+    assert verbs - NO_VERBS <= {name.replace(",", " ").split()[0] for name in RUNS}
+
+
+@every_device
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize("name", RUNS)
+def test_results_are_numpys_and_vectors_stay_on_the_device(monkeypatch, device, dtype, name):
+    run, waits_a_product = RUNS[name]
+    expected, on_host = reference(name, dtype)
+    problem = Problem.on(place_on(device), dtype)
+    crossings = watch(monkeypatch)
+    found = result_of(run, problem)
+    if device != "cpu":
+        assert problem.products == on_host.products
+    # What every run waits for but once: norms of what it starts with, the residuals that it ends with.
+    assert crossings.waits <= waits_a_product * problem.products + 4
+    # Coefficients, and which columns go on.
+    assert len(crossings.to_device) <= 2 * crossings.waits + 2
+    for shape in crossings.to_host + crossings.to_device:
+        assert DIM not in shape, "a vector was copied between host and device"
+    found, expected = dict(leaves(found, problem.b)), dict(leaves(expected, on_host.b))
+    assert list(found) == list(expected)
+    for path, leaf in expected.items():
+        assert_same(path, found[path], leaf, problem.b)
+
+
+@every_device
+def test_results_on_a_device_print_and_are_saved(monkeypatch, tmp_path, device):
+    problem = Problem.on(place_on(device), "float64")
+    watch(monkeypatch)
+    result = hessops.eigsh(problem.S, 3, rng=0)
+    assert "residual" in str(result)
+    result.save(tmp_path / "pairs.npz")
+    again = hessops.load(tmp_path / "pairs.npz")
+    np.testing.assert_array_equal(again.eigenvalues, result.eigenvalues)
+    assert norm(again.eigenvectors - copy_to_host(result.eigenvectors)) == 0
