@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 _POLL = 0.001
-_NEW_FILES = 12
+_NEW_FILES = 5
 _SECONDS = 0.02
 
 
