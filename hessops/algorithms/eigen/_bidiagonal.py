@@ -13,7 +13,7 @@ __all__ = ["Bidiagonal", "SmallTriplets"]
 
 # Below this share of the largest, a singular value and its mirror image are no longer far apart: the
 # eigenvectors of the tridiagonal form may mix them, by rounding over that share.
-_APART = 1e-6
+_APART = 1e-10
 
 
 @dataclass(frozen=True)
