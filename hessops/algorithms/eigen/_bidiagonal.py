@@ -191,7 +191,7 @@ def _bordered(matrix: HostArray, column: HostArray, row: HostArray) -> HostArray
 def _turned(stray: HostArray, rows: HostArray, columns: HostArray) -> tuple[HostArray, HostArray]:
     """Return a matrix in new bases, and the norms of the columns of what they do not hold."""
     image = stray @ columns
-    inside = rows.T @ image
+    inside = np.conjugate(rows.T) @ image
     return inside, np.linalg.norm(image - rows @ inside, axis=0)
 
 
