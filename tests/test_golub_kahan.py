@@ -166,7 +166,7 @@ def test_a_restart_keeps_the_triplets_and_the_bidiagonal(size, seed, exhausted):
 
 
 @pytest.mark.parametrize("smallest", [False, True])
-@pytest.mark.parametrize("tiny", [1.0, 1e-4, 1e-9, 0.0])
+@pytest.mark.parametrize("tiny", [1.0, 1e-4, 1e-8, 1e-9, 1e-11, 0.0])
 def test_outermost_triplets_are_those_of_the_dense_matrix(smallest, tiny):
     small = Bidiagonal(np.linspace(1, 3, 30) * np.append(np.ones(29), tiny), np.zeros(30))
     small.betas = np.random.default_rng(0).uniform(-1, 1, 29)

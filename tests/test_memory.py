@@ -46,6 +46,19 @@ def test_lanczos_without_reorthogonalisation_takes_four_vectors():
     assert 3.9 <= peak_vectors(lanczos, n) <= 4.2
 
 
+@pytest.mark.parametrize("count", [4, 12])
+def test_lobpcg_takes_twelve_blocks(count):
+    n = 50_000
+    A = ramp(n)
+
+    def lobpcg():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            hessops.lobpcg(A, count - 1, preconditioner=A, max_steps=25, tol=1e-15, rng=0)
+
+    assert 11.5 * count <= peak_vectors(lobpcg, n) <= 12.2 * count
+
+
 def test_eigsh_takes_its_basis_and_an_eighth():
     n, steps, k = 20_000, 160, 2
     A = ramp(n)

@@ -13,7 +13,7 @@ __all__ = ["Bidiagonal", "SmallTriplets"]
 
 # Below this share of the largest, a singular value and its mirror image are no longer far apart: the
 # eigenvectors of the tridiagonal form may mix them, by rounding over that share.
-_APART = 1e-6
+_APART = 1e-10
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _bordered(matrix: HostArray, column: HostArray, row: HostArray) -> HostArray
 def _turned(stray: HostArray, rows: HostArray, columns: HostArray) -> tuple[HostArray, HostArray]:
     """Return a matrix in new bases, and the norms of the columns of what they do not hold."""
     image = stray @ columns
-    inside = rows.T @ image
+    inside = np.conjugate(rows.T) @ image
     return inside, np.linalg.norm(image - rows @ inside, axis=0)
 
 

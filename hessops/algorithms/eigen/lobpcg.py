@@ -53,7 +53,7 @@ def lobpcg(
     """Compute `k` eigenpairs at one end of the spectrum, with a preconditioner if there is one.
 
     Costs one product for every column of the block that has not converged, with `A` and with the
-    preconditioner each, a step; and `k` products with `A` to verify the residuals. About 11 blocks of
+    preconditioner each, a step; and `k` products with `A` to verify the residuals. 12 blocks of
     memory, however many steps it takes. Without a preconditioner prefer `eigsh`, which takes fewer
     products.
 

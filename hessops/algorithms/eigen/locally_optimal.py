@@ -31,6 +31,8 @@ __all__ = ["LobpcgState", "lobpcg_steps"]
 
 # Rotations of orthonormal blocks add a few roundings each.
 _STRAIGHTEN = 20
+# What is left of a unit vector that was orthogonal but for rounding is more than that.
+_STILL_THERE = 0.5
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def lobpcg_steps(
 
     A step multiplies one block by A and one by the preconditioner, each of as many columns as have not
     converged; a handful of reductions and copies to the host make and solve the small problem. Storage
-    is about 11 blocks.
+    is 12 blocks.
 
     Parameters
     ----------
@@ -112,13 +114,14 @@ def lobpcg_steps(
         If products show that the operator is not self-adjoint.
     """
     space, count = A.domain, start.shape[1]
-    X = complete_orthonormal(space, orthonormalize(space, start), count, stream)
+    # Blocks are let go as soon as they have served.
+    blocks = [complete_orthonormal(space, orthonormalize(space, start), count, stream)]
+    del start
     engine = _LocallyOptimal(A, preconditioner, count, largest, tol)
-    while X.shape[1] > 0:
-        engine.expand(X)
-        state = engine.solve()
-        yield state
-        X = engine.directions(state, stream)
+    while blocks[0].shape[1] > 0:
+        engine.expand(blocks.pop())
+        yield engine.solve()
+        blocks.append(engine.directions(stream))
 
 
 class _LocallyOptimal:
@@ -140,6 +143,7 @@ class _LocallyOptimal:
         self.small: HostArray = np.zeros((0, 0))
         self.step = self.num_products = self.num_preconditioned = 0
         self.size = 0.0
+        self._residual, self._norms = space.zeros(0), np.zeros(0)
         self._eps = eps(A.xp, A.dtype)
         self._drawn = count
 
@@ -170,8 +174,8 @@ class _LocallyOptimal:
         coefficients = space.from_host(chosen)
         X, product = (basis.combined(coefficients) for basis in (self.basis, self.products))
         ritz = values[: self.count]
-        residual = product - X * space.from_host(ritz)
-        norms = np.sqrt(to_numpy(space.column_norms_squared(residual)))
+        self._residual = product - X * space.from_host(ritz)
+        norms = self._norms = np.sqrt(to_numpy(space.column_norms_squared(self._residual)))
         require_finite(norms, self.num_products, self.operator)
         norms_of_products = np.hypot(ritz, norms)
         self.size = max(self.size, float(np.max(np.abs(values))), float(norms_of_products.max()))
@@ -190,20 +194,19 @@ class _LocallyOptimal:
             self.size,
         )
 
-    def directions(self, state: LobpcgState, stream: Stream) -> Array:
+    def directions(self, stream: Stream) -> Array:
         """Return what the preconditioned residuals add to the basis; random vectors if nothing."""
         space = self.operator.domain
-        active = self._active(state.residual_norms)
+        active = self._active(self._norms)
         room = space.dim - self.basis.size
         if room == 0 or len(active) == 0:
             return space.zeros(0)
         columns = space.xp.asarray(active, device=space.device)
         # Of norm 1, as what is left of them is small, and squares of it smaller.
-        scales = 1.0 / state.residual_norms[active]
-        R = space.xp.take(state.product, columns, axis=1) - space.xp.take(
-            state.X, columns, axis=1
-        ) * space.from_host(state.values[active])
-        W = self._preconditioned(R * space.from_host(scales))
+        scales = space.from_host(1.0 / self._norms[active])
+        blocks = [space.xp.take(self._residual, columns, axis=1) * scales]
+        self._residual = space.zeros(0)
+        W = self._preconditioned(blocks.pop())
         rest = orthonormal_rest(self.basis, W, self._negligible).block
         while rest.shape[1] == 0:
             W = space.probes(
@@ -241,15 +244,12 @@ class _LocallyOptimal:
         norms = np.linalg.norm(directions, axis=0)
         directions = directions[:, norms > ROUNDINGS * self._eps]
         directions = directions / np.linalg.norm(directions, axis=0)
-        for _ in range(2):
+        # The second time takes off what the division by small sizes has magnified.
+        for least in (ROUNDINGS * self._eps, _STILL_THERE):
             directions = directions - chosen @ (chosen.conj().T @ directions)
-        if directions.shape[1] == 0 or self.step == 1:
-            return np.zeros((len(chosen), 0))
-        left, sizes, _ = self.operator.domain.comm.broadcast(
-            np.linalg.svd(directions, full_matrices=False)
-        )
-        independent: HostArray = left[:, sizes > ROUNDINGS * self._eps]
-        return independent
+            left, sizes, _ = np.linalg.svd(directions, full_matrices=False)
+            directions = left[:, sizes > least]
+        return self.operator.domain.comm.broadcast(directions)
 
     def _rotate(self, kept: HostArray) -> None:
         """Replace the basis by orthonormal combinations of its vectors, and their products likewise."""
