@@ -26,6 +26,12 @@ class DeflatedDensity(SpectralDensity):
 
     Parameters
     ----------
+    nodes, weights, node_errors : numpy.ndarray, shape (num_probes, m)
+        As for every `SpectralDensity`; filled up with nodes of weight 0.
+    rounding : float
+        As there.
+    dim : int
+        As there.
     gauss_nodes, gauss_weights, gauss_couplings : numpy.ndarray, shape (num_probes, k)
         The Gauss rules of the single probes, before anything was taken out, and by how much each
         node is coupled to what the rule has not seen.

@@ -101,17 +101,11 @@ class Spectrum(Result):
     @cached_property
     def compressions(self) -> tuple[Compression, ...]:
         """Return the Krylov spaces; all else is read off them."""
+        small = zip(self.nodes, self.probes, self.couplings, strict=True)
+        known = zip(self.node_errors, self.node_steps, self.breadths, strict=True)
         return tuple(
-            Compression(
-                self.nodes[i],
-                self.probes[i],
-                self.couplings[i],
-                self.node_errors[i],
-                self.node_steps[i],
-                self.breadths[i],
-                self.rounding,
-            )
-            for i in range(len(self.nodes))
+            Compression(*one, *other, self.rounding)
+            for one, other in zip(small, known, strict=True)
         )
 
     @cached_property
@@ -263,10 +257,14 @@ class Spectrum(Result):
             If `f` is unknown, or a Ritz value lies where it is not defined or outside of `interval`.
         """
         function = spectral_function(f, derivative_signs)
-        known = known_bounds(self, interval)
+        known = known_bounds(
+            np.concatenate(self.nodes), self.rounding, interval, semidefinite=self.semidefinite
+        )
         rules = quadrature(function, self.compressions, self.deflation, known, self.bounds)
         estimate = self._estimate_of(rules.values)
-        status, trusted = quadrature_verdict(self, rules, estimate)
+        status, trusted = quadrature_verdict(
+            rules, estimate, self.num_steps, single=self.num_probes < 2 and not self.filled
+        )
         run = {**self._run(), "status": status, "converged": trusted}
         return TraceFunctionResult(
             value=float(estimate.value),
@@ -362,7 +360,8 @@ class Spectrum(Result):
         return {**super().to_dict(), "findings": [finding._asdict() for finding in self.report()]}
 
     def __str__(self) -> str:
-        return written(self)
+        title = f"Spectrum of {self.dim} eigenvalues ({self._cost()}): {self.status}"
+        return written(title, self.report())
 
     def _estimate(self, f: Callable[[HostArray], HostArray]) -> Estimate:
         deflation = self.deflation

@@ -4,18 +4,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
+from hessops.arrays import HostArray
+from hessops.density.deflated_density import DeflatedDensity
+from hessops.density.deflation import Deflation
 from hessops.result import Estimate, Interval
+from hessops.results.functions import TraceFunctionResult
+from hessops.results.norms import (
+    ConditionNumberResult,
+    EigenvalueCountResult,
+    FrobeniusNormResult,
+    SpectralNormResult,
+)
 
-if TYPE_CHECKING:
-    from hessops.results.spectrum import Spectrum
-
-__all__ = ["Finding", "findings", "written"]
+__all__ = ["Finding", "Numbers", "findings", "written"]
 
 # Beside the largest eigenvalue in modulus: what is worth more products.
 _UNCONVERGED = 1e-3
 _SCATTERED = 0.05
+
+
+class Numbers(Protocol):
+    """What the page is made of: a `Spectrum`, which imports this file."""
+
+    @property
+    def eigenvalues(self) -> HostArray: ...
+    @property
+    def residual_norms(self) -> HostArray: ...
+    @property
+    def error_bounds(self) -> HostArray: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def num_probes(self) -> int: ...
+    @property
+    def semidefinite(self) -> bool: ...
+    @property
+    def filled(self) -> bool: ...
+    @property
+    def rounding(self) -> float: ...
+    @property
+    def failure(self) -> float: ...
+    @property
+    def bounds(self) -> Interval: ...
+    @property
+    def trace(self) -> Estimate: ...
+    @property
+    def mean(self) -> Estimate: ...
+    @property
+    def stable_rank(self) -> Estimate: ...
+    @property
+    def density(self) -> DeflatedDensity: ...
+    @property
+    def deflation(self) -> Deflation: ...
+    @property
+    def frobenius_norm(self) -> FrobeniusNormResult: ...
+    @property
+    def spectral_norm(self) -> SpectralNormResult: ...
+    @property
+    def condition_number(self) -> ConditionNumberResult | None: ...
+    @property
+    def log_determinant(self) -> TraceFunctionResult | None: ...
+
+    def count_below(self, x: float = 0.0) -> EigenvalueCountResult: ...
 
 
 class Finding(NamedTuple):
@@ -42,7 +94,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def findings(spectrum: Spectrum) -> list[Finding]:
+def findings(spectrum: Numbers) -> list[Finding]:
     """Return what a spectrum shows, the most important first."""
     return [
         *_eigenvalues(spectrum),
@@ -56,11 +108,9 @@ def findings(spectrum: Spectrum) -> list[Finding]:
     ]
 
 
-def written(spectrum: Spectrum) -> str:
+def written(title: str, rows: list[Finding]) -> str:
     """Return the page."""
-    rows = findings(spectrum)
-    header = Finding("", "value", "error", "which is")
-    table = [header, *rows]
+    table = [Finding("", "value", "error", "which is"), *rows]
     widths = [max(len(row[column]) for row in table) for column in range(3)]
     lines = [
         "  ".join(
@@ -71,11 +121,10 @@ def written(spectrum: Spectrum) -> str:
     advice = list(dict.fromkeys(row.advice for row in rows if row.advice))
     if advice:
         lines += ["More products:", *(f"- {sentence}" for sentence in advice)]
-    title = f"Spectrum of {spectrum.dim} eigenvalues ({spectrum._cost()}): {spectrum.status}"
     return "\n".join([title, *(line.rstrip() for line in lines)])
 
 
-def _eigenvalues(spectrum: Spectrum) -> Iterator[Finding]:
+def _eigenvalues(spectrum: Numbers) -> Iterator[Finding]:
     values, residuals = spectrum.eigenvalues, spectrum.residual_norms
     bounds, allowed = spectrum.error_bounds, _UNCONVERGED * spectrum.spectral_norm.value
     # Of all eigenvalues, none is at the other end.
@@ -98,7 +147,7 @@ def _eigenvalues(spectrum: Spectrum) -> Iterator[Finding]:
         yield Finding(name, f"{value:.8g}", f"± {bounds[place]:.1g}", kind, advice)
 
 
-def _bounds(spectrum: Spectrum) -> Finding:
+def _bounds(spectrum: Numbers) -> Finding:
     low, high = spectrum.bounds
     kind = "certified: the basis is complete"
     if not spectrum.filled:
@@ -106,13 +155,13 @@ def _bounds(spectrum: Spectrum) -> Finding:
     return Finding("all eigenvalues in", f"[{low:.6g}, {high:.6g}]", "", kind)
 
 
-def _norm(spectrum: Spectrum) -> Finding:
+def _norm(spectrum: Numbers) -> Finding:
     norm = spectrum.spectral_norm
     within = f"[{norm.lower_bound:.6g}, {norm.upper_bound:.6g}]"
     return Finding("spectral norm", f"{norm.value:.8g}", within, "certified low, probable high")
 
 
-def _trace(spectrum: Spectrum) -> Finding:
+def _trace(spectrum: Numbers) -> Finding:
     trace = spectrum.trace
     half = float(trace.interval.high - trace.interval.low) / 2
     advice = ""
@@ -124,7 +173,7 @@ def _trace(spectrum: Spectrum) -> Finding:
     return Finding("trace", *_estimated(trace), _scatter(spectrum), advice)
 
 
-def _moments(spectrum: Spectrum) -> Iterator[Finding]:
+def _moments(spectrum: Numbers) -> Iterator[Finding]:
     mean = spectrum.mean
     scale = 1 / spectrum.dim
     low, high = spectrum.trace.interval
@@ -145,7 +194,7 @@ def _moments(spectrum: Spectrum) -> Iterator[Finding]:
     )
 
 
-def _log_determinant(spectrum: Spectrum) -> Finding:
+def _log_determinant(spectrum: Numbers) -> Finding:
     result = spectrum.log_determinant
     if result is None:
         return Finding("log-determinant", "none", "", "not positive definite to rounding")
@@ -158,7 +207,7 @@ def _log_determinant(spectrum: Spectrum) -> Finding:
     )
 
 
-def _condition(spectrum: Spectrum) -> Finding:
+def _condition(spectrum: Numbers) -> Finding:
     result = spectrum.condition_number
     if result is None:
         return Finding("condition number", "none", "", "not definite, or zero")
@@ -174,7 +223,7 @@ def _condition(spectrum: Spectrum) -> Finding:
     )
 
 
-def _negative(spectrum: Spectrum) -> Finding:
+def _negative(spectrum: Numbers) -> Finding:
     if spectrum.semidefinite:
         return Finding("eigenvalues below 0", "none", "", "declared positive semidefinite")
     count = spectrum.count_below(0.0)
@@ -198,7 +247,7 @@ def _interval(interval: Interval) -> str:
     return f"[{float(interval.low):.6g}, {float(interval.high):.6g}]"
 
 
-def _scatter(spectrum: Spectrum) -> str:
+def _scatter(spectrum: Numbers) -> str:
     if spectrum.filled:
         return "exact to rounding: all eigenvalues are known"
     settled = len(spectrum.deflation.nodes)
