@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
-from strategies import LIBRARIES, PLACES
+from strategies import COMPLEX, DTYPES, LIBRARIES, PLACES
 
-from hessops import device_probes
+from hessops import ArraySpace, device_probes, probes
 from hessops.arrays import to_numpy
 from hessops.device_probes import fill_on_device
 from hessops.philox import words
@@ -71,3 +71,41 @@ def test_what_the_host_refuses_is_refused():
         fill_on_device(block, Stream(0), range(1), "signs", first_row=0, inverse_normal=ndtri)
     with pytest.raises(ValueError, match="this operator is real; use 'rademacher'"):
         fill_on_device(block, Stream(0), range(1), "steinhaus", first_row=0, inverse_normal=ndtri)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_draws_the_hosts_probes_with_its_own_functions(device, dtype, kind):
+    torch = pytest.importorskip("torch")
+    from hessops_torch import fill_probes as fill_by_torch
+
+    if kind == "steinhaus" and dtype not in COMPLEX:
+        pytest.skip("of complex operators alone")
+    stream, indices = Stream(2**63 + 5, 3, 2**63 + 7), range(2, 9, 3)
+    host = np.zeros((5000, 3), dtype=dtype)
+    fill_probes(host, stream, indices, kind, first_row=900)
+    for layout in ("by rows", "by columns"):
+        block = torch.zeros((5000, 3), dtype=getattr(torch, dtype), device=device)
+        block = block.T.contiguous().T if layout == "by columns" else block
+        fill_by_torch(block, stream, indices, kind, first_row=900)
+        if kind == "rademacher":
+            assert np.array_equal(to_numpy(block), host)
+        else:
+            # torch's inverse of the normal distribution is off by up to 5 units in the last place.
+            rounding = 16 * np.finfo(dtype).eps
+            np.testing.assert_allclose(to_numpy(block), host, rtol=rounding, atol=rounding)
+
+
+@pytest.mark.gpu
+def test_a_space_of_cuda_vectors_draws_there(monkeypatch):
+    import torch
+
+    space = ArraySpace(1000, torch.float32, LIBRARIES["torch"], "cuda")
+    for kind in ("rademacher", "normal", "sphere"):
+        host = ArraySpace(1000, "float32").probes(Stream(3), range(4), kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(probes, "draw", None)  # the host's
+            found = space.probes(Stream(3), range(4), kind)
+        assert found.device == space.device
+        np.testing.assert_allclose(to_numpy(found), host, rtol=1e-6, atol=1e-6)

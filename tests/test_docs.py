@@ -1,5 +1,6 @@
 """The documentation runs: its code as written, its list of public names as exported."""
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -97,6 +98,15 @@ def test_docs_reference_lists_what_the_torch_backend_exports():
     pytest.importorskip("torch")
     hessops_torch = importlib.import_module("hessops_torch")
     assert listed("hessops_torch") == set(hessops_torch.__all__)
+
+
+def test_docs_reference_lists_what_the_cupy_backend_exports():
+    # Read, not imported, which would need CuPy.
+    package = Path(importlib.util.find_spec("hessops_cupy").origin)
+    exported = re.search(r"^__all__ = (\[.*?\])$", package.read_text(encoding="utf-8"), re.M | re.S)
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `hessops_cupy\.(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(ast.literal_eval(exported[1]))
 
 
 def test_docs_list_the_options_of_analyze():
