@@ -141,7 +141,8 @@ class ArraySpace:
     comm : Communicator, optional
         The ranks that share the vectors; a single process where not given.
     rows : tuple of int, optional
-        First and one past the last row held here; all of them where not given.
+        First and one past the last row held here. Where not given, every rank holds a copy of all
+        rows, as where only an operator's data are split, and nothing is summed over ranks.
     sections : mapping of str to tuple of int, optional
         Named, disjoint row ranges that cover all rows, such as the layers of a network.
 
@@ -248,24 +249,22 @@ class ArraySpace:
         with np.errstate(over="ignore", invalid="ignore"):
             products = [adjoint(X) @ Y for X in parts]
         joined = products[0] if len(products) == 1 else self.xp.concat(products, axis=-2)
-        return self.comm.all_reduce(joined)
+        return self._summed(joined)
 
     def column_inner(self, X: Array, Y: Array) -> Array:
         """Return the (k,) inner products of corresponding columns, in double precision."""
-        return self.comm.all_reduce(self._local_inner(X, Y))
+        return self._summed(self._local_inner(X, Y))
 
     def column_inners(self, *pairs: tuple[Array, Array]) -> Array:
         """Return `column_inner` of every pair of blocks, shape (len(pairs), k)."""
-        stacked: Array = self.xp.stack([self._local_inner(X, Y) for X, Y in pairs])
-        return self.comm.all_reduce(stacked)
+        return self._summed(self.xp.stack([self._local_inner(X, Y) for X, Y in pairs]))
 
     def section_inner(self, X: Array, Y: Array) -> Array:
         """Return the inner products within each section, shape (max(num_sections, 1), k)."""
         ranges = self.sections.values() if self.sections else [(0, self.dim)]
         parts = [self._local(start, stop) for start, stop in ranges]
         sums = [self._local_inner(X[rows, ...], Y[rows, ...]) for rows in parts]
-        stacked: Array = self.xp.stack(sums)
-        return self.comm.all_reduce(stacked)
+        return self._summed(self.xp.stack(sums))
 
     def from_host(self, array: HostArray) -> Array:
         """Return a host array in this space's library, device and dtype."""
@@ -316,7 +315,10 @@ class ArraySpace:
         """Tell whether blocks of `other` have the same rows, library, device and ranks."""
         same_rows = (self.dim, self.local_dim) == (other.dim, other.local_dim)
         same_place = self.xp is other.xp and self.device == other.device
-        return same_rows and same_place and self.comm == other.comm
+        # A rank may hold all rows alone, or copies of what the others hold.
+        copies = isinstance(other, ArraySpace) and (self.rows is None) == (other.rows is None)
+        same_ranks = self.comm == other.comm and (copies or self.comm.size == 1)
+        return same_rows and same_place and same_ranks
 
     def with_dtype(self, dtype: DType) -> ArraySpace:
         """Return the same space with vectors of another dtype."""
@@ -346,6 +348,9 @@ class ArraySpace:
         if ranges and not (adjoin and ends[-1] == self.dim):
             raise ValueError(f"the sections must cover the rows 0 to {self.dim} once")
 
+    def _summed(self, local: Array) -> Array:
+        return local if self.rows is None else self.comm.all_reduce(local)
+
     def _local_inner(self, X: Array, Y: Array) -> Array:
         """Return the inner products of this rank's rows, multiplied and summed in double precision.
 
@@ -353,9 +358,8 @@ class ArraySpace:
         """
         xp = self.xp
         complex_valued = is_complex(xp, xp.result_type(X.dtype, Y.dtype))
-        wide = xp.complex128 if complex_valued else xp.float64
+        wide, count = xp.complex128 if complex_valued else xp.float64, X.shape[0]
         # Chunk by chunk, so that no block is copied whole; an empty one still has a sum.
-        count = X.shape[0]
         step = max(1, _CHUNK // max(1, X.shape[1]), -(-count // _MOST_CHUNKS))
         chunks = [slice(first, min(first + step, count)) for first in range(0, max(1, count), step)]
         total, *others = (self._chunk_inner(X[rows, ...], Y[rows, ...], wide) for rows in chunks)

@@ -129,7 +129,7 @@ LAYERS = {
         "arrays", "errors", "random", "scalars", "statistics", "structure", "spectral_function",
         "bounds", r"bounds\.\w+",
     ],
-    "vectors": ["comm", "space", "blocks", r"blocks\.\w+"],
+    "vectors": ["comm", "space", "agreement", "blocks", r"blocks\.\w+"],
     "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],
     "results": [
         "record", "result", "results", r"results\.\w+", "density", r"density\.\w+",

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
@@ -33,10 +34,10 @@ from hessops.algorithms.eigen.thick_restart import (
     eigsh_steps,
     known_pairs,
 )
-from hessops.arrays import Array, HostArray, eps, numpy_dtype, to_numpy
+from hessops.arrays import Array, HostArray, eps, numpy_dtype
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, History, Outcome, require_finite, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
 from hessops.space import Space
@@ -146,7 +147,7 @@ def eigsh(
     block_size = min(block_size, space.dim)
     goal = eigsh_goal(operator, k, which, tol, block_size)
     limit = _basis_limit(space, k, block_size, max_basis)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     clock = time.perf_counter()
     search = _Search(operator, goal, limit, block_size, seed, max_steps or _MOST_STEPS, callback)
     outcome, checked = search.run(start, check_completeness=check_completeness)
@@ -307,11 +308,11 @@ def _verified(
     """Return Rayleigh quotients and true residual norms of approximate eigenvectors."""
     space = operator.domain
     product = operator.apply(vectors)
-    values = np.real(to_numpy(space.column_inner(vectors, product)))
+    values = np.real(to_host(space, space.column_inner(vectors, product)))
     require_finite(values, state.num_products + len(values), operator)
     _require_linear(operator, values, expected, state)
     residual = product - vectors * space.from_host(values)
-    return values, np.sqrt(to_numpy(space.column_norms_squared(residual)))
+    return values, np.sqrt(to_host(space, space.column_norms_squared(residual)))
 
 
 def _require_linear(

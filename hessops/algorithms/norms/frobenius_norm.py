@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import (
     default_block_size,
     require_in_range,
@@ -21,9 +22,8 @@ from hessops.algorithms._common import (
 from hessops.algorithms.norms._roots import power_rtol, root_error, root_interval
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.algorithms.trace.hutchinson import HutchinsonState
-from hessops.arrays import to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, require_finite, run
 from hessops.results.norms import FrobeniusNormResult
 from hessops.statistics import MeanVariance
@@ -106,7 +106,7 @@ def frobenius_norm(
     operator = aslinearoperator(A)
     require_positive(num_probes=num_probes, block_size=block_size)
     plan = ProbePlan[HutchinsonState](num_probes, power_rtol(rtol, 2.0), None, confidence)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     outcome = run(
         frobenius_steps(
             operator,
@@ -175,7 +175,7 @@ def frobenius_steps(
     while (end := num_probes() if callable(num_probes) else num_probes) is None or done < end:
         count = block_size if end is None else min(block_size, end - done)
         product = A.apply(A.domain.probes(stream, range(done, done + count), probe))
-        squares = to_numpy(A.codomain.column_norms_squared(product)).astype(np.float64)
+        squares = to_host(A.codomain, A.codomain.column_norms_squared(product)).astype(np.float64)
         done += count
         step += 1
         require_finite(squares, done, A)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     default_block_size,
     require_positive,
@@ -28,7 +29,7 @@ from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.algorithms.trace._terms import is_stratified, strata
 from hessops.arrays import Array, is_complex, namespace, to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, require_finite, run
 from hessops.result import Interval, Result
 from hessops.space import Space
@@ -271,7 +272,7 @@ def diagonal(
     tolerances = (1.0 if value is None else value for value in (rtol, atol))
     require_real(confidence=confidence, **dict(zip(("rtol", "atol"), tolerances, strict=True)))
     plan = ProbePlan[DiagonalState](num_probes, rtol, atol, confidence)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     states = diagonal_steps(
         operator,
         stream=Stream(seed, Purpose.DIAGONAL),
@@ -352,9 +353,8 @@ def diagonal_steps(
         step += 1
         norm = _norm(A.domain, moments.mean)
         require_finite(np.asarray(norm), done, A)
-        yield DiagonalState(
-            step, done, moments, norm, _norm(A.domain, moments.standard_errors(done))
-        )
+        error = _norm(A.domain, moments.standard_errors(done))
+        yield DiagonalState(step, done, moments, norm, error)
 
 
 def _of_block(
