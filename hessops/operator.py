@@ -184,11 +184,20 @@ class LinearOperator(ABC):
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):
-            return NotImplemented
+            return self._refuse_to_add(other)
         return self.algebra.add(self, other)
 
+    def __radd__(self, other: Any) -> LinearOperator:
+        # What `sum` starts from.
+        return self if is_scalar(other) and other == 0 else self._refuse_to_add(other)
+
     def __sub__(self, other: LinearOperator) -> LinearOperator:
-        return self + (-1) * other if isinstance(other, LinearOperator) else NotImplemented
+        if not isinstance(other, LinearOperator):
+            return self._refuse_to_add(other)
+        return self + (-1) * other
+
+    def __rsub__(self, other: Any) -> LinearOperator:
+        return self._refuse_to_add(other)
 
     def __neg__(self) -> LinearOperator:
         return (-1) * self
@@ -217,6 +226,20 @@ class LinearOperator(ABC):
         if isinstance(other, LinearOperator):
             return self.algebra.multiply(self, other)
         return self.apply(other)
+
+    def _refuse_to_add(self, other: Any) -> Any:
+        """Say what to write instead of a sum with a number or an array; leave the rest to `other`."""
+        if is_scalar(other):
+            raise TypeError(
+                f"{other} is no operator, and NumPy would add it to every entry: for a multiple of the "
+                f"identity write A + {other} * hessops.Identity(A.domain)"
+            )
+        if is_array(other):
+            raise TypeError(
+                f"an array of shape {tuple(other.shape)} is no operator: wrap it first, "
+                "hessops.aslinearoperator(array)"
+            )
+        return NotImplemented
 
     def _checked(self, X: Array, product: Any, source: Space, target: Space) -> Array:
         if not is_array(X):

@@ -127,3 +127,128 @@ def test_so_do_solvers(name, tol):
         partial(solve, verb, matrix, tol=tol, max_steps=100), matrix, structure
     )
     assert_went_the_same_way(results)
+
+
+@pytest.mark.parametrize("name", ["dependent", "full"])
+def test_a_tall_qr_is_the_same_on_all_ranks(name):
+    Y = SINGULAR[:, :10] if name == "dependent" else normal(3, (N, 10))
+
+    def work(comm):
+        rows = SPLIT[comm.rank]
+        space = ArraySpace(N, comm=comm, rows=rows)
+        Q, _ = extended_qr(space, None, Y[slice(*rows), :4], Stream(0))
+        return extended_qr(space, Q, Y[slice(*rows), 4:], Stream(1))
+
+    results = run_on_ranks(work, SIZE, timeout=5.0, noise=NOISE)
+    assert len({factors.tobytes() for _, factors in results}) == 1
+    Q = gathered([basis for basis, _ in results])
+    assert norm(Q.T @ Q - np.eye(10)) < 1e-13
+    assert norm(Q @ results[0][1] - Y[:, 4:]) < 1e-13 * norm(Y)
+
+
+def test_what_comes_to_the_host_is_rank_0s():
+    def work(comm):
+        return to_host(ArraySpace(3, comm=comm), np.array([comm.rank + 1.0]))
+
+    assert run_on_ranks(work, SIZE) == [1.0] * SIZE
+
+
+# Seeds.
+
+
+def seeds(rng_of_rank, dtype="float64"):
+    def work(comm):
+        return agreed_seed(ArraySpace(6, np.dtype(dtype), comm=comm), rng_of_rank(comm.rank))
+
+    return run_on_ranks(work, SIZE, timeout=5.0)
+
+
+def test_fresh_entropy_is_that_of_rank_0():
+    first, second = seeds(lambda _: None), seeds(lambda _: None)
+    assert len(set(first)) == len(set(second)) == 1
+    assert first != second
+
+
+def test_a_generator_counts_as_it_stands_on_rank_0():
+    def advanced(rank):
+        generator = np.random.default_rng(5)
+        generator.random(rank)
+        return generator
+
+    expected = int(np.random.default_rng(5).integers(2**63))
+    assert seeds(advanced) == [expected] * SIZE
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_the_same_integer_is_the_seed(dtype):
+    assert seeds(lambda _: 7, dtype) == [7] * SIZE
+
+
+@pytest.mark.parametrize("rng_of_rank", [lambda rank: 7 + rank, lambda rank: rank or None])
+def test_another_integer_is_refused_on_every_rank(rng_of_rank):
+    messages = []
+
+    def work(comm):
+        try:
+            agreed_seed(ArraySpace(6, comm=comm), rng_of_rank(comm.rank))
+        except ValueError as error:
+            messages.append(str(error))
+
+    run_on_ranks(work, SIZE, timeout=5.0)
+    assert len(messages) == SIZE
+    assert all(f"{SIZE - 1} of {SIZE} ranks were given another one" in text for text in messages)
+
+
+@pytest.mark.parametrize("rng", [None, "generator"])
+def test_a_verb_without_a_seed_gives_one_answer(rng):
+    def work(comm):
+        A = ShardedMatrix(DEFINITE, comm, SPLIT[comm.rank], SELF_ADJOINT)
+        given = None if rng is None else np.random.default_rng(comm.rank)
+        return hessops.spectral_norm(A, rng=given)
+
+    results = run_on_ranks(work, SIZE, timeout=5.0)
+    assert len({(result.value, result.seed) for result in results}) == 1
+    assert results[0].value == pytest.approx(1.0, rel=0.01)
+
+
+# Vectors of which every rank holds a copy.
+
+
+class SharesOfASum(LinearOperator):
+    """A sum of which every rank has some terms, on vectors that all of them hold."""
+
+    def __init__(self, parts, comm):
+        space = ArraySpace(len(parts[0]), comm=comm)
+        super().__init__(space, structure=SELF_ADJOINT)
+        self.share = sum(parts[comm.rank :: comm.size], np.zeros_like(parts[0]))
+
+    def _apply(self, X):
+        return self.domain.comm.all_reduce(self.share @ X)
+
+
+@pytest.mark.parametrize("verb", [
+    partial(hessops.eigsh, k=3), partial(hessops.trace, num_probes=6), hessops.spectral_density,
+    partial(hessops.randomized_svd, k=4), hessops.spectral_norm, hessops.check_operator,
+])  # fmt: skip
+def test_operators_whose_data_are_split_work_on_copies(verb):
+    parts = [INDEFINITE / 8, INDEFINITE / 4, INDEFINITE / 8, INDEFINITE / 2]
+    serial = verb(hessops.aslinearoperator(INDEFINITE, self_adjoint=True), rng=1)
+    results = run_on_ranks(lambda comm: verb(SharesOfASum(parts, comm), rng=1), SIZE, timeout=5.0)
+    for result in results:
+        if hasattr(result, "passed"):
+            assert result.passed
+            continue
+        assert result.num_products == serial.num_products
+        for name in ("value", "eigenvalues", "S", "interval"):
+            if hasattr(serial, name):
+                found, expected = np.array(getattr(result, name)), np.array(getattr(serial, name))
+                assert norm(found - expected) <= 1e-12 * norm(expected)
+
+
+def test_copies_do_not_fit_rows():
+    def work(comm):
+        copies, rows = ArraySpace(6, comm=comm), ArraySpace(6, comm=comm, rows=(0, 6))
+        return copies.compatible_with(rows), copies.compatible_with(ArraySpace(6, comm=comm))
+
+    assert run_on_ranks(work, 2) == [(False, True)] * 2
+    assert ArraySpace(6).compatible_with(ArraySpace(6, rows=(0, 6)))
