@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.arrays import Array, HostArray, dtype_name, eps, namespace, to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.space import Space
 from hessops.wrap import aslinearoperator
 
@@ -136,7 +137,10 @@ def check_operator(
         raise ValueError(f"tol={tol} must not be negative")
     tolerance = eps(operator.xp, operator.dtype) ** 0.75 if tol is None else tol
     checker = _Checker(
-        operator, num_vectors, tolerance, Stream(seed_from(rng), Purpose.CHECK_DOMAIN)
+        operator,
+        num_vectors,
+        tolerance,
+        Stream(agreed_seed(operator.domain, rng), Purpose.CHECK_DOMAIN),
     )
     checks = checker.basics()
     # Inner products of NaN say nothing more.

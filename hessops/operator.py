@@ -189,11 +189,20 @@ class LinearOperator(ABC):
 
     def __add__(self, other: LinearOperator) -> LinearOperator:
         if not isinstance(other, LinearOperator):
-            return NotImplemented
+            return self._not_added(other)
         return self.algebra.add(self, other)
 
+    def __radd__(self, other: Any) -> LinearOperator:
+        # What `sum` starts from.
+        return self if is_scalar(other) and other == 0 else self._not_added(other)
+
     def __sub__(self, other: LinearOperator) -> LinearOperator:
-        return self + (-1) * other if isinstance(other, LinearOperator) else NotImplemented
+        if not isinstance(other, LinearOperator):
+            return self._not_added(other)
+        return self + (-1) * other
+
+    def __rsub__(self, other: Any) -> LinearOperator:
+        return self._not_added(other)
 
     def __neg__(self) -> LinearOperator:
         return (-1) * self
@@ -222,6 +231,21 @@ class LinearOperator(ABC):
         if isinstance(other, LinearOperator):
             return self.algebra.multiply(self, other)
         return self.apply(other)
+
+    def _not_added(self, other: Any) -> LinearOperator:
+        """Say what to write instead of a sum with a number or an array; leave the rest to `other`."""
+        if is_scalar(other):
+            raise TypeError(
+                f"{other} is no operator, and NumPy would add it to every entry: for a multiple of the "
+                f"identity write A + {other} * hessops.Identity(A.domain)"
+            )
+        if is_array(other):
+            raise TypeError(
+                f"an array of shape {tuple(other.shape)} is no operator: wrap it first, "
+                "hessops.aslinearoperator(array)"
+            )
+        unknown: LinearOperator = NotImplemented
+        return unknown
 
     def _checked(self, X: Array, product: Any, source: Space, target: Space) -> Array:
         if not is_array(X):

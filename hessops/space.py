@@ -152,7 +152,8 @@ class ArraySpace:
     comm : Communicator, optional
         The ranks that share the vectors; a single process where not given.
     rows : tuple of int, optional
-        First and one past the last row held here; all of them where not given.
+        First and one past the last row held here. Where not given, every rank holds a copy of all
+        rows, as where only an operator's data are split, and nothing is summed over ranks.
     sections : mapping of str to tuple of int, optional
         Named, disjoint row ranges that cover all rows, such as the layers of a network.
     num_threads : int
@@ -262,7 +263,7 @@ class ArraySpace:
         with np.errstate(over="ignore", invalid="ignore"):
             products = [adjoint(X) @ Y for X in parts]
         joined = products[0] if len(products) == 1 else self.xp.concat(products, axis=-2)
-        return self.comm.all_reduce(joined)
+        return self._summed(joined)
 
     def column_inner(self, X: Array, Y: Array) -> Array:
         """Return the (k,) inner products of corresponding columns, in double precision."""
@@ -270,7 +271,7 @@ class ArraySpace:
 
     def column_inners(self, *pairs: tuple[Array, Array]) -> Array:
         """Return `column_inner` of every pair of blocks, shape (len(pairs), k)."""
-        return self.comm.all_reduce(inner_products(self.xp, pairs, self.num_threads))
+        return self._summed(inner_products(self.xp, pairs, self.num_threads))
 
     def subtract(
         self, W: Array, X: Array, coefficients: Array, *against: Array, overwrite: bool = False
@@ -302,7 +303,7 @@ class ArraySpace:
             overwrite=overwrite,
             num_threads=self.num_threads,
         )
-        return V, self.comm.all_reduce(sums)
+        return V, self._summed(sums)
 
     def scale(self, X: Array, coefficients: Array, *, overwrite: bool = False) -> Array:
         """Return ``X * coefficients``, column by column, shape (local_dim, k)."""
@@ -314,8 +315,7 @@ class ArraySpace:
         ranges = self.sections.values() if self.sections else [(0, self.dim)]
         parts = [self._local(start, stop) for start, stop in ranges]
         sums = [inner_products(self.xp, [(X[rows, ...], Y[rows, ...])]) for rows in parts]
-        stacked: Array = self.xp.concat(sums)
-        return self.comm.all_reduce(stacked)
+        return self._summed(self.xp.concat(sums))
 
     def from_host(self, array: HostArray) -> Array:
         """Return a host array in this space's library, device and dtype."""
@@ -366,7 +366,10 @@ class ArraySpace:
         """Tell whether blocks of `other` have the same rows, library, device and ranks."""
         same_rows = (self.dim, self.local_dim) == (other.dim, other.local_dim)
         same_place = self.xp is other.xp and self.device == other.device
-        return same_rows and same_place and self.comm == other.comm
+        # A rank may hold all rows alone, or copies of what the others hold.
+        copies = isinstance(other, ArraySpace) and (self.rows is None) == (other.rows is None)
+        same_ranks = self.comm == other.comm and (copies or self.comm.size == 1)
+        return same_rows and same_place and same_ranks
 
     def with_dtype(self, dtype: DType) -> ArraySpace:
         """Return the same space with vectors of another dtype."""
@@ -394,6 +397,9 @@ class ArraySpace:
         adjoin = all(end == start <= stop for end, (start, stop) in zip(ends, ranges, strict=False))
         if ranges and not (adjoin and ends[-1] == self.dim):
             raise ValueError(f"the sections must cover the rows 0 to {self.dim} once")
+
+    def _summed(self, local: Array) -> Array:
+        return local if self.rows is None else self.comm.all_reduce(local)
 
     def _local(self, start: int, stop: int) -> slice:
         first, count = self.first_row, self.local_dim

@@ -20,12 +20,16 @@ _TIMEOUT = 30.0
 
 
 class ThreadComm:
-    """A communicator of threads; a rank that waits in vain, or alone, breaks all of them."""
+    """A communicator of threads; a rank that waits in vain, or alone, breaks all of them.
+
+    With `noise`, sums come out a little different on every rank: by up to so much, relative.
+    """
 
     def __init__(self, rank: int, group: _Group) -> None:
         self.rank = rank
         self.size = group.size
         self._group = group
+        self._rounding = np.random.default_rng(rank)
 
     def all_reduce(self, array: Any) -> Any:
         parts = self._exchange("all_reduce", array, (tuple(array.shape), array.dtype))
@@ -33,6 +37,9 @@ class ThreadComm:
         total = parts[0]
         for part in parts[1:]:
             total = total + part
+        if self._group.noise:
+            share = self._group.noise * self._rounding.uniform(-1, 1, total.shape)
+            total = total * (1 + share).astype(total.dtype)
         return total
 
     def broadcast(self, value: T) -> T:
@@ -52,20 +59,21 @@ class ThreadComm:
 
 
 class _Group:
-    def __init__(self, size: int, timeout: float) -> None:
+    def __init__(self, size: int, timeout: float, noise: float) -> None:
         self.size = size
+        self.noise = noise
         self.barrier = threading.Barrier(size, timeout=timeout)
         self.slots: list[Any] = [None] * size
 
 
 def run_on_ranks(
-    function: Callable[[ThreadComm], T], size: int, timeout: float = _TIMEOUT
+    function: Callable[[ThreadComm], T], size: int, timeout: float = _TIMEOUT, noise: float = 0.0
 ) -> list[T]:
     """Return what `function` returns on each of `size` ranks, or raise the first rank's error.
 
     A collective that not all ranks join within `timeout` seconds raises BrokenBarrierError.
     """
-    group = _Group(size, timeout)
+    group = _Group(size, timeout, noise)
     results: list[Any] = [None] * size
     errors: list[BaseException | None] = [None] * size
 

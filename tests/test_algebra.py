@@ -456,6 +456,31 @@ def test_parts_of_different_libraries_do_not_mix():
         BlockDiagonal([strict, wrapped(3, 3)])
 
 
+@pytest.mark.parametrize(
+    "add", [lambda A: A + 0.5, lambda A: 0.5 + A, lambda A: A - 0.5, lambda A: 0.5 - A]
+)
+def test_a_number_is_no_operator_and_what_to_write_is_said(add):
+    message = r"write A \+ 0.5 \* hessops.Identity\(A.domain\)"
+    with pytest.raises(TypeError, match=message):
+        add(wrapped(2, 2))
+    A = wrapped(2, 2)
+    shifted = A + 0.5 * Identity(A.domain)
+    assert np.array_equal(shifted.to_dense(), A.to_dense() + 0.5 * np.eye(2))
+
+
+def test_an_array_is_wrapped_before_it_is_added():
+    for add in (lambda A: A + np.eye(2), lambda A: np.eye(2) - A):
+        with pytest.raises(TypeError, match=r"shape \(2, 2\) is no operator: wrap it first"):
+            add(wrapped(2, 2))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        wrapped(2, 2) + "A"
+
+
+def test_operators_can_be_summed_by_sum():
+    parts = [wrapped(3, 3), wrapped(3, 3)]
+    assert np.array_equal(sum(parts).to_dense(), 2 * parts[0].to_dense())
+
+
 def test_division_by_zero_is_refused():
     with pytest.raises(ZeroDivisionError):
         wrapped(2, 2) / 0

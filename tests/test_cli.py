@@ -193,7 +193,8 @@ def test_demo_trains_and_reports(tmp_path: Path) -> None:
     done = run("demo", "--output", "out", cwd=tmp_path, timeout=240)
     assert done.returncode == 0, done.stderr
     # Nothing but progress, where the machine is slow.
-    assert all(re.search(r" s so far(, \d+ s left)?$", line) for line in done.stderr.splitlines())
+    form = r"( s so far(, \d+ s left)?|, done.* in \S+ s)$"
+    assert all(re.search(form, line) for line in done.stderr.splitlines())
     train, test = map(float, re.findall(r"([\d.]+)% of", done.stdout))
     assert 95 < train <= 100
     assert 85 < test <= 100
@@ -232,7 +233,7 @@ def test_interrupt_ends_without_a_traceback(tmp_path: Path, program: str, second
         pytest.importorskip("torch")
     (tmp_path / "slow.py").write_text(program)
     process = subprocess.Popen(
-        [*HESSOPS, "analyze", "slow.py:operator", "--density-steps", "500"],
+        [*HESSOPS, "analyze", "slow.py:operator", "--compute", "density", "--density-steps", "500"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -245,9 +246,96 @@ def test_interrupt_ends_without_a_traceback(tmp_path: Path, program: str, second
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    lines = [line for line in stderr.splitlines() if not line.endswith("s so far")]
-    assert lines == ["hessops: interrupted, the report is not written"]
+    assert said(stderr) == ["hessops: interrupted, the report is not written"]
     assert not (tmp_path / "hessops-report").exists()
+
+
+def said(stderr: str) -> list[str]:
+    """Return what is no progress."""
+    return [line for line in stderr.splitlines() if not re.search(r" so far|, done", line)]
+
+
+LATER = """
+import os, numpy as np, hessops
+def operator(*, fails: bool):
+    count = 0
+    def apply(X):
+        nonlocal count
+        count += 1
+        if count > 60:
+            open('late', 'w').close()
+            if fails:
+                raise ValueError('the disk is full')
+            __import__('time').sleep(0.1)
+        return X * np.arange(3000.0)[:, None]
+    return hessops.aslinearoperator(apply, shape=3000, self_adjoint=True)
+"""
+
+
+def test_what_is_done_is_kept_when_a_later_result_fails(tmp_path: Path) -> None:
+    (tmp_path / "later.py").write_text(LATER)
+    done = run("analyze", "later.py:operator", "-a", "fails=true", cwd=tmp_path)
+    assert done.returncode == 3
+    assert said(done.stderr) == ["hessops: eigenvalues failed: the disk is full"]
+    assert "MISSING: the disk is full" in done.stdout
+    report = json.loads((tmp_path / "hessops-report" / "report.json").read_text())
+    assert report["missing"] == {"eigenvalues": "the disk is full"}
+    assert report["converged"] is False
+    assert report["trace"]["converged"]
+    assert report["density"]["converged"]
+    assert "eigenpairs" not in report
+    page = (tmp_path / "hessops-report" / "report.html").read_text()
+    assert "MISSING: the disk is full" in page
+    assert "data:image/png" in page
+    done = run("analyze", "later.py:operator", "-a", "fails=true", "--traceback", cwd=tmp_path)
+    assert "Traceback" in done.stderr
+
+
+def test_what_is_done_is_kept_when_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "later.py").write_text(LATER)
+    process = subprocess.Popen(
+        [*HESSOPS, "analyze", "later.py:operator", "-a", "fails=false"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "late").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said(stderr) == ["hessops: interrupted, the report is written without eigenvalues"]
+    assert stdout.index("\nTrace\n") < stdout.index("\nSpectral density of")
+    assert "MISSING: interrupted" in stdout
+    report = json.loads((tmp_path / "hessops-report" / "report.json").read_text())
+    assert report["missing"] == {"eigenvalues": "interrupted"}
+
+
+def test_progress_says_how_many_eigenvalues_have_converged(tmp_path: Path) -> None:
+    (tmp_path / "later.py").write_text(LATER)
+    often = (
+        "import hessops.cli.progress as p; p._INTERVAL = 0.2; from hessops.cli import main; main()"
+    )
+    options = ("--compute", "eigenvalues", "--max-steps", "80", "-a", "fails=false")
+    done = subprocess.run(
+        [sys.executable, "-c", often, "analyze", "later.py:operator", *options],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    number = r"\d\.\de[+-]\d\d"
+    form = (
+        rf"hessops: eigenvalues, \d+ products, [0-5] of 5 converged, residual norms up to {number}, "
+        rf"asked for {number}, \d+ s so far"
+    )
+    assert any(re.fullmatch(form, line) for line in done.stderr.splitlines())
+    form = r"hessops: eigenvalues, done, \d+ products in [\d.]+ s"
+    assert any(re.fullmatch(form, line) for line in done.stderr.splitlines())
 
 
 def test_output_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -26,10 +26,16 @@ def test_the_bulk_is_enlarged_without_the_outliers():
     assert _outside(found, (low, high)) == "3 ± 0 eigenvalues"
 
 
+def test_a_bulk_that_is_resolved_is_enlarged_too():
+    low, high = _bulk(density([*np.linspace(0, 1, 20), 100.0]))
+    assert -1 < low < 0
+    assert 1 < high < 2
+
+
 @pytest.mark.parametrize(
     "eigenvalues",
-    [np.linspace(0, 1, 500), [1.0, 2.0, 3.0], np.ones(50)],
-    ids=["flat", "few", "one"],
+    [np.linspace(0, 1, 500), [1.0, 2.0, 3.0], np.ones(50), [1.0] * 50 + [1e-3] * 950],
+    ids=["flat", "few", "one", "two"],
 )
 def test_a_spectrum_without_outliers_needs_one_panel(eigenvalues):
     assert _bulk(density(eigenvalues)) is None

@@ -11,7 +11,7 @@ from command_line import run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hessops.cli.numbers import estimates_in_column, values_in_column
+from hessops.cli.numbers import estimates_in_column, interval_text, values_in_column
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")
@@ -107,3 +107,18 @@ def test_estimates_end_with_the_second_digit_of_their_error(
         unit = float(Decimal(1).scaleb(number.as_tuple().exponent))
         assert abs(float(number) - value) <= 0.5001 * unit
         assert unit >= 0.00999 * error or len(number.as_tuple().digits) == 1
+
+
+def test_an_error_of_roundings_size_leaves_the_values_without_exponents() -> None:
+    values, errors = estimates_in_column([14.0, 2.5], [3e-15, 0.0])
+    assert values == ["14.000000 ", " 2.5000000"]
+    assert [error.strip() for error in errors] == ["3.0e-15", "0"]
+
+
+@given(FLOATS, st.one_of(st.just(0.0), BOUNDS))
+def test_an_interval_is_rounded_outwards_and_not_by_much(low: float, width: float) -> None:
+    high = low + width
+    ends = [Decimal(end) for end in interval_text(low, high).strip("[]").split(", ")]
+    unit = max(Decimal(high) - Decimal(low), Decimal(max(abs(low), abs(high))).scaleb(-7))
+    assert Decimal(low) - unit / 10 <= ends[0] <= Decimal(low)
+    assert Decimal(high) <= ends[1] <= Decimal(high) + unit / 10

@@ -132,7 +132,7 @@ LAYERS = {
         r"bounds\.\w+",
     ],
     "vectors": [
-        "comm", "space", "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
+        "comm", "space", "agreement", "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
     ],
     "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],
     "results": [

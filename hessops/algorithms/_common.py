@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.arrays import Array, HostArray, is_array, numpy_dtype, to_numpy
 from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
@@ -131,7 +132,7 @@ def start_block(space: Space, start: Array, most: int) -> Array:
 
 def start_norms(space: Space, start: Array) -> HostArray:
     """Return the norms of start vectors, or say that one cannot be normalised."""
-    norms = np.sqrt(to_numpy(space.column_norms_squared(start)))
+    norms = np.sqrt(to_host(space, space.column_norms_squared(start)))
     if not (np.all(np.isfinite(norms)) and np.all(norms > 0)):
         raise ValueError(f"a start vector has norm {norms.min():g}; it must be finite and not zero")
     return norms

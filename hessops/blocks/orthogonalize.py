@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from hessops.arrays import Array, eps, is_complex, namespace, to_numpy
+from hessops.agreement import to_host
+from hessops.arrays import Array, eps, is_complex, namespace
 from hessops.random import Stream
 from hessops.space import Space
 
@@ -30,7 +33,7 @@ def orthonormalize(space: Space, X: Array) -> Array:
         Orthonormal columns, r at most k.
     """
     for _ in range(2):
-        gram = to_numpy(space.gram(X, X)).astype(np.complex128 if _complex(X) else np.float64)
+        gram = to_host(space, space.gram(X, X)).astype(_wide(X))
         lengths = np.sqrt(np.real(np.diag(gram)))
         inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         correlation = inverse[:, None] * gram * inverse[None, :]
@@ -92,11 +95,11 @@ def extend_orthonormal(space: Space, Q: Array, X: Array) -> Array:
     """
     for _ in range(2):
         X = X - Q @ space.gram(Q, X)
-        norms = np.sqrt(to_numpy(space.column_norms_squared(X)))
+        norms = np.sqrt(to_host(space, space.column_norms_squared(X)))
         X = X * space.from_host(1 / norms)
     extended: Array = space.xp.concat([Q, X], axis=1)
     return extended
 
 
-def _complex(X: Array) -> bool:
-    return is_complex(namespace(X), X.dtype)
+def _wide(X: Array) -> Any:
+    return np.complex128 if is_complex(namespace(X), X.dtype) else np.float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
 from hessops.random import Stream
 from hessops.space import Space
@@ -49,7 +50,7 @@ def extended_qr(space: Space, Q: Array | None, Y: Array, filler: Stream) -> tupl
         overlap = np.zeros((old, k))
         if Q is not None:
             on_device = space.gram(Q, Y)
-            Y, overlap = Y - Q @ space.coefficients(on_device), to_numpy(on_device)
+            Y, overlap = Y - Q @ space.coefficients(on_device), to_host(space, on_device)
             above = above + overlap @ below
         Y, factor = _qr(space, Y)
         below = factor @ below
@@ -85,7 +86,7 @@ def _qr(space: Space, Y: Array) -> tuple[Array, HostArray]:
         for _ in range(2):
             overlap = space.gram(Q, column)
             column = column - Q @ space.coefficients(overlap)
-            factor[:j, j] += to_numpy(overlap)[:, 0]
+            factor[:j, j] += to_host(space, overlap)[:, 0]
         length = _norms(space, column)
         factor[j, j] = length[0]
         inverse = np.divide(1.0, length, out=np.zeros(1), where=length > 0)
@@ -94,5 +95,5 @@ def _qr(space: Space, Y: Array) -> tuple[Array, HostArray]:
 
 
 def _norms(space: Space, X: Array) -> HostArray:
-    norms: HostArray = np.sqrt(to_numpy(space.column_norms_squared(X)))
+    norms: HostArray = np.sqrt(to_host(space, space.column_norms_squared(X)))
     return norms

@@ -1,17 +1,21 @@
-"""What ``hessops analyze`` computes, and with which settings."""
+"""What ``hessops analyze`` computes, in which order, and with which settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
 
 import hessops
+from hessops.algorithms._common import self_adjoint_operator
+from hessops.algorithms.eigen._eigsh_goal import Goal
 from hessops.algorithms.eigen.eigsh import EigshState, Which
 from hessops.arrays import HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.cli.progress import Progress
+from hessops.cli.sentence import sentence_of
 from hessops.density.spectral_density import SpectralDensity
 from hessops.operator import LinearOperator
 from hessops.results.eigenpairs import EigenResult
@@ -20,7 +24,8 @@ from hessops.results.trace import TraceResult
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 
 _DEFAULT_EIGENVALUES = 5
-_QUANTITIES = ("eigenvalues", "trace", "density")
+# In the order in which they are computed: what may take long comes last.
+_QUANTITIES = ("trace", "density", "eigenvalues")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """The results of an analysis; None for what was not asked for.
+    """The results of an analysis; None for what was not asked for, or is missing.
 
     Parameters
     ----------
@@ -74,14 +79,20 @@ class Analysis:
         The trace.
     density : SpectralDensity or None
         The spectral density.
+    missing : mapping of str to str
+        What was asked for and is not there, and why.
+    interrupted : bool
+        Whether the user ended it.
     """
 
     operator: LinearOperator = field(repr=False)
     settings: Settings
-    eigenpairs: EigenResult | None
-    reached: HostArray | None
-    trace: TraceResult | None
-    density: SpectralDensity | None
+    eigenpairs: EigenResult | None = None
+    reached: HostArray | None = None
+    trace: TraceResult | None = None
+    density: SpectralDensity | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    interrupted: bool = False
 
     def reached_eigenvalues(self) -> HostArray:
         """Return the eigenvalues whose residual norm is as small as was asked for."""
@@ -89,38 +100,89 @@ class Analysis:
             return np.empty(0)
         return self.eigenpairs.eigenvalues[self.reached]
 
+    def results(self) -> dict[str, EigenResult | TraceResult | SpectralDensity]:
+        """Return what there is, by name, in the order in which it was computed."""
+        found = {"trace": self.trace, "density": self.density, "eigenvalues": self.eigenpairs}
+        return {name: result for name, result in found.items() if result is not None}
+
     def missed(self) -> tuple[str, ...]:
         """Return the names of the results that are not as accurate as was asked for."""
-        results = {
-            "eigenvalues": self.eigenpairs,
-            "trace": self.trace,
-            "density": self.density,
-        }
-        return tuple(
-            name for name, result in results.items() if result is not None and not result.converged
+        return tuple(name for name, result in self.results().items() if not result.converged)
+
+
+def analyze_operator(
+    operator: LinearOperator,
+    settings: Settings,
+    progress: Progress,
+    show: Callable[[Analysis, str], None],
+    *,
+    raising: bool = False,
+) -> Analysis:
+    """Compute what the settings ask for; keep what there is if something fails later on.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        What to analyse.
+    settings : Settings
+        How.
+    progress : Progress
+        Where to report.
+    show : callable
+        Called with the results so far and the name of the latest.
+    raising : bool
+        Raise whatever fails.
+
+    Returns
+    -------
+    Analysis
+        The results, and what is missing.
+
+    Raises
+    ------
+    Exception
+        What the first quantity raises, and KeyboardInterrupt before it is there.
+    """
+    wanted = [name for name in _QUANTITIES if name in settings.compute]
+    if wanted != ["trace"]:
+        # Before a trace, which needs less, has taken its time.
+        verb = "eigsh" if "eigenvalues" in wanted else "spectral_density"
+        self_adjoint_operator(operator, verb)
+    analysis = Analysis(operator=operator, settings=settings)
+    missing: dict[str, str] = {}
+    for index, name in enumerate(wanted):
+        try:
+            results = _COMPUTE[name](operator, settings, progress)
+        except KeyboardInterrupt:
+            if not analysis.results():
+                raise
+            missing |= dict.fromkeys(wanted[index:], "interrupted")
+            return replace(analysis, missing=missing, interrupted=True)
+        except Exception as error:
+            if raising or not analysis.results():
+                raise
+            missing[name] = sentence_of(error)
+            continue
+        analysis = replace(analysis, **results)
+        show(analysis, name)
+    return replace(analysis, missing=missing)
+
+
+def _eigenpairs(operator: LinearOperator, settings: Settings, progress: Progress) -> dict[str, Any]:
+    count = settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0])
+    asked = settings.tol or eps(operator.xp, operator.dtype) ** (2 / 3)
+    goal = Goal(count, settings.which, asked, 1)
+    scale = 0.0
+
+    def note(state: EigshState) -> str:
+        residuals = state.residual_norms[goal.wanted(state)]
+        arrived, allowed = int(np.sum(residuals <= goal.allowed(state))), goal.allowed(state)
+        return (
+            f"{arrived} of {count} converged, residual norms up to {np.max(residuals):.1e}, "
+            f"asked for {allowed:.1e}"
         )
 
-
-def analyze_operator(operator: LinearOperator, settings: Settings, progress: Progress) -> Analysis:
-    """Compute what the settings ask for."""
-    eigenpairs, reached = _eigenpairs(operator, settings, progress)
-    return Analysis(
-        operator=operator,
-        settings=settings,
-        eigenpairs=eigenpairs,
-        reached=reached,
-        trace=_trace(operator, settings, progress),
-        density=_density(operator, settings, progress),
-    )
-
-
-def _eigenpairs(
-    operator: LinearOperator, settings: Settings, progress: Progress
-) -> tuple[EigenResult | None, HostArray | None]:
-    if "eigenvalues" not in settings.compute:
-        return None, None
-    scale = 0.0
-    with progress.bar("eigenvalues", None) as advance:
+    with progress.bar("eigenvalues", None, note) as advance:
 
         def look(state: EigshState) -> None:
             nonlocal scale
@@ -129,32 +191,27 @@ def _eigenpairs(
 
         pairs = hessops.eigsh(
             operator,
-            settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0]),
+            count,
             which=settings.which,
             tol=settings.tol,
             max_steps=settings.max_steps,
             rng=settings.seed,
             callback=look,
         )
-    return pairs, _reached(pairs, operator, settings.tol, scale)
+    return {"eigenpairs": pairs, "reached": _reached(pairs, operator, asked, scale)}
 
 
-def _reached(
-    pairs: EigenResult, operator: LinearOperator, tol: float | None, scale: float
-) -> HostArray:
+def _reached(pairs: EigenResult, operator: LinearOperator, asked: float, scale: float) -> HostArray:
     """Return which pairs have converged, by the rule of `eigsh`."""
     if pairs.converged:
         return np.ones(len(pairs.eigenvalues), dtype=bool)
-    asked = tol or eps(operator.xp, operator.dtype) ** (2 / 3)
     allowed = asked * scale + rounding(operator.domain, scale)
     return np.asarray(pairs.residual_norms <= allowed)
 
 
-def _trace(operator: LinearOperator, settings: Settings, progress: Progress) -> TraceResult | None:
-    if "trace" not in settings.compute:
-        return None
+def _trace(operator: LinearOperator, settings: Settings, progress: Progress) -> dict[str, Any]:
     with progress.bar("trace", settings.trace_probes) as advance:
-        return hessops.trace(
+        trace = hessops.trace(
             operator,
             num_probes=settings.trace_probes,
             rtol=settings.rtol,
@@ -163,19 +220,20 @@ def _trace(operator: LinearOperator, settings: Settings, progress: Progress) -> 
             rng=settings.seed,
             callback=advance,
         )
+    return {"trace": trace}
 
 
-def _density(
-    operator: LinearOperator, settings: Settings, progress: Progress
-) -> SpectralDensity | None:
-    if "density" not in settings.compute:
-        return None
+def _density(operator: LinearOperator, settings: Settings, progress: Progress) -> dict[str, Any]:
     total = settings.density_probes * settings.density_steps
     with progress.bar("density", total) as advance:
-        return hessops.spectral_density(
+        density = hessops.spectral_density(
             operator,
             num_probes=settings.density_probes,
             num_steps=settings.density_steps,
             rng=settings.seed,
             callback=advance,
         )
+    return {"density": density}
+
+
+_COMPUTE = {"trace": _trace, "density": _density, "eigenvalues": _eigenpairs}

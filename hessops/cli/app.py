@@ -14,12 +14,14 @@ import typer
 from rich.console import Console
 
 import hessops
-from hessops.cli.analysis import Settings, analyze_operator
+from hessops.cli.analysis import Analysis, Settings, analyze_operator
 from hessops.cli.interrupt import end_interrupted
 from hessops.cli.progress import Progress
-from hessops.cli.report import print_analysis, require_writable, write_report
+from hessops.cli.report import print_tables, require_writable, write_report
+from hessops.cli.sentence import sentence_of
+from hessops.cli.tables import missing_tables, tables_of
 from hessops.cli.target import load_target, on_device, parse_arguments
-from hessops.errors import ConvergenceWarning, NotSelfAdjointError
+from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
 from hessops.wrap import aslinearoperator
 
@@ -32,11 +34,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_WITH_A_SENTENCE = (ValueError, TypeError, OSError, ImportError, RuntimeError, ArithmeticError)
-_NOT_REACHED = 3
+_NOT_REACHED, _INTERRUPTED = 3, 130
 _EXIT_CODES = (
-    "Exit code: 0 if all results are as accurate as was asked for, 3 if some are not (they are "
-    "printed, marked and written all the same), 2 after wrong input, 130 when interrupted."
+    "Exit code: 0 if all results are as accurate as was asked for, 3 if some are not, or are missing "
+    "(what there is is printed, marked and written all the same), 2 after wrong input, 130 when "
+    "interrupted (what is complete is written)."
 )
 
 Output = Annotated[Path, typer.Option(help="Folder for report.json, density.png, report.html.")]
@@ -78,7 +80,7 @@ def demo(
         problem = on_device((trained.model, trained.loss, trained.data), device)
         operator = aslinearoperator(problem)
         title = "Hessian of a network trained on handwritten digits"
-        _report(console, progress, operator, settings, output, "hessops demo", [], title)
+        _report(console, progress, operator, settings, output, "hessops demo", [], title, traceback)
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -97,7 +99,7 @@ def analyze(
     ] = None,
     compute: Annotated[
         str, typer.Option(help="What to compute, separated by commas.")
-    ] = "eigenvalues,trace,density",
+    ] = "trace,density,eigenvalues",
     params: Annotated[
         list[str] | None,
         typer.Option(help="Parameters of a model to differentiate by: names or patterns."),
@@ -156,7 +158,7 @@ def analyze(
             operator = load_target(target, given, params=params or [], device=device)
             if checkpoint is not None:
                 operator = hessops.checkpointed(operator, checkpoint)
-        _report(console, progress, operator, settings, output, target, arg or [], title)
+        _report(console, progress, operator, settings, output, target, arg or [], title, traceback)
 
 
 def _console() -> Console:
@@ -172,23 +174,43 @@ def _report(
     target: str,
     arguments: list[str],
     title: str | None,
+    traceback: bool,
 ) -> None:
-    """Analyse, print and write; end with exit code 3 if what was asked for was not reached."""
+    """Analyse, print and write; end with another exit code than 0 if not all is as asked for."""
     console.print(f"{operator!r}\n", markup=False)
     with warnings.catch_warnings():
         # The report prints the status of every result, converged or not.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        analysis = analyze_operator(operator, settings, progress)
-    print_analysis(console, analysis)
+        analysis = analyze_operator(
+            operator,
+            settings,
+            progress,
+            lambda so_far, latest: print_tables(console, tables_of(so_far, latest)),
+            raising=traceback,
+        )
+    print_tables(console, missing_tables(analysis))
     with progress.busy("writing the report"):
         *others, page = write_report(output, target, arguments, analysis, title)
     console.print(f"Wrote {', '.join(map(str, others))} and", markup=False)
     console.print(f"{page}: open this one in a browser.", markup=False)
-    missed = analysis.missed()
+    _end(analysis)
+
+
+def _end(analysis: Analysis) -> None:
+    """Say what is not as asked for, and end with the exit code for that."""
+    missed, missing = analysis.missed(), analysis.missing
     if missed:
         sys.stderr.write(
             f"hessops: not as accurate as asked for: {', '.join(missed)}; see NOT CONVERGED above\n"
         )
+    if analysis.interrupted:
+        sys.stderr.write(
+            f"hessops: interrupted, the report is written without {', '.join(missing)}\n"
+        )
+        raise typer.Exit(_INTERRUPTED)
+    for name, reason in missing.items():
+        sys.stderr.write(f"hessops: {name} failed: {reason}\n")
+    if missed or missing:
         raise typer.Exit(_NOT_REACHED)
 
 
@@ -205,11 +227,5 @@ def _one_line_errors(traceback: bool) -> Iterator[None]:
     except Exception as error:
         if traceback:
             raise
-        text = " ".join("; ".join([str(error), *getattr(error, "__notes__", [])]).split())
-        if isinstance(error, NotSelfAdjointError):
-            text += "; --compute trace works without"
-        # These come with a sentence; what else there is needs its name.
-        if not text or not isinstance(error, _WITH_A_SENTENCE):
-            text = f"{type(error).__name__}: {text} (--traceback shows where)"
-        sys.stderr.write(f"hessops: {text}\n")
+        sys.stderr.write(f"hessops: {sentence_of(error)}\n")
         raise typer.Exit(2) from None

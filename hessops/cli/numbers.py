@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
-__all__ = ["errors_in_column", "estimates_in_column", "values_in_column"]
+__all__ = ["errors_in_column", "estimates_in_column", "interval_text", "values_in_column"]
 
 _MOST_DIGITS = 8
 _WIDEST = 13
@@ -62,9 +63,8 @@ def estimates_in_column(
     """
     places = [_last_digit(error, ceiling=True) - 1 for error in standard_errors]
     errors = [error if math.isfinite(error) else math.nan for error in standard_errors]
-    pairs = _column([*values, *errors], [*places, *places])
-    cut = len(values)
-    return _trimmed(pairs[:cut]), _trimmed(pairs[cut:])
+    # Formats of their own: an error of rounding's size does not give the values exponents.
+    return _column(values, places), _column(errors, places)
 
 
 def errors_in_column(errors: Sequence[float]) -> list[str]:
@@ -87,6 +87,48 @@ def errors_in_column(errors: Sequence[float]) -> list[str]:
     ['3.0e+00', '2.5e-04']
     """
     return _aligned(["unknown" if math.isnan(error) else f"{error:.1e}" for error in errors])
+
+
+def interval_text(low: float, high: float) -> str:
+    """Return an interval, rounded outwards to a hundredth of its length.
+
+    Parameters
+    ----------
+    low, high : float
+        Its ends.
+
+    Returns
+    -------
+    str
+        It holds the interval, but for the ninth digit of its ends.
+
+    Examples
+    --------
+    >>> from hessops.cli.numbers import interval_text
+    >>> interval_text(7.94993, 5000.2), interval_text(20012.3, 20087.9)
+    ('[0, 5010]', '[20012, 20088]')
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"[{low:.3g}, {high:.3g}]"
+    largest = max(abs(low), abs(high))
+    finest = math.floor(math.log10(largest)) - _MOST_DIGITS if largest else 0
+    width = high - low
+    place = max(math.floor(math.log10(width)) - 2 if width > 0 else finest, finest)
+    unit = Decimal(1).scaleb(place)
+    ends = (
+        Decimal(end).quantize(unit, rounding)
+        for end, rounding in ((low, ROUND_FLOOR), (high, ROUND_CEILING))
+    )
+    return "[{}, {}]".format(*map(_plain, ends))
+
+
+def _plain(number: Decimal) -> str:
+    """Return a decimal without exponent where that is short."""
+    value = float(number)
+    exponent = number.adjusted() if value else 0
+    if _SMALLEST <= exponent < _MOST_DIGITS:
+        return f"{number:f}" if number.as_tuple().exponent else f"{value:.0f}"
+    return f"{number.normalize():e}" if value else "0"
 
 
 def _last_digit(error: float, *, ceiling: bool = False) -> float:
@@ -154,10 +196,3 @@ def _point(text: str) -> int:
     """Return where the point is, or would be."""
     ends = (text.find(mark) for mark in ".e")
     return next((end for end in ends if end >= 0 and text[end - 1].isdigit()), len(text))
-
-
-def _trimmed(texts: Sequence[str]) -> list[str]:
-    """Return a part of a column without the spaces that only the other part needs."""
-    left = min((len(text) - len(text.lstrip()) for text in texts), default=0)
-    right = min((len(text) - len(text.rstrip()) for text in texts), default=0)
-    return [text[left : len(text) - right] for text in texts]

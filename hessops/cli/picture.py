@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["caption", "density_picture"]
 
-# The bulk is where nodes are known to no better than this share of the whole range.
-_UNRESOLVED = 1e-3
+# The bulk is the shortest range that holds this share of the eigenvalues, the first that is small.
+_SHARES = (0.998, 0.99, 0.95, 0.9)
 # Where it takes up more of the range than this, it needs no panel of its own.
 _LARGE = 1 / 3
+# Where it takes up less, it is one multiple eigenvalue, and rounding.
+_SPIKE = 1e-6
 _POINTS = 1024
 _TITLE_WIDTH = 90
 _DECADES = 6
@@ -86,18 +88,27 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _bulk(density: SpectralDensity) -> tuple[float, float] | None:
-    """Return where eigenvalues lie too close for single ones to be seen, if that is a small part."""
+    """Return where nearly all eigenvalues lie, if that is a small part of the range."""
     first, last = density.support
-    # Nodes that stand for less than a tenth of an eigenvalue come from rounding.
-    seen = density.weights >= 0.1 / density.dim
-    nodes = density.nodes[seen & (density.node_errors > _UNRESOLVED * (last - first))]
-    if len(nodes) < 2:
+    if not last > first:
         return None
-    low, high = float(nodes.min()), float(nodes.max())
-    margin = 0.25 * (high - low)
-    if not 0 < high - low + 2 * margin < _LARGE * (last - first):
-        return None
-    return low - margin, high + margin
+    nodes, weights = density.nodes.ravel(), density.weights.ravel() / len(density.nodes)
+    order = np.argsort(nodes, kind="stable")
+    nodes, upto = nodes[order], np.cumsum(weights[order])
+    before = upto - weights[order]
+    for share in _SHARES:
+        # From every node to the first at which the share is reached.
+        ends = np.searchsorted(upto, before + share)
+        starts = np.flatnonzero(ends < len(nodes))
+        lengths = nodes[ends[starts]] - nodes[starts]
+        if not len(starts):
+            continue
+        start = starts[np.argmin(lengths)]
+        low, high = float(nodes[start]), float(nodes[ends[start]])
+        margin = 0.25 * (high - low)
+        if _SPIKE < (high - low + 2 * margin) / (last - first) < _LARGE:
+            return low - margin, high + margin
+    return None
 
 
 def _draw_bulk(ax: Axes, density: SpectralDensity, bulk: tuple[float, float]) -> None:

@@ -1,4 +1,8 @@
-"""Progress on standard error: bars on a terminal, a plain line every ten seconds elsewhere."""
+"""Progress on standard error: bars on a terminal, elsewhere a plain line from time to time.
+
+Where standard error is no terminal, there is a line after two seconds, then every ten, and one at the
+end of whatever took longer than a second.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,12 @@ from rich.console import Console
 
 __all__ = ["Progress"]
 
-_INTERVAL = 10.0
+_FIRST, _INTERVAL = 2.0, 10.0
+# What is done sooner needs no line.
+_SHORT = 1.0
+
+Note = Callable[[Any], str]
+"""From a state of a verb to how far it has come, beyond its products."""
 
 
 class Progress:
@@ -41,10 +50,12 @@ class Progress:
                 yield
 
     @contextmanager
-    def bar(self, text: str, total: float | None) -> Iterator[Callable[[Any], None]]:
+    def bar(
+        self, text: str, total: float | None, note: Note | None = None
+    ) -> Iterator[Callable[[Any], None]]:
         """Show progress while the body runs; the callback it yields takes the states of a verb."""
         if not self.console.is_terminal:
-            with _Lines(text, total, self.interval) as lines:
+            with _Lines(text, total, self.interval, note) as lines:
                 yield lines.advance
             return
         columns = (
@@ -58,8 +69,8 @@ class Progress:
             task = shown.add_task(text, total=total, note="")
 
             def advance(state: Any) -> None:
-                note = f"{state.num_products} products"
-                shown.update(task, completed=state.num_products, note=note)
+                parts = [f"{state.num_products} products", *([note(state)] if note else [])]
+                shown.update(task, completed=state.num_products, note=", ".join(parts))
 
             yield advance
 
@@ -67,9 +78,12 @@ class Progress:
 class _Lines:
     """A thread that writes a line from time to time, also while a single product takes minutes."""
 
-    def __init__(self, text: str, total: float | None, interval: float) -> None:
-        self._text, self._total, self._interval = text, total, interval
+    def __init__(
+        self, text: str, total: float | None, interval: float, note: Note | None = None
+    ) -> None:
+        self._text, self._total, self._interval, self._note = text, total, interval, note
         self._num_products = 0
+        self._latest: Any = None
         self._start = time.monotonic()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._write, daemon=True)
@@ -78,23 +92,36 @@ class _Lines:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        seconds = time.monotonic() - self._start
+        if kind is None and seconds >= _SHORT:
+            self._say(f"done{self._products()} in {seconds:.3g} s")
 
     def advance(self, state: Any) -> None:
-        self._num_products = state.num_products
+        self._num_products, self._latest = state.num_products, state
 
     def _write(self) -> None:
-        while not self._done.wait(self._interval):
-            sys.stderr.write(f"hessops: {self._text}{self._note()}\n")
-            sys.stderr.flush()
+        wait = min(_FIRST, self._interval)
+        while not self._done.wait(wait):
+            self._say(self._so_far())
+            wait = self._interval
 
-    def _note(self) -> str:
+    def _say(self, what: str) -> None:
+        sys.stderr.write(f"hessops: {self._text}, {what}\n")
+        sys.stderr.flush()
+
+    def _products(self) -> str:
+        return f", {self._num_products} products" if self._num_products else ""
+
+    def _so_far(self) -> str:
         seconds, count = time.monotonic() - self._start, self._num_products
+        so_far = f"{seconds:.0f} s so far"
         if not count:
-            return f", {seconds:.0f} s so far"
-        if not self._total:
-            return f", {count} products, {seconds:.0f} s so far"
-        left = max(self._total - count, 0) * seconds / count
-        return f", {count} of {self._total:.0f} products, {seconds:.0f} s so far, {left:.0f} s left"
+            return so_far
+        if self._total:
+            left = max(self._total - count, 0) * seconds / count
+            return f"{count} of {self._total:.0f} products, {so_far}, {left:.0f} s left"
+        note = f", {self._note(self._latest)}" if self._note else ""
+        return f"{count} products{note}, {so_far}"

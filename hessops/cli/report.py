@@ -22,17 +22,17 @@ from rich.table import Table
 import hessops
 from hessops.cli.analysis import Analysis
 from hessops.cli.picture import density_picture
-from hessops.cli.tables import ResultTable, tables_of
+from hessops.cli.tables import ResultTable, missing_tables, tables_of
 
-__all__ = ["print_analysis", "require_writable", "write_report"]
+__all__ = ["print_tables", "require_writable", "write_report"]
 
 _WIDEST = 1000
 _TEXT_WIDTH = 96
 
 
-def print_analysis(console: Console, analysis: Analysis) -> None:
-    """Print tables of all results, each with its error, its status and how to read it."""
-    for result in tables_of(analysis):
+def print_tables(console: Console, tables: list[ResultTable]) -> None:
+    """Print tables of results, each with its error, its status and how to read it."""
+    for result in tables:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for index, column in enumerate(result.header):
             table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
@@ -41,13 +41,16 @@ def print_analysis(console: Console, analysis: Analysis) -> None:
         console.print(result.title, style="bold", markup=False)
         # A name of a layer that does not fit would end in dots where there is no terminal.
         widest = Measurement.get(console, console.options.update(max_width=_WIDEST), table)
-        console.print(table, width=max(console.width, widest.maximum), crop=False)
+        if result.rows:
+            console.print(table, width=max(console.width, widest.maximum), crop=False)
         width = min(console.width, _TEXT_WIDTH)
         if result.failure:
             console.print(fill(result.failure, width), style="bold red", markup=False)
         for note in result.notes:
             console.print(fill(note, width), markup=False)
         console.print()
+    # What is behind a pipe may wait for it.
+    console.file.flush()
 
 
 def require_writable(folder: Path) -> None:
@@ -135,7 +138,8 @@ def _document(target: str, arguments: list[str], analysis: Analysis) -> dict[str
         "arguments": arguments,
         "operator": repr(analysis.operator),
         "settings": asdict(analysis.settings),
-        "converged": not analysis.missed(),
+        "converged": not analysis.missed() and not analysis.missing,
+        "missing": dict(analysis.missing),
     }
     for name, result in results.items():
         if result is not None:
@@ -197,12 +201,12 @@ def _page(
         operator=html.escape(repr(analysis.operator)),
         called=html.escape(called),
         picture=image,
-        tables="\n".join(map(_section, tables_of(analysis))),
+        tables="\n".join(map(_section, [*tables_of(analysis), *missing_tables(analysis)])),
     )
 
 
 def _section(table: ResultTable) -> str:
-    parts = [f"<h2>{html.escape(table.title)}</h2>", _html_table(table)]
+    parts = [f"<h2>{html.escape(table.title)}</h2>", _html_table(table) if table.rows else ""]
     if table.failure:
         parts.append(f"<p class='missed'>{html.escape(table.failure)}</p>")
     parts += [f"<p class='note'>{html.escape(note)}</p>" for note in table.notes]

@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from hessops.cli.analysis import Analysis
-from hessops.cli.numbers import errors_in_column, estimates_in_column, values_in_column
+from hessops.cli.numbers import (
+    errors_in_column,
+    estimates_in_column,
+    interval_text,
+    values_in_column,
+)
 from hessops.density.spectral_density import SpectralDensity
 from hessops.result import Estimate, Interval, Result
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.trace import TraceResult
 
-__all__ = ["ResultTable", "tables_of"]
+__all__ = ["ResultTable", "missing_tables", "tables_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +50,42 @@ class ResultTable:
     notes: tuple[str, ...] = ()
 
 
-def tables_of(analysis: Analysis) -> list[ResultTable]:
-    """Return the tables of all results.
+def tables_of(analysis: Analysis, name: str | None = None) -> list[ResultTable]:
+    """Return the tables of all results, or of one.
 
     Parameters
     ----------
     analysis : Analysis
         The results.
+    name : str, optional
+        Of the one result whose tables are wanted.
 
     Returns
     -------
     list of ResultTable
         In the order in which they were computed.
     """
-    tables: list[ResultTable] = []
+    tables: dict[str, list[ResultTable]] = {}
+    if analysis.trace is not None:
+        tables["trace"] = [_trace_table(analysis.trace)]
+        if analysis.trace.sections:
+            tables["trace"].append(_layer_table(analysis.trace, analysis.operator.domain))
+    if analysis.density is not None:
+        tables["density"] = [_density_table(analysis.density)]
     if analysis.eigenpairs is not None and analysis.reached is not None:
         reached = [bool(one) for one in analysis.reached]
-        tables.append(_eigenvalue_table(analysis.eigenpairs, reached))
-    if analysis.trace is not None:
-        tables.append(_trace_table(analysis.trace))
-        if analysis.trace.sections:
-            tables.append(_layer_table(analysis.trace, analysis.operator.domain))
-    if analysis.density is not None:
-        tables.append(_density_table(analysis.density))
-    return tables
+        tables["eigenvalues"] = [_eigenvalue_table(analysis.eigenpairs, reached)]
+    return tables[name] if name else [table for several in tables.values() for table in several]
+
+
+def missing_tables(analysis: Analysis) -> list[ResultTable]:
+    """Return, as tables without rows, what was asked for and is not there."""
+    return [
+        ResultTable(
+            title=name.capitalize(), header=(), rows=(), marked=(), failure=f"MISSING: {reason}"
+        )
+        for name, reason in analysis.missing.items()
+    ]
 
 
 def _table(
@@ -148,6 +165,8 @@ def _trace_table(trace: TraceResult) -> ResultTable:
             "The sum of all eigenvalues, estimated from random probe vectors; the standard error is "
             "of these probes alone."
         )
+    if trace.reason:
+        note += f" Why {trace.method}: {trace.reason}."
     if trace.num_terms > 1:
         named["batches, or other terms"] = f"{trace.num_terms}"
         if not math.isnan(trace.term_scatter):
@@ -184,12 +203,14 @@ def _density_table(density: SpectralDensity) -> ResultTable:
         "99 % quantile": (density.quantile(0.99), density.quantile_bracket(0.99)),
     }
     values, errors = _estimates([estimate for estimate, _ in named.values()])
-    exponents = any("e" in text for text in values)
     columns = {
         "quantity": list(named),
         "value": values,
         "standard error": errors,
-        "resolved to": [_bracket(bracket, exponents) for _, bracket in named.values()],
+        "resolved to": [
+            "" if bracket is None else interval_text(bracket.low, bracket.high)
+            for _, bracket in named.values()
+        ],
     }
     low, high = density.support
     probes, steps = density.nodes.shape
@@ -206,10 +227,3 @@ def _estimates(estimates: list[Estimate]) -> tuple[list[str], list[str]]:
     return estimates_in_column(
         [float(one) for one in estimates], [float(one.standard_error) for one in estimates]
     )
-
-
-def _bracket(bracket: Interval | None, exponents: bool) -> str:
-    if bracket is None:
-        return ""
-    style = ".1e" if exponents else ".3g"
-    return f"[{bracket.low:{style}}, {bracket.high:{style}}]"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.agreement import to_host
+from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
 from hessops.space import Space
 
@@ -101,7 +102,7 @@ def _projected(basis: Basis, W: Array, times: int) -> tuple[Array, HostArray, Ho
     # In double precision where that is cheap: products of 10^20 overflow in single precision.
     gram = space.column_norms_squared(W)[None, :] if W.shape[1] == 1 else space.gram(W, W)
     wide = xp.complex128 if is_complex(xp, space.dtype) else xp.float64
-    together = to_numpy(xp.concat([xp.astype(inner, wide), xp.astype(gram, wide)]))
+    together = to_host(space, xp.concat([xp.astype(inner, wide), xp.astype(gram, wide)]))
     return W, together[: basis.size], together[basis.size :]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.agreement import to_host
+from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.rounding import precision_hint
 from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
@@ -39,7 +40,7 @@ def rayleigh_ritz(
         Ritz vectors and their products.
     """
     space = operator.domain
-    projected = to_numpy(space.gram(X, product)).astype(
+    projected = to_host(space, space.gram(X, product)).astype(
         np.complex128 if is_complex(space.xp, space.dtype) else np.float64
     )
     require_finite(projected, number, operator)
@@ -51,7 +52,7 @@ def rayleigh_ritz(
     together = space.from_host(np.concatenate([small, values[None, :]]))
     rotation, shifts = together[:-1, :], together[-1, :]
     X, product = X @ rotation, product @ rotation
-    norms = np.sqrt(to_numpy(space.column_norms_squared(product - X * shifts)))
+    norms = np.sqrt(to_host(space, space.column_norms_squared(product - X * shifts)))
     # As x is orthogonal to the residual, the norm of A x is known.
     asymmetry = np.max(np.abs(projected - projected.conj().T))
     _require_symmetric(operator, float(asymmetry), float(np.max(np.hypot(values, norms))))

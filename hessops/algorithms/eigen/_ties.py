@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms.eigen._rayleigh_ritz import rayleigh_ritz
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.operator import LinearOperator
 
 __all__ = ["TRUSTED", "describe_ties", "two_block_pairs"]
@@ -44,7 +45,7 @@ def two_block_pairs(
     X, product = xp.concat(blocks, axis=1), xp.concat(products, axis=1)
     # One pass leaves rounding over the smallest share kept.
     for _ in range(2):
-        shares, directions = space.comm.broadcast(np.linalg.eigh(to_numpy(space.gram(X, X))))
+        shares, directions = space.comm.broadcast(np.linalg.eigh(to_host(space, space.gram(X, X))))
         # Directions that the blocks share to half the digits carry nothing but rounding.
         kept = shares > math.sqrt(eps(xp, space.dtype))
         transform = space.from_host(directions[:, kept] / np.sqrt(shares[kept]))

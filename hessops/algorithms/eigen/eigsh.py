@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
@@ -39,7 +40,7 @@ from hessops.algorithms.eigen.thick_restart import (
 from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
 
@@ -146,7 +147,7 @@ def eigsh(
     block_size = min(block_size, space.dim)
     goal = eigsh_goal(operator, k, which, tol, block_size)
     limit = basis_limit([space], "pairs", k, block_size, max_basis)
-    seed = seed_from(rng)
+    seed = agreed_seed(space, rng)
     clock = time.perf_counter()
     search = _Search(operator, goal, limit, block_size, seed, max_steps or _MOST_STEPS, callback)
     outcome, checked = search.run(start, check_completeness=check_completeness)

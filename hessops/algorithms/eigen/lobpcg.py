@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
@@ -22,7 +23,7 @@ from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.orthogonalize import complete_orthonormal, orthonormalize
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
 
@@ -135,7 +136,7 @@ def lobpcg(
         raise ValueError(f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}")
     goal = _Goal(k, which, goal_tolerance(operator, tol))
     helper = checked_preconditioner(operator, preconditioner, "lobpcg")
-    seed = seed_from(rng)
+    seed = agreed_seed(space, rng)
     clock = time.perf_counter()
     outcome = run(
         lobpcg_steps(

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     require_count,
     require_in_range,
@@ -35,7 +36,7 @@ from hessops.blocks.orthogonalize import complete_orthonormal, extend_orthonorma
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.operators.projected import Projected
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, History, run
 from hessops.results.eigenpairs import EigenResult
 
@@ -161,7 +162,7 @@ def power_iteration(
         raise ValueError(f"tol={tol} must be positive")
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is unknown; choose 'block' or 'deflated'")
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     clock = time.perf_counter()
     search = _Search(
         operator=operator,

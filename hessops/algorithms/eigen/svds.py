@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
 from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
@@ -29,7 +30,7 @@ from hessops.algorithms.eigen.golub_kahan import (
 from hessops.arrays import Array, HostArray, eps, to_numpy
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, require_finite, run
 from hessops.results.singular import SingularResult, singular_error_bounds
 from hessops.wrap import aslinearoperator
@@ -142,7 +143,7 @@ def svds(
     wide = operator.shape[0] < operator.shape[1]
     tall = operator.H if wide else operator
     limit = basis_limit([tall.domain, tall.codomain], "triplets", k, 1, max_basis)
-    seed = seed_from(rng)
+    seed = agreed_seed(tall.domain, rng)
     clock = time.perf_counter()
     search = _Search(tall, goal, limit, seed, max_steps or _MOST_STEPS, callback)
     vector = start_vector(tall.domain, start, Stream(seed, Purpose.START))

@@ -97,9 +97,9 @@ def _too_coarse(plan: ProbePlan[QuadratureState], state: QuadratureState, allowe
         )
     if kind == "open":
         return sentence + (
-            f"the quadrature is only known to lie between {low:.4g} and {high:.4g}; raise num_steps, "
-            "or give bounds of the spectrum that exclude where the function is singular, "
-            "interval=(low, high)"
+            f"the quadrature is only known to lie between {low:.4g} and {high:.4g}; give bounds of the "
+            "spectrum that exclude where the function is singular, interval=(low, high), or raise "
+            "num_steps"
         )
     advice = f"about {needed:.0f} steps would do" if math.isfinite(needed) else "raise num_steps"
     return sentence + (

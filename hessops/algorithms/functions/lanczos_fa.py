@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
+from hessops.agreement import to_host
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
 from hessops.arrays import Array, HostArray, to_numpy
 from hessops.blocks.basis import Basis
@@ -200,7 +201,7 @@ def lanczos_fa_steps(
         If `v` holds NaN or infinity.
     """
     space = A.domain
-    norms = np.sqrt(to_numpy(space.column_norms_squared(v))).astype(np.float64)
+    norms = np.sqrt(to_host(space, space.column_norms_squared(v))).astype(np.float64)
     require_finite(norms, 0, "v (which is no product yet)")
     # No recurrence starts from 0; its coefficients are multiplied by 0 afterwards.
     zero = norms == 0

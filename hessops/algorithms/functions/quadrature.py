@@ -14,9 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms.functions.gauss_brackets import BracketKind, GaussBrackets, worst
 from hessops.algorithms.krylov.lanczos import lanczos_steps
-from hessops.arrays import HostArray, to_numpy
+from hessops.arrays import HostArray
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.result import Interval
@@ -187,7 +188,7 @@ def quadrature_steps(
     while probes < (end := num_probes() if callable(num_probes) else num_probes):
         count = min(block_size, end - probes)
         start = space.probes(stream, range(probes, probes + count), probe)
-        squares = to_numpy(space.column_norms_squared(start)).astype(np.float64)
+        squares = to_host(space, space.column_norms_squared(start)).astype(np.float64)
         states = lanczos_steps(
             A, start, reorthogonalize=reorthogonalize, capacity=min(num_steps, space.dim)
         )

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     default_block_size,
     require_positive,
@@ -22,7 +23,7 @@ from hessops.algorithms.functions.quadrature import QuadratureState, quadrature_
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.arrays import HostArray, eps
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.result import Interval
 from hessops.results.functions import TraceFunctionResult
@@ -309,7 +310,7 @@ def _estimate(
     operator = self_adjoint_operator(A, verb)
     require_positive(num_probes=num_probes, num_steps=num_steps, block_size=block_size)
     plan = ProbePlan[QuadratureState](num_probes, rtol, atol, confidence, operator.domain.comm)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     states = quadrature_steps(
         operator,
         function,

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import (
     require_count,
     require_in_range,
@@ -31,7 +32,7 @@ from hessops.arrays import Array, HostArray, is_complex, to_numpy
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.result import Result
 from hessops.space import Space
@@ -187,7 +188,7 @@ def lanczos(
     """
     operator = self_adjoint_operator(A, "lanczos")
     require_count(num_steps=num_steps)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     space = operator.domain
     outcome = run(
         lanczos_steps(
@@ -353,4 +354,4 @@ def _to_host(A: LinearOperator, alpha: Array, norms: Array, stray: Array) -> Hos
     xp, real = A.xp, _real(A, alpha)
     rows = [real, norms, xp.abs(alpha - real), xp.abs(stray)]
     together: Array = xp.stack([xp.astype(row, xp.float64) for row in rows])
-    return to_numpy(together)
+    return to_host(A.domain, together)

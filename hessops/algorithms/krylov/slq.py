@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_count, self_adjoint_operator
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
 from hessops.density.spectral_density import SpectralDensity
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, run
 
 __all__ = ["spectral_density"]
@@ -84,7 +85,7 @@ def spectral_density(
     """
     operator = self_adjoint_operator(A, "spectral_density")
     require_count(num_probes=num_probes, num_steps=num_steps)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     space = operator.domain
     outcome = run(
         lanczos_steps(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms.low_rank._rank_plan import RankPlan, frobenius_rest
 from hessops.algorithms.low_rank._sketch_error import (
     ErrorProbes,
@@ -16,7 +17,7 @@ from hessops.algorithms.low_rank._sketch_error import (
     outside_of,
 )
 from hessops.algorithms.low_rank.range_finder import RangeState, range_finder_steps
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import ROUNDINGS, rounding
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, Stream
@@ -131,7 +132,7 @@ class RangeSearch:
     def _known_rest(self, state: RangeState) -> float:
         """Return the Frobenius error of all of the basis, by the norm of A."""
         space, norm = self.operator.domain, self.plan.norm or 0.0
-        lengths = np.sqrt(to_numpy(space.column_norms_squared(state.adjoint_product)))
+        lengths = np.sqrt(to_host(space, space.column_norms_squared(state.adjoint_product)))
         size = float(np.linalg.norm(lengths))
         if size > norm * (1 + math.sqrt(eps(space.xp, space.dtype))):
             raise ValueError(

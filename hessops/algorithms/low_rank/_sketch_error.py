@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
+from hessops.agreement import to_host
 from hessops.algorithms.low_rank.range_finder import RangeState, product_in_blocks
-from hessops.arrays import Array, HostArray, is_complex, to_numpy
+from hessops.arrays import Array, HostArray, is_complex
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.space import Space
@@ -73,7 +74,7 @@ class ErrorProbes:
 
     def _norms(self, error: Callable[[Array, Array], Array]) -> HostArray:
         residual = error(self.vectors, self.products)
-        return np.asarray(np.sqrt(to_numpy(self.space.column_norms_squared(residual))))
+        return np.asarray(np.sqrt(to_host(self.space, self.space.column_norms_squared(residual))))
 
 
 def outside_of(space: Space, Q: Array, products: Array) -> Array:
@@ -90,7 +91,7 @@ def leave_one_out(state: RangeState, space: Space) -> float:
     mean squared error of a basis from one vector less (Epperly & Tropp 2024); as A Ω = Q R, its root
     is 1 / ‖row j of R^-1‖. Of a single block without power steps.
     """
-    R = to_numpy(space.gram(state.Q, state.sketch))
+    R = to_host(space, space.gram(state.Q, state.sketch))
     R = R.astype(np.complex128 if np.iscomplexobj(R) else np.float64)
     lengths = np.linalg.norm(R, axis=0)
     # Dependent columns: each one is a combination of the others.
@@ -107,12 +108,12 @@ def leave_one_out(state: RangeState, space: Space) -> float:
 
 def block_norms(space: Space, X: Array) -> tuple[float, float]:
     """Return the spectral and the Frobenius norm of a block."""
-    lengths = np.sqrt(to_numpy(space.column_norms_squared(X)))
+    lengths = np.sqrt(to_host(space, space.column_norms_squared(X)))
     size = float(np.linalg.norm(lengths))
     if size == 0:
         return 0.0, 0.0
     # Of about unit size, as the squares in a Gram matrix of single precision may not be there.
     X = X * space.from_host(np.full(X.shape[1], 1 / size))
-    gram = to_numpy(space.gram(X, X))
+    gram = to_host(space, space.gram(X, X))
     gram = gram.astype(np.complex128 if np.iscomplexobj(gram) else np.float64)
     return size * math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)), size

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import self_adjoint_operator, warn_if_failed
 from hessops.algorithms.low_rank._rank_plan import RankPlan
 from hessops.algorithms.low_rank._sketch_error import ErrorProbes
 from hessops.algorithms.low_rank.range_finder import orthonormal_remainder, product_in_blocks
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import ROUNDINGS, rounding
 from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.low_rank import NystromResult
+from hessops.space import Space
 
 __all__ = ["NystromState", "nystrom", "nystrom_steps"]
 
@@ -158,7 +160,7 @@ def nystrom(
         confidence=confidence,
         block_size=block_size,
     )
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     stream = Stream(seed, Purpose.SKETCH)
     search = _Search(operator, plan, stream)
     outcome = run(
@@ -243,7 +245,9 @@ def nystrom_steps(
         above = np.zeros((fresh.shape[1], drawn))
         basis = xp.concat([basis, fresh], axis=1)
         product = xp.concat([product, made], axis=1)
-        coefficients = np.hstack([np.vstack([coefficients, above]), _wide(space.gram(basis, G))])
+        coefficients = np.hstack(
+            [np.vstack([coefficients, above]), _wide(space, space.gram(basis, G))]
+        )
         drawn, step = drawn + count, step + 1
         yield NystromState(step, basis.shape[1], basis, product, coefficients)
 
@@ -297,17 +301,17 @@ class _Search:
 def _factored(operator: LinearOperator, state: NystromState) -> _Found:
     """Return the eigenpairs of the approximation by small matrices in double precision."""
     space, Y = operator.domain, state.product
-    size = math.sqrt(float(np.sum(to_numpy(space.column_norms_squared(Y)))))
+    size = math.sqrt(float(np.sum(to_host(space, space.column_norms_squared(Y)))))
     if size == 0:
         return _Found(
             values=np.zeros(0), vectors=space.zeros(0), scale=0.0, shift=0.0, left_out=0.0
         )
     # ‖Y‖_F / sqrt(n) for normal vectors, which are sqrt(n) longer.
     shift = eps(space.xp, space.dtype) * size
-    core = _semidefinite(operator, _wide(space.gram(state.basis, Y)), size)
+    core = _semidefinite(operator, _wide(space, space.gram(state.basis, Y)), size)
     Y = Y + shift * state.basis
     Q = orthonormal_remainder(space, space.zeros(0), Y)
-    R = _wide(space.gram(Q, Y))
+    R = _wide(space, space.gram(Q, Y))
     left, roots, left_out = space.comm.broadcast(_small(core, R, state.coefficients, shift))
     if len(core) == space.dim:  # nothing is left to err about
         left_out = 0.0
@@ -375,6 +379,6 @@ def _semidefinite(operator: LinearOperator, core: HostArray, size: float) -> Hos
     return core
 
 
-def _wide(array: Array) -> HostArray:
-    host = to_numpy(array)
+def _wide(space: Space, array: Array) -> HostArray:
+    host = to_host(space, array)
     return host.astype(np.complex128 if np.iscomplexobj(host) else np.float64)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import self_adjoint_operator, warn_if_failed
 from hessops.algorithms.eigen._rayleigh_ritz import rayleigh_ritz
 from hessops.algorithms.low_rank._range_search import Leak, RangeSearch
@@ -14,7 +15,7 @@ from hessops.algorithms.low_rank._rank_plan import RankPlan, require_count
 from hessops.algorithms.low_rank._sketch_error import block_norms, outside_of
 from hessops.algorithms.low_rank.range_finder import RangeState
 from hessops.operator import LinearOperator
-from hessops.random import RandomState, seed_from
+from hessops.random import RandomState
 from hessops.record import Callback
 from hessops.results.low_rank import LowRankEigen
 
@@ -126,7 +127,7 @@ def randomized_eigh(
         block_size=block_size,
         norm=frobenius_norm,
     )
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     search = RangeSearch(operator, plan, power_steps, seed, _leak_of(operator))
     outcome = search.run(callback)
     state = outcome.state

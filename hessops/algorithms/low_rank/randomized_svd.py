@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import warn_if_failed
 from hessops.algorithms.low_rank._range_search import RangeSearch
 from hessops.algorithms.low_rank._rank_plan import RankPlan, require_count
 from hessops.algorithms.low_rank.range_finder import RangeState, orthonormal_remainder
-from hessops.arrays import HostArray, to_numpy
+from hessops.arrays import HostArray
 from hessops.operator import LinearOperator
-from hessops.random import RandomState, seed_from
+from hessops.random import RandomState
 from hessops.record import Callback
 from hessops.results.low_rank import LowRankSVD
 from hessops.wrap import aslinearoperator
@@ -128,7 +129,7 @@ def randomized_svd(
         block_size=block_size,
         norm=frobenius_norm,
     )
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     search = RangeSearch(operator, plan, power_steps, seed, lambda _state: (0.0, 0.0))
     outcome = search.run(callback)
     state = outcome.state
@@ -161,7 +162,7 @@ def _decomposed(
     """Return W, S, X on the host and P such that Q B = (Q W) diag(S) (P X)^H."""
     domain, Z = operator.domain, state.adjoint_product
     P = orthonormal_remainder(domain, domain.zeros(0), Z)
-    R = to_numpy(domain.gram(P, Z))
+    R = to_host(domain, domain.gram(P, Z))
     R = R.astype(np.complex128 if np.iscomplexobj(R) else np.float64)
     # A^H Q = P R = P X S W^H. Decomposed once, as ranks that rounded differently would turn their
     # parts of a vector apart.

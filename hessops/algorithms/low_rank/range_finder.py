@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.arrays import Array, eps, to_numpy
 from hessops.blocks.orthogonalize import orthonormalize
 from hessops.blocks.rounding import rounding
@@ -215,7 +216,7 @@ def _dominant_part(space: Space, X: Array, floor: float, most: int) -> Array:
     # In two factors: the inverse of a length near the end of the range is beyond it.
     root = space.from_host(np.full(X.shape[1], 1 / math.sqrt(scale)))
     X = X * root * root
-    gram = to_numpy(space.gram(X, X))
+    gram = to_host(space, space.gram(X, X))
     gram = gram.astype(np.complex128 if np.iscomplexobj(gram) else np.float64)
     values, vectors = space.comm.broadcast(np.linalg.eigh(gram))
     resolved = 10 * len(values) * eps(space.xp, space.dtype) * values[-1]
@@ -224,5 +225,5 @@ def _dominant_part(space: Space, X: Array, floor: float, most: int) -> Array:
 
 
 def _longest(space: Space, X: Array) -> float:
-    squares = to_numpy(space.column_norms_squared(X))
+    squares = to_host(space, space.column_norms_squared(X))
     return math.sqrt(float(np.max(squares, initial=0.0)))

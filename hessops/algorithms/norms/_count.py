@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive
 from hessops.algorithms.functions.quadrature import checkpoint
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
 from hessops.algorithms.norms._markov import mass_below
 from hessops.arrays import Array, HostArray
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.result import Interval
 from hessops.results.norms import EigenvalueCountResult
@@ -212,7 +213,7 @@ def count(
     """
     require_positive(num_probes=num_probes, num_steps=num_steps)
     t_quantile(confidence, 1.0)
-    seed, space = seed_from(rng), operator.domain
+    seed, space = agreed_seed(operator.domain, rng), operator.domain
     outcome = run(
         count_steps(
             operator,

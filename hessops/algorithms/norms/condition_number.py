@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
@@ -27,9 +28,8 @@ from hessops.algorithms.norms._extreme_bounds import (
     ritz_vectors,
     unlucky_overlap,
 )
-from hessops.arrays import to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.result import Interval
 from hessops.results.norms import ConditionNumberResult
@@ -110,7 +110,7 @@ def condition_number(
     require_positive(max_steps=max_steps)
     require_options(rtol, failure)
     goal = _Goal(operator, rtol)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     clock = time.perf_counter()
     space = operator.domain
     outcome = run(
@@ -231,6 +231,6 @@ def _rayleigh_quotients(operator: LinearOperator, state: ExtremeState) -> Interv
     """Return the Rayleigh quotients of both extreme Ritz vectors, from one block of two products."""
     space = operator.domain
     X = ritz_vectors(state)
-    inner = to_numpy(space.column_inner(X, operator.apply(X)))
-    low, high = np.real(inner) / to_numpy(space.column_norms_squared(X))
+    inner = to_host(space, space.column_inner(X, operator.apply(X)))
+    low, high = np.real(inner) / to_host(space, space.column_norms_squared(X))
     return Interval(float(low), float(high))

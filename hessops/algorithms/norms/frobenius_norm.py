@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import (
     default_block_size,
     require_in_range,
@@ -22,9 +23,8 @@ from hessops.algorithms.norms._roots import power_rtol, root_error, root_interva
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.algorithms.trace.hutchinson import HutchinsonState
-from hessops.arrays import to_numpy
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, require_finite, run
 from hessops.results.norms import FrobeniusNormResult
 from hessops.statistics import MeanVariance
@@ -109,7 +109,7 @@ def frobenius_norm(
     plan = ProbePlan[HutchinsonState](
         num_probes, power_rtol(rtol, 2.0), None, confidence, operator.domain.comm
     )
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     outcome = run(
         frobenius_steps(
             operator,
@@ -176,7 +176,7 @@ def frobenius_steps(
     moments: MeanVariance | None = None
     for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
         product = A.apply(A.domain.probes(stream, indices, probe))
-        squares = to_numpy(A.codomain.column_norms_squared(product)).astype(np.float64)
+        squares = to_host(A.codomain, A.codomain.column_norms_squared(product)).astype(np.float64)
         require_finite(squares, indices.stop, A)
         require_in_range(A, math.sqrt(float(np.max(squares))), product)
         block = MeanVariance.of(squares[None, None, :])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
 from hessops.algorithms.norms._extreme_bounds import (
     ExtremeState,
@@ -23,11 +24,10 @@ from hessops.algorithms.norms._extreme_bounds import (
     unlucky_overlap,
 )
 from hessops.algorithms.norms._smaller_gram import smaller_gram
-from hessops.arrays import to_numpy
 from hessops.blocks.rounding import rounding
 from hessops.bounds.random_start import lanczos_overlap_error
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.norms import SpectralNormResult
 from hessops.wrap import aslinearoperator
@@ -110,7 +110,7 @@ def spectral_norm(
     require_positive(max_steps=max_steps)
     require_options(rtol, failure)
     goal = _Goal(operator, rtol, failure)
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     clock = time.perf_counter()
     space = goal.squared.domain
     steps = min(max_steps or most_steps(space), space.dim)
@@ -188,8 +188,10 @@ class _Goal:
         column = int(abs(state.ritz.high) >= abs(state.ritz.low))
         x = ritz_vectors(state)[:, column : column + 1]
         product = self.operator.apply(x)
-        squares = to_numpy(self.operator.codomain.column_norms_squared(product))
-        length = to_numpy(space.column_norms_squared(x))
+        squares = to_host(
+            self.operator.codomain, self.operator.codomain.column_norms_squared(product)
+        )
+        length = to_host(space, space.column_norms_squared(x))
         return float(np.sqrt(squares[0] / length[0]))
 
     def verdict(

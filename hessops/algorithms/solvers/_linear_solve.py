@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms._common import (
     require_positive,
     require_real,
@@ -18,7 +19,7 @@ from hessops.algorithms._common import (
 )
 from hessops.algorithms.solvers._lock_step import masked
 from hessops.algorithms.solvers.linear_solve_state import LinearSolveState
-from hessops.arrays import Array, HostArray, eps, is_array, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_array
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.record import Callback, History, Outcome, require_finite, run
@@ -167,11 +168,11 @@ class _Progress:
 
     def verify(self) -> None:
         """Multiply the iterates, and take the residuals from there."""
-        system = self.system
+        system, space = self.system, self.system.operator.domain
         product = system.operator.apply(self.X)
         self.R = system.B - (product + self.X * system.shift if system.shift else product)
         self.num_products += len(system.norms)
-        squares = to_numpy(system.operator.domain.column_norms_squared(self.R))
+        squares = to_host(space, space.column_norms_squared(self.R))
         require_finite(squares, self.num_products, system.operator)
         self.residuals = np.sqrt(squares)
 
@@ -266,7 +267,7 @@ def _norms(operator: LinearOperator, B: Array) -> HostArray:
     space, xp = operator.domain, operator.xp
     moduli = xp.abs(B)
     both = space.column_inners((moduli, moduli), (moduli, moduli * 0 + 1))
-    squares, sums = np.real(to_numpy(both))
+    squares, sums = np.real(to_host(space, both))
     if not np.isfinite(squares).all():
         raise NonFiniteError(
             "B holds NaN or infinity, or overflows when squared: look at its entries"

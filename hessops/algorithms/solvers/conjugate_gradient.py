@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms._common import require_in_range, warn_if_failed
 from hessops.algorithms.solvers._linear_solve import LinearSystem
 from hessops.algorithms.solvers._lock_step import (
@@ -24,7 +25,7 @@ from hessops.algorithms.solvers._lock_step import (
     require_self_adjoint,
 )
 from hessops.algorithms.solvers.linear_solve_state import ActiveColumns, LinearSolveState
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.operator import LinearOperator
 from hessops.record import Callback, require_finite
@@ -286,9 +287,9 @@ class _Watch:
 
     def curvatures(self, P: Array, S: Array, stuck: HostArray) -> None:
         """Note the least p^H A p / p^H p of search directions at which columns end."""
-        forms, squares = np.real(
-            to_numpy(self.operator.domain.column_inners((P, S), (P, P)))[:, stuck]
-        )
+        space = self.operator.domain
+        both = to_host(space, space.column_inners((P, S), (P, P)))
+        forms, squares = np.real(both[:, stuck])
         self.columns.curvature = float(np.fmin(self.columns.curvature, np.min(forms / squares)))
 
     def betas(self, kept: HostArray | None) -> HostArray:
@@ -325,4 +326,6 @@ def _preconditioned(
 def _to_host(A: LinearOperator, gamma: Array, squares: Array, *rest: Array) -> HostArray:
     """Copy a step's coefficients to the host together: the step's one synchronisation."""
     xp = A.xp
-    return to_numpy(xp.stack([gamma, xp.sqrt(squares), *(real_part(A, row) for row in rest)]))
+    return to_host(
+        A.domain, xp.stack([gamma, xp.sqrt(squares), *(real_part(A, row) for row in rest)])
+    )

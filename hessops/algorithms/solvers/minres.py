@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms._common import require_in_range, warn_if_failed
 from hessops.algorithms.solvers._linear_solve import LinearSystem
 from hessops.algorithms.solvers._lock_step import (
@@ -23,7 +24,7 @@ from hessops.algorithms.solvers._lock_step import (
     require_self_adjoint,
 )
 from hessops.algorithms.solvers.linear_solve_state import ActiveColumns, LinearSolveState
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.operator import LinearOperator
 from hessops.record import Callback, require_finite
@@ -182,7 +183,7 @@ def minres_steps(
     columns = ActiveColumns(space, count)
     rotations = _Rotations(A, columns, np.zeros(count) if targets is None else targets)
     V = R if preconditioner is None else preconditioned(preconditioner, R)
-    rotations.begin(np.real(to_numpy(space.column_inners((R, V), (R, R)))))
+    rotations.begin(np.real(to_host(space, space.column_inners((R, V), (R, R)))))
     kept = columns.retire(X)
     X, R, V = (columns.taken(block, kept) for block in (X, R, V))
     yield columns.state(X)
@@ -376,4 +377,4 @@ def _to_host(A: LinearOperator, inner: Array, lengths: Array) -> HostArray:
     xp = A.xp
     alpha, real = inner[0, :], real_part(A, lengths)
     rows = [real_part(A, alpha), xp.abs(alpha - real_part(A, alpha)), xp.abs(inner[1, :])]
-    return to_numpy(xp.stack([*rows, *(real[i, :] for i in range(real.shape[0]))]))
+    return to_host(A.domain, xp.stack([*rows, *(real[i, :] for i in range(real.shape[0]))]))

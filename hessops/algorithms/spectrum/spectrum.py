@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive, self_adjoint_operator, warn_if_failed
 from hessops.algorithms.spectrum._spectrum_goal import SpectrumGoal
 from hessops.algorithms.spectrum.spectrum_steps import (
@@ -22,7 +23,7 @@ from hessops.algorithms.spectrum.spectrum_steps import (
 )
 from hessops.arrays import Array, HostArray, eps, is_complex, numpy_dtype
 from hessops.operator import LinearOperator
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.eigenpairs import error_bounds
 from hessops.results.spectrum import Spectrum
@@ -118,7 +119,7 @@ def spectrum(
     require_positive(num_extremes=num_extremes)
     goal = SpectrumGoal(budget, accuracy, num_probes, num_extremes, space.dim)
     limit = _basis_limit(space, max_basis, goal.num_probes)
-    seed = seed_from(rng)
+    seed = agreed_seed(space, rng)
     clock = time.perf_counter()
     outcome = run(
         _states(operator, goal, limit, Stream(seed, Purpose.SPECTRUM)),

@@ -6,6 +6,8 @@ import time
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+from hessops.agreement import agreed_seed
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     default_block_size,
     require_positive,
@@ -21,7 +23,7 @@ from hessops.algorithms.trace._trace_choice import Choice
 from hessops.algorithms.trace.diagonal_control import DiagonalControl, as_diagonal_control
 from hessops.algorithms.trace.hutchinson_diagonal import DiagonalState
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback
 from hessops.results.diagonal import DiagonalResult
 
@@ -166,7 +168,7 @@ def diagonal(
             f"control={control!r} spends a number of products that is known beforehand: give no rtol "
             f"or atol, and max_products={_LEAST_FOR_CONTROL} or more"
         )
-    stream = Stream(seed_from(rng), Purpose.DIAGONAL)
+    stream = Stream(agreed_seed(operator.domain, rng), Purpose.DIAGONAL)
     size = block_size or default_block_size(operator.domain, plan.first_stage)
     choice = Choice(method, "asked for")
     stratified = is_stratified(operator, stratify)

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     default_block_size,
     require_positive,
@@ -20,7 +21,7 @@ from hessops.algorithms.trace.control_variate import Control, as_control
 from hessops.algorithms.trace.hutchinson import HutchinsonState
 from hessops.arrays import is_complex
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream, draw, seed_from
+from hessops.random import ProbeKind, Purpose, RandomState, Stream, draw
 from hessops.record import Callback
 from hessops.results.trace import TraceResult
 
@@ -164,7 +165,7 @@ def trace(
             f"method={method!r} spends a number of products that is known beforehand: give no rtol or "
             f"atol, and max_products={_LEAST_FIXED} or more"
         )
-    seed = seed_from(rng)
+    seed = agreed_seed(operator.domain, rng)
     stream = Stream(seed, Purpose.TRACE)
     size = block_size or default_block_size(operator.domain, plan.budget)
     if probe is not None:  # Says what is wrong with it before the first product.

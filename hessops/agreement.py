@@ -1,0 +1,75 @@
+"""What ranks have to agree on before they go on: numbers that steer, and the seed.
+
+A number that decides how many steps to take, which columns to keep or what matrix to multiply by must
+be the same on every rank, to the last bit, or the ranks part ways and wait for each other for ever.
+Sums over ranks may differ in their last digits, and so may what different processors make of the same
+small matrix. So whatever steers is taken from rank 0; a single process pays nothing for that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hessops.arrays import Array, HostArray, to_numpy
+from hessops.random import RandomState, seed_from
+from hessops.space import Space
+
+__all__ = ["agreed_seed", "to_host"]
+
+
+def to_host(space: Space, small: Array) -> HostArray:
+    """Return a small array of the device on the host: rank 0's, on every rank.
+
+    Parameters
+    ----------
+    space : Space
+        Whose ranks have to agree.
+    small : array
+        What a reduction of the space gave.
+
+    Returns
+    -------
+    numpy.ndarray
+        The same bits on every rank.
+    """
+    host = to_numpy(small)
+    return host if space.comm.size == 1 else space.comm.broadcast(host)
+
+
+def agreed_seed(space: Space, rng: RandomState) -> int:
+    """Return the one seed that `rng` stands for on all ranks of a space.
+
+    Parameters
+    ----------
+    space : Space
+        Whose ranks draw parts of the same vectors.
+    rng : int, numpy.random.Generator or None
+        As `seed_from` takes it. Of fresh entropy and of generators, which may have advanced
+        differently, rank 0's counts (each generator advances once).
+
+    Returns
+    -------
+    int
+        The same on every rank.
+
+    Raises
+    ------
+    ValueError
+        On every rank, if any was given another integer than rank 0; as for `seed_from`.
+    TypeError
+        As for `seed_from`.
+    """
+    own = seed_from(rng)
+    if space.comm.size == 1:
+        return own
+    seed = space.comm.broadcast(own)
+    differs = isinstance(rng, int | np.integer) and own != seed
+    # Summed, so that the ranks that were right do not wait for those that raise.
+    flags = space.comm.all_reduce(space.from_host(np.array([float(differs)])))
+    others = int(np.real(to_numpy(flags)[0]))
+    if others:
+        raise ValueError(
+            f"rank 0 has the seed {seed}, and {others} of {space.comm.size} ranks were given another "
+            f"one (rank {space.comm.rank}: rng={rng!r}); pass the same rng on every rank, or None"
+        )
+    return seed
