@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import agreed_seed, to_host
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from hessops.agreement import agreed_seed
-from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     default_block_size,
     require_positive,
