@@ -51,14 +51,14 @@ def blocks(draw):
     if draw(st.booleans()):
         values = values + 1e-3 * np.arange(n)
     seed = draw(st.integers(0, 1000))
-    helper = positive_definite(seed + 1, n, place.dtype) if draw(st.booleans()) else None
-    return place, values, with_spectrum(values, seed, place.dtype), helper, seed
+    precond = positive_definite(seed + 1, n, place.dtype) if draw(st.booleans()) else None
+    return place, values, with_spectrum(values, seed, place.dtype), precond, seed
 
 
 @given(blocks(), st.integers(1, 5), st.booleans())
 def test_the_identity_of_the_states(problem, count, largest):
     """A X = product, X^H A X = diag(values), X^H X = I, and residual norms that are those."""
-    place, values, matrix, helper, seed = problem
+    place, values, matrix, precond, seed = problem
     n, count = len(values), min(count, len(values))
     exact = matrix.astype(np.complex128)
     rounding = 300 * n * place.eps * float(np.linalg.norm(matrix)) + 1e-140
@@ -66,8 +66,8 @@ def test_the_identity_of_the_states(problem, count, largest):
         aslinearoperator(place.put(matrix), self_adjoint=True),
         place.put(normal(seed, (n, count), place.dtype)),
         stream=STREAM,
-        preconditioner=None if helper is None else aslinearoperator(
-            place.put(helper), positive_semidefinite=True
+        preconditioner=None if precond is None else aslinearoperator(
+            place.put(precond), positive_semidefinite=True
         ),
         largest=largest,
         tol=100 * place.eps,
@@ -117,14 +117,14 @@ def test_combined_products_stay_near_true_ones_over_many_steps(dtype):
 
 @given(blocks(), st.sampled_from(["SA", "LA"]), st.data())
 def test_against_the_dense_solver(problem, which, data):
-    place, values, matrix, helper, seed = problem
+    place, values, matrix, precond, seed = problem
     k = data.draw(st.integers(1, min(6, len(values))))
     result = hessops.lobpcg(
         aslinearoperator(place.put(matrix), self_adjoint=True),
         k,
         which=which,
-        preconditioner=None if helper is None else aslinearoperator(
-            place.put(helper), positive_semidefinite=True
+        preconditioner=None if precond is None else aslinearoperator(
+            place.put(precond), positive_semidefinite=True
         ),
         rng=seed,
     )  # fmt: skip
@@ -145,9 +145,9 @@ def test_against_the_dense_solver(problem, which, data):
 def test_array_libraries_agree(library):
     place = Place(library, "complex128")
     matrix = with_spectrum(np.linspace(0, 1, 24) ** 2, 0, "complex128")
-    helper = positive_definite(1, 24, "complex128")
+    precond = positive_definite(1, 24, "complex128")
     serial, found = (
-        hessops.lobpcg(put(matrix), 3, preconditioner=put(helper), rng=1)
+        hessops.lobpcg(put(matrix), 3, preconditioner=put(precond), rng=1)
         for put in (np.asarray, place.put)
     )
     np.testing.assert_allclose(found.eigenvalues, serial.eigenvalues, atol=1e-13)
@@ -157,12 +157,14 @@ def test_array_libraries_agree(library):
 @pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12, 1e25])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_scale_of_operator_and_preconditioner_changes_nothing(scale, dtype):
-    matrix, helper = with_spectrum(np.linspace(1, 9, 50) ** 2), positive_definite(1, 50, "float64")
+    matrix, precond = with_spectrum(np.linspace(1, 9, 50) ** 2), positive_definite(1, 50, "float64")
     one, scaled = (
         hessops.lobpcg(
             (c * matrix).astype(dtype),
             3,
-            preconditioner=aslinearoperator((helper / c).astype(dtype), positive_semidefinite=True),
+            preconditioner=aslinearoperator(
+                (precond / c).astype(dtype), positive_semidefinite=True
+            ),
             rng=0,
         )
         for c in (1, scale)
@@ -226,12 +228,12 @@ def test_takes_no_more_products_than_scipy_with_the_same_block():
         columns.append(X.shape[1] if X.ndim > 1 else 1)
         return A @ X
 
-    operator, helper = (
+    operator, precond = (
         scipy.sparse.linalg.LinearOperator((400, 400), matvec=f, matmat=f, dtype=np.float64)
         for f in (multiply, factor.solve)
     )
     values, vectors = scipy.sparse.linalg.lobpcg(
-        operator, start, M=helper, tol=1e-8, largest=False, maxiter=200
+        operator, start, M=precond, tol=1e-8, largest=False, maxiter=200
     )
     reached = np.linalg.norm(A @ vectors - vectors * values, axis=0).max()
     tol = max(reached, 1e-8) / 8
@@ -330,12 +332,12 @@ def test_operators_with_one_or_two_eigenvalues(A):
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 def test_split_vectors_give_what_whole_ones_do(split, dtype):
     matrix = with_spectrum(np.linspace(1, 4, 15) ** 2, 3, dtype)
-    helper = positive_definite(1, 15, dtype)
-    serial = hessops.lobpcg(matrix, 2, preconditioner=helper, tol=1e-8, rng=5)
+    precond = positive_definite(1, 15, dtype)
+    serial = hessops.lobpcg(matrix, 2, preconditioner=precond, tol=1e-8, rng=5)
 
     def work(comm):
         A = ShardedMatrix(matrix, comm, split[comm.rank], SELF_ADJOINT)
-        M = ShardedMatrix(helper, comm, split[comm.rank], POSITIVE_SEMIDEFINITE)
+        M = ShardedMatrix(precond, comm, split[comm.rank], POSITIVE_SEMIDEFINITE)
         # A space is compatible with another of the same ranks.
         M.domain = A.domain
         return hessops.lobpcg(A, 2, preconditioner=M, tol=1e-8, rng=5)

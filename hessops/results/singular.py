@@ -20,7 +20,7 @@ class SingularResult(Result):
     Parameters
     ----------
     singular_values : numpy.ndarray, shape (k,)
-        float64, on the host.
+        Not negative, float64, on the host.
     left_vectors : array, shape (m, k)
         The u: orthonormal columns, in the operator's library.
     right_vectors : array, shape (n, k)

@@ -135,7 +135,7 @@ def lobpcg(
     if which not in get_args(Which):
         raise ValueError(f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}")
     goal = _Goal(k, which, goal_tolerance(operator, tol))
-    helper = checked_preconditioner(operator, preconditioner, "lobpcg")
+    M = checked_preconditioner(operator, preconditioner, "lobpcg")
     seed = agreed_seed(space, rng)
     clock = time.perf_counter()
     outcome = run(
@@ -143,7 +143,7 @@ def lobpcg(
             operator,
             _start(operator, start, size, seed),
             stream=Stream(seed, Purpose.RESTART),
-            preconditioner=helper,
+            preconditioner=M,
             largest=which == "LA",
             tol=goal.tol,
         ),

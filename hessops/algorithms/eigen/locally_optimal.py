@@ -246,7 +246,7 @@ class _LocallyOptimal:
         directions = directions / np.linalg.norm(directions, axis=0)
         # The second time takes off what the division by small sizes has magnified.
         for least in (ROUNDINGS * self._eps, _STILL_THERE):
-            directions = directions - chosen @ (chosen.conj().T @ directions)
+            directions = directions - chosen @ (np.conjugate(chosen.T) @ directions)
             left, sizes, _ = np.linalg.svd(directions, full_matrices=False)
             directions = left[:, sizes > least]
         return self.operator.domain.comm.broadcast(directions)
@@ -256,7 +256,7 @@ class _LocallyOptimal:
         coefficients = self.operator.domain.from_host(kept)
         self.basis.replace(coefficients)
         self.products.replace(coefficients)
-        small = kept.conj().T @ self.small @ kept
+        small = np.conjugate(kept.T) @ self.small @ kept
         self.small = (small + small.conj().T) / 2
 
     def _straighten(self) -> None:
