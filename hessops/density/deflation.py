@@ -88,9 +88,10 @@ def settled(compressions: Sequence[Compression], dim: int) -> Deflation:
     A group of Ritz values is settled if its residual norms are small beside the gap around it, and if
     it holds fewer values than the block could: then no copy is missing.
 
-    The choice depends on the probes a little: of eigenvalues about to be settled, those that the probes
-    overlap with come first. That biases estimates, on geometric spectra by 0.3 standard errors (of 200
-    runs with 5 probes); their intervals covered in 94.5 % of those, nominally 95 %.
+    The choice depends on the probes a little: of eigenvalues about to be settled, those that the
+    probes overlap with come first. That biases estimates on geometric spectra by 0.2 to 0.3 standard
+    errors: of 500 nominal 95 % intervals from 4 probes, 92.8 % covered the trace and 91.2 % the
+    Frobenius norm.
 
     Parameters
     ----------

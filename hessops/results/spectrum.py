@@ -43,9 +43,10 @@ class Spectrum(Result):
     """What one run has shown of the spectrum of a self-adjoint operator.
 
     Every number is read off the same Krylov spaces, which are kept in small form; so further ones,
-    `function(f)` for any f, cost no product. Intervals are of 95 % and come from the scatter of the
-    probes; 'certified' bounds hold without a probability; 'probable' ones hold unless all probes
-    together overlap too little with an extreme eigenvector, by a chance of 0.1 %, `failure`.
+    `function(f)` for any f, cost no product. Intervals are of 95 %, by the scatter of the probes, and
+    cover a little less where eigenvalues decay geometrically. 'Certified' bounds hold without a
+    probability; 'probable' ones unless all probes together overlap too little with an extreme
+    eigenvector, by a chance of 0.1 %, `failure`.
 
     Parameters
     ----------

@@ -18,14 +18,14 @@ from hessops.results.norms import (
     SpectralNormResult,
 )
 
-__all__ = ["Finding", "Numbers", "findings", "written"]
+__all__ = ["Finding", "findings", "written"]
 
 # Beside the largest eigenvalue in modulus: what is worth more products.
 _UNCONVERGED = 1e-3
 _SCATTERED = 0.05
 
 
-class Numbers(Protocol):
+class _Numbers(Protocol):
     """What the page is made of: a `Spectrum`, which imports this file."""
 
     @property
@@ -94,7 +94,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def findings(spectrum: Numbers) -> list[Finding]:
+def findings(spectrum: _Numbers) -> list[Finding]:
     """Return what a spectrum shows, the most important first."""
     return [
         *_eigenvalues(spectrum),
@@ -124,7 +124,7 @@ def written(title: str, rows: list[Finding]) -> str:
     return "\n".join([title, *(line.rstrip() for line in lines)])
 
 
-def _eigenvalues(spectrum: Numbers) -> Iterator[Finding]:
+def _eigenvalues(spectrum: _Numbers) -> Iterator[Finding]:
     values, residuals = spectrum.eigenvalues, spectrum.residual_norms
     bounds, allowed = spectrum.error_bounds, _UNCONVERGED * spectrum.spectral_norm.value
     # Of all eigenvalues, none is at the other end.
@@ -147,7 +147,7 @@ def _eigenvalues(spectrum: Numbers) -> Iterator[Finding]:
         yield Finding(name, f"{value:.8g}", f"± {bounds[place]:.1g}", kind, advice)
 
 
-def _bounds(spectrum: Numbers) -> Finding:
+def _bounds(spectrum: _Numbers) -> Finding:
     low, high = spectrum.bounds
     kind = "certified: the basis is complete"
     if not spectrum.filled:
@@ -155,13 +155,13 @@ def _bounds(spectrum: Numbers) -> Finding:
     return Finding("all eigenvalues in", f"[{low:.6g}, {high:.6g}]", "", kind)
 
 
-def _norm(spectrum: Numbers) -> Finding:
+def _norm(spectrum: _Numbers) -> Finding:
     norm = spectrum.spectral_norm
     within = f"[{norm.lower_bound:.6g}, {norm.upper_bound:.6g}]"
     return Finding("spectral norm", f"{norm.value:.8g}", within, "certified low, probable high")
 
 
-def _trace(spectrum: Numbers) -> Finding:
+def _trace(spectrum: _Numbers) -> Finding:
     trace = spectrum.trace
     half = float(trace.interval.high - trace.interval.low) / 2
     advice = ""
@@ -173,7 +173,7 @@ def _trace(spectrum: Numbers) -> Finding:
     return Finding("trace", *_estimated(trace), _scatter(spectrum), advice)
 
 
-def _moments(spectrum: Numbers) -> Iterator[Finding]:
+def _moments(spectrum: _Numbers) -> Iterator[Finding]:
     mean = spectrum.mean
     scale = 1 / spectrum.dim
     low, high = spectrum.trace.interval
@@ -194,7 +194,7 @@ def _moments(spectrum: Numbers) -> Iterator[Finding]:
     )
 
 
-def _log_determinant(spectrum: Numbers) -> Finding:
+def _log_determinant(spectrum: _Numbers) -> Finding:
     result = spectrum.log_determinant
     if result is None:
         return Finding("log-determinant", "none", "", "not positive definite to rounding")
@@ -207,7 +207,7 @@ def _log_determinant(spectrum: Numbers) -> Finding:
     )
 
 
-def _condition(spectrum: Numbers) -> Finding:
+def _condition(spectrum: _Numbers) -> Finding:
     result = spectrum.condition_number
     if result is None:
         return Finding("condition number", "none", "", "not definite, or zero")
@@ -223,7 +223,7 @@ def _condition(spectrum: Numbers) -> Finding:
     )
 
 
-def _negative(spectrum: Numbers) -> Finding:
+def _negative(spectrum: _Numbers) -> Finding:
     if spectrum.semidefinite:
         return Finding("eigenvalues below 0", "none", "", "declared positive semidefinite")
     count = spectrum.count_below(0.0)
@@ -247,7 +247,7 @@ def _interval(interval: Interval) -> str:
     return f"[{float(interval.low):.6g}, {float(interval.high):.6g}]"
 
 
-def _scatter(spectrum: Numbers) -> str:
+def _scatter(spectrum: _Numbers) -> str:
     if spectrum.filled:
         return "exact to rounding: all eigenvalues are known"
     settled = len(spectrum.deflation.nodes)
