@@ -58,7 +58,7 @@ class LinearOperator(ABC):
     """Samples of data behind an operator that is a term of a sum; 0 for one that needs no data."""
 
     asymmetry: tuple[float, float] | None = None
-    """max |A - A^H| and max |A| of an operator whose entries were looked at, else None."""
+    """Largest moduli in A - A^H and in A, of an operator whose entries were looked at."""
 
     algebra: ClassVar[Algebra]
     """What ``+ * @ .H`` build; ``hessops.operators.algebra``, which knows the nodes, sets it."""
