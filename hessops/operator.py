@@ -60,7 +60,7 @@ class LinearOperator(ABC):
     returns_own_memory: bool = False
     """Whether a product lies in memory that nothing else refers to, so that it may be overwritten."""
     asymmetry: tuple[float, float] | None = None
-    """max |A - A^H| and max |A| of an operator whose entries were looked at, else None."""
+    """Largest moduli in A - A^H and in A, of an operator whose entries were looked at."""
 
     algebra: ClassVar[Algebra]
     """What ``+ * @ .H`` build; ``hessops.operators.algebra``, which knows the nodes, sets it."""

@@ -38,7 +38,7 @@ def fill_probes(
     indices : range
         The k probes wanted.
     kind : {'rademacher', 'steinhaus', 'normal', 'sphere'}
-        As for `hessops.random.draw`; 'sphere' is left for the space to scale.
+        As for ``hessops.random.draw``; 'sphere' is left for the space to scale.
     first_row : int
         Global index of the first row.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hessops.arrays import Array, dtype_name, eps, is_floating, namespace
+import numpy as np
+
+from hessops.arrays import Array, dtype_name, eps, namespace
 from hessops.operator import LinearOperator
 from hessops.operators.declared import Declared
 from hessops.operators.elementary import require_finite_entries, space_like
@@ -39,20 +41,22 @@ class SparseOperator(LinearOperator):
     def __init__(self, matrix: Any) -> None:
         if matrix.ndim != 2:
             raise ValueError(f"expected a matrix, got a sparse array of shape {matrix.shape}")
-        xp = namespace(matrix.data)
-        if not is_floating(xp, matrix.dtype):
+        if not np.issubdtype(matrix.dtype, np.inexact):
             raise TypeError(
                 f"the matrix has the dtype {dtype_name(matrix.dtype)}, and products would be rounded "
                 "to it; convert it to a floating type first, e.g. A.astype('float64')"
             )
-        require_finite_entries(matrix.data, "the matrix")
         self.matrix = _compressed(matrix)
-        domain, codomain = (space_like(matrix.data, size) for size in reversed(matrix.shape))
+        entries = self.matrix.data
+        require_finite_entries(entries, "the matrix")
+        domain, codomain = (space_like(entries, size) for size in reversed(matrix.shape))
         flipped = _compressed(self.matrix.conj().T)
         structure = GENERAL
         if matrix.shape[0] == matrix.shape[1]:
-            self.asymmetry = _largest((self.matrix - flipped).data), _largest(self.matrix.data)
-            structure = Declared(None, False).held_against(*self.asymmetry, eps(xp, matrix.dtype))
+            self.asymmetry = _largest((self.matrix - flipped).data), _largest(entries)
+            structure = Declared(None, False).held_against(
+                *self.asymmetry, eps(domain.xp, domain.dtype)
+            )
         self._adjoint_matrix = None if structure.self_adjoint else flipped
         super().__init__(domain, codomain, structure=structure)
 

@@ -27,7 +27,7 @@ def fill_probes(
     indices : range
         The k probes wanted.
     kind : {'rademacher', 'steinhaus', 'normal', 'sphere'}
-        As for `hessops.random.draw`.
+        As for ``hessops.random.draw``.
     first_row : int
         Global index of the first row.
     """
