@@ -26,7 +26,7 @@ class Communicator(Protocol):
         """Return the number of processes."""
 
     def all_reduce(self, array: Array) -> Array:
-        """Return the sum of `array` over all ranks, the same bits on every rank."""
+        """Return the sum of `array` over all ranks, on every rank the same but for rounding."""
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's `value` on every rank."""
