@@ -288,7 +288,9 @@ def test_a_diagonal_without_variance_is_reached_at_once():
     assert (result.norm, result.norm_error, result.converged) == (0.0, 0.0, True)
 
 
-@pytest.mark.parametrize("options", [{"num_probes": 5}, {"method": "hutchinson", "rtol": 0.08}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"num_probes": 5}, {"method": "hutchinson", "rtol": 0.08}], ids=str
+)
 def test_norms_and_texts_are_of_the_whole_vector_on_every_rank(options):
     A = problems.matrix_of(np.linspace(1, 5, 12))
     whole = hessops.diagonal(A, rng=0, **options)
