@@ -11,6 +11,7 @@ from strategies import LIBRARIES, Place, space_at, with_spectrum
 
 from hessops import LowRank, aslinearoperator
 from hessops.algorithms.trace.xdiag import xdiag_steps
+from hessops.algorithms.trace.xtrace import MOST
 from hessops.arrays import to_numpy
 from hessops.random import Stream
 from hessops.structure import SELF_ADJOINT
@@ -52,7 +53,10 @@ def test_downdates_are_what_leaving_probes_out_means(dtype, symmetric, count, se
         np.sum(np.abs(deleted - deleted.mean(0)) ** 2, axis=0) * (count - 1) / count
     )
     np.testing.assert_allclose(
-        state.standard_errors, np.sqrt(scatter * jackknife), rtol=1e-4, atol=1e-7
+        state.standard_errors,
+        np.minimum(np.sqrt(scatter * jackknife), MOST * scatter),
+        rtol=1e-4,
+        atol=1e-7,
     )
 
 
@@ -144,3 +148,24 @@ def test_the_same_on_ranks():
     )
     np.testing.assert_allclose(gathered([s.values for s in states]), serial.values, atol=1e-12)
     assert [s.error_norm for s in states] == pytest.approx([serial.error_norm] * 3, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "spectrum",
+    [
+        0.7 ** np.arange(100),
+        0.4 ** np.arange(100),
+        np.r_[np.ones(10), np.full(90, 1e-6)],
+        np.r_[np.ones(3), np.zeros(97)],
+    ],
+    ids=["fast", "faster", "step", "rank 3"],
+)
+def test_errors_in_single_precision_do_not_fall_below_rounding(spectrum):
+    """20 seeds of 100 entries: without a floor 1 to 27 % were held, at 32 and 50 probes."""
+    A = problems.matrix_of(spectrum, rng=5).astype(np.float32)
+    operator = aslinearoperator(A, self_adjoint=True)
+    for count in (16, 32, 50):
+        states = [last(operator, seed, count) for seed in range(20)]
+        quantile = stats.t.ppf(0.975, count - 1)
+        held = [np.abs(s.values - np.diag(A)) <= quantile * s.standard_errors for s in states]
+        assert np.mean(held) >= 0.93

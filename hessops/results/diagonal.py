@@ -31,7 +31,7 @@ class DiagonalResult(Result):
     dim : int
         The number n of entries, over all ranks.
     confidence : float
-        Coverage of `interval`, entry by entry, and of `simultaneous_interval`, for all at once.
+        Coverage of `interval`, entry by entry.
     freedom : float or array, shape (n,)
         Degrees of freedom behind each standard error: one number if not stratified.
     method : str
@@ -60,23 +60,14 @@ class DiagonalResult(Result):
     def interval(self) -> Interval:
         """Return host arrays (low, high): t-intervals of the entries (of real operators).
 
-        Each holds its entry with probability `confidence`; of many, some will not.
+        Each holds its entry with probability `confidence`; of many, some will not. They are no band for
+        all entries at once: widened by Bonferroni's rule to one, they held the whole diagonal in 85 to
+        98 % of runs with plain probes and in 68 to 100 % with XDiag, where it says 95 %, as the tails
+        of Student's law are not theirs.
         """
-        return self._intervals(self.confidence)
-
-    @property
-    def simultaneous_interval(self) -> Interval:
-        """Return intervals that hold all entries at once with probability `confidence`, or more.
-
-        Bonferroni's: t-intervals at 1 - (1 - confidence) / n, which takes Student's law far into its
-        tails.
-        """
-        return self._intervals(1 - (1 - self.confidence) / self.dim)
-
-    def _intervals(self, confidence: float) -> Interval:
         freedom = self.freedom if isinstance(self.freedom, float) else to_numpy(self.freedom)
         errors: HostArray = to_numpy(self.standard_errors).astype(np.float64)
-        half = t_quantile(confidence, freedom) * errors
+        half = t_quantile(self.confidence, freedom) * errors
         values = to_numpy(self.values)
         return Interval(values - half, values + half)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.algorithms.trace._outliers import Outliers
 from hessops.algorithms.trace._probe_blocks import multiplied
 from hessops.algorithms.trace._terms import is_stratified
 from hessops.algorithms.trace.xtrace import removed_directions
@@ -88,7 +89,7 @@ def choose(
     if A.domain.sections:
         plain = "it gives the traces of all sections by the same products"
     elif is_stratified(A, None):
-        plain = "a finite sum gets a fresh probe for every term"
+        return _of_sum(A, budget, adaptive=adaptive, stream=stream, block_size=block_size)
     elif pilot < LEAST_PILOT:
         plain = f"{budget} products are too few to look at the spectrum first"
     elif storage(A, budget) > STORAGE:
@@ -100,6 +101,20 @@ def choose(
         probe in {"sphere", "normal"} or budget <= n // 2  # signs come to depend on each other
     )
     return _by_decay(A, products, stream, semidefinite)
+
+
+def _of_sum(
+    A: LinearOperator, budget: int, *, adaptive: bool, stream: Stream, block_size: int
+) -> Choice:
+    """Choose between fresh probes for every term, and those outside of the outliers."""
+    fresh = "a finite sum gets a fresh probe for every term"
+    pilot = min(PILOT, budget // 6) if adaptive else budget // 6
+    if pilot < LEAST_PILOT or storage(A, 2 * pilot) > STORAGE:
+        return Choice("hutchinson", fresh)
+    outliers = Outliers.of(A, pilot, stream=stream, probe="rademacher", block_size=block_size)
+    shown = f"{pilot} products show that deflation would leave {outliers.share:.0%} of the variance"
+    method = "hutchpp" if outliers.worth_deflating(budget) else "hutchinson"
+    return Choice(method, f"{fresh}, and {shown}", outliers.products)
 
 
 def _by_decay(A: LinearOperator, products: Array, stream: Stream, semidefinite: bool) -> Choice:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from hessops.algorithms.trace._deflation import Deflation
 from hessops.algorithms.trace._flat_end import switch_to_xtrace
 from hessops.algorithms.trace._leave_one_out import LeaveOneOutState
 from hessops.algorithms.trace._probe_plan import ProbePlan
@@ -14,7 +15,12 @@ from hessops.algorithms.trace._trace_choice import Choice
 from hessops.algorithms.trace.control_variate import Control, ControlState, control_steps
 from hessops.algorithms.trace.exact_trace import ExactTraceState, exact_trace_steps
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
-from hessops.algorithms.trace.hutchpp import hutchpp_steps, na_hutchpp
+from hessops.algorithms.trace.hutchpp import (
+    DeflatedState,
+    deflated_steps,
+    hutchpp_steps,
+    na_hutchpp,
+)
 from hessops.algorithms.trace.xnystrace import xnystrace_steps
 from hessops.algorithms.trace.xtrace import xtrace_steps
 from hessops.operator import LinearOperator
@@ -56,6 +62,8 @@ class Task:
         Called with every state.
     control : Control or None
         An operator that helps.
+    deflation : Deflation or None
+        Directions that are known already.
     """
 
     operator: LinearOperator
@@ -67,6 +75,16 @@ class Task:
     block_size: int
     callback: Callback | None
     control: Control | None = None
+    deflation: Deflation | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return what engines of independent probes are told."""
+        return {
+            "stream": self.stream,
+            "probe": self.probe or "rademacher",
+            "block_size": self.block_size,
+            "stratify": self.stratify,
+        }
 
     def run(self, states: Iterator[S], stop: Callable[[S], str | None]) -> Outcome[S]:
         """Drive an engine to its end."""
@@ -114,34 +132,39 @@ def _exact(task: Task) -> TraceResult:
 
 
 def _hutchinson(task: Task) -> TraceResult:
+    if task.deflation is not None:
+        return _deflated(task, task.deflation)
     # The pilot's products are spent.
     spent = task.choice.num_products
     plan = task.plan.with_budget(task.plan.budget - spent)
-    states = hutchinson_steps(
-        task.operator,
-        stream=task.stream,
-        probe=task.probe or "rademacher",
-        block_size=task.block_size,
-        stratify=task.stratify,
-        num_probes=plan.limit,
-    )
+    states = hutchinson_steps(task.operator, num_probes=plan.limit, **task.options())
     counted = (replace(state, num_products=state.num_products + spent) for state in states)
     return _from_probes(task, plan, counted, "hutchinson")
 
 
+def _deflated(task: Task, deflation: Deflation) -> TraceResult:
+    plan = task.plan.with_budget(task.plan.budget - deflation.cost(task.operator))
+    states = deflated_steps(
+        task.operator,
+        deflation.basis,
+        eigenvalues=deflation.eigenvalues,
+        num_probes=plan.limit,
+        **task.options(),
+    )
+    return _from_probes(task, plan, states, "hutchinson")
+
+
 def _hutchpp(task: Task) -> TraceResult:
-    directions = min(task.plan.budget // 3, task.operator.shape[0])
+    directions = task.choice.num_products or min(task.plan.budget // 3, task.operator.shape[0])
     if task.plan.adaptive:
         directions = min(directions, _ADAPTIVE_DIRECTIONS)
     plan = task.plan.with_budget(task.plan.budget - 2 * directions)
     states = hutchpp_steps(
         task.operator,
-        stream=task.stream,
         num_directions=directions,
-        probe=task.probe or "rademacher",
-        block_size=task.block_size,
-        stratify=task.stratify,
         num_probes=plan.limit,
+        known=task.choice.products,
+        **task.options(),
     )
     return _from_probes(task, plan, states, "hutchpp")
 
@@ -162,7 +185,8 @@ def _from_probes(
     state = outcome.state
     status, converged = plan.verdict(state, outcome.reason)
     # What a subspace holds of a section follows from A Q alone if A is its own adjoint.
-    known = method == "hutchinson" or (method == "hutchpp" and task.operator.structure.self_adjoint)
+    whole = not isinstance(state, DeflatedState)
+    known = whole or (method != "na-hutchpp" and task.operator.structure.self_adjoint)
     sections = task.operator.domain.sections if known else {}
     return task.result(
         outcome,
@@ -262,15 +286,7 @@ def _from_leave_one_out(task: Task, states: Iterator[LeaveOneOutState]) -> Trace
 
 def _control(task: Task) -> TraceResult:
     assert task.control is not None
-    states = control_steps(
-        task.operator,
-        task.control,
-        stream=task.stream,
-        budget=task.plan.budget,
-        probe=task.probe or "rademacher",
-        block_size=task.block_size,
-        stratify=task.stratify,
-    )
+    states = control_steps(task.operator, task.control, budget=task.plan.budget, **task.options())
     outcome = task.run(states, lambda _: None)
     state = outcome.state
     helped = f"correlation {state.correlation():.4f}" if state.helps else "of no help, and left"

@@ -78,7 +78,7 @@ def diagonal(
     rtol, atol : float, optional
         Error asked for of the whole vector in the 2-norm; the looser one counts.
     confidence : float
-        Coverage of the intervals, of each entry's own or of all at once.
+        Coverage of the intervals, entry by entry.
     probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
         Distribution of the probes; signs (for complex operators 'steinhaus') vary least.
     stratify : bool, optional
@@ -120,7 +120,7 @@ def diagonal(
     Notes
     -----
     `interval` is entrywise: each entry's holds with probability `confidence`, so that of 1000 entries
-    some 50 lie outside. ``simultaneous_interval`` holds for all entries at once.
+    some 50 lie outside. No band for all entries at once is offered.
 
     The intervals of ``hutchinson`` are Student's, with coverage kept by Stein's two stages where there
     is a tolerance: stopping as soon as the error happens to look small would report errors that are

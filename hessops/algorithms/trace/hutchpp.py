@@ -19,7 +19,7 @@ import numpy as np
 from hessops.algorithms.trace._probe_blocks import multiplied
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
 from hessops.arrays import Array, HostArray, eps, to_numpy
-from hessops.blocks.rounding import ROUNDINGS
+from hessops.blocks.rounding import rounding
 from hessops.blocks.tall_qr import extended_qr
 from hessops.operator import LinearOperator
 from hessops.operators.projected import Projected
@@ -28,7 +28,7 @@ from hessops.record import require_finite
 from hessops.result import Interval
 from hessops.statistics import MeanVariance
 
-__all__ = ["DeflatedState", "hutchpp_steps", "na_hutchpp"]
+__all__ = ["DeflatedState", "deflated_steps", "hutchpp_steps", "na_hutchpp"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,7 @@ def hutchpp_steps(
     block_size: int = 1,
     stratify: bool = False,
     num_probes: int | Callable[[], int] | None = None,
+    known: Array | None = None,
 ) -> Iterator[DeflatedState]:
     """Yield estimates of a trace, one block of probes after another, deflated of a sketched range.
 
@@ -93,6 +94,8 @@ def hutchpp_steps(
         Use a fresh probe for every term of a finite sum.
     num_probes : int or callable, optional
         As of `hutchinson_steps`: probes on what is left.
+    known : array, shape (n, num_directions), optional
+        Products with a sketch that is independent of the probes, if at hand.
 
     Yields
     ------
@@ -100,28 +103,86 @@ def hutchpp_steps(
         One block of probes further.
     """
     space = A.domain
-    sketch = space.probes(stream.for_purpose(Purpose.SKETCH), range(num_directions), "normal")
-    image = multiplied(A, sketch, block_size)
-    require_finite(to_numpy(space.column_norms_squared(image)), num_directions, A)
+    if known is None:
+        sketch = space.probes(stream.for_purpose(Purpose.SKETCH), range(num_directions), "normal")
+        known = multiplied(A, sketch, block_size)
+    require_finite(to_numpy(space.column_norms_squared(known)), num_directions, A)
     # Not `orthonormalize`, which drops directions beyond half the digits.
-    Q, _R = extended_qr(space, None, image, stream.for_purpose(Purpose.RESTART))
-    Z = multiplied(A, Q, block_size)
-    require_finite(to_numpy(space.column_norms_squared(Z)), 2 * num_directions, A)
-    known = _known_traces(A, Q, Z)
-    entries = to_numpy(space.column_inner(Q, Z))
-    rounding = ROUNDINGS * eps(space.xp, space.dtype) * float(np.sum(np.abs(entries)))
+    Q, _R = extended_qr(space, None, known, stream.for_purpose(Purpose.RESTART))
+    yield from deflated_steps(
+        A,
+        Q,
+        stream=stream,
+        probe=probe,
+        block_size=block_size,
+        stratify=stratify,
+        num_probes=num_probes,
+        spent=num_directions,
+    )
+
+
+def deflated_steps(
+    A: LinearOperator,
+    basis: Array,
+    *,
+    stream: Stream,
+    eigenvalues: HostArray | None = None,
+    probe: ProbeKind = "rademacher",
+    block_size: int = 1,
+    stratify: bool = False,
+    num_probes: int | Callable[[], int] | None = None,
+    spent: int = 0,
+) -> Iterator[DeflatedState]:
+    """Yield estimates of a trace, one block of probes after another, deflated of given directions.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Square; self-adjoint where traces of sections are to come along.
+    basis : array, shape (n, r)
+        Orthonormal columns, each of which costs a product.
+    stream : Stream
+        Where the probes come from.
+    eigenvalues : numpy.ndarray, shape (r,), optional
+        Rayleigh quotients of the columns, whose sum is the trace on the subspace: they save the
+        products with the basis where the space has no sections.
+    probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
+        Distribution of the probes.
+    block_size : int
+        Probes per product.
+    stratify : bool
+        Use a fresh probe for every term of a finite sum.
+    num_probes : int or callable, optional
+        As of `hutchinson_steps`: probes on what is left.
+    spent : int
+        Products that went into the basis.
+
+    Yields
+    ------
+    DeflatedState
+        One block of probes further.
+    """
+    space, outside = A.domain, Projected(A, basis)
+    if eigenvalues is not None and not space.sections:
+        known, entries = np.array([float(np.sum(eigenvalues))]), eigenvalues
+    else:
+        Z = multiplied(A, basis, block_size)
+        spent += basis.shape[1]
+        require_finite(to_numpy(space.column_norms_squared(Z)), spent, A)
+        known, entries = _known_traces(A, basis, Z), to_numpy(space.column_inner(basis, Z))
     states = hutchinson_steps(
-        Projected(A, Q),
+        outside,
         stream=stream,
         probe=probe,
         block_size=block_size,
         stratify=stratify,
         num_probes=num_probes,
     )
+    floor = rounding(space, float(np.sum(np.abs(entries))))
     for state in states:
         parts = {item.name: getattr(state, item.name) for item in fields(state)}
-        parts["num_products"] += num_directions + Q.shape[1]
-        yield DeflatedState(**parts, known=known, num_directions=Q.shape[1], rounding=rounding)
+        parts["num_products"] += spent
+        yield DeflatedState(**parts, known=known, num_directions=basis.shape[1], rounding=floor)
 
 
 def _known_traces(A: LinearOperator, Q: Array, Z: Array) -> HostArray:
@@ -182,9 +243,10 @@ def na_hutchpp(
     scale = float(np.max(np.abs(gram))) or 1.0
     # Beyond half the digits the inverse would blow up more rounding than it explains.
     unit = eps(space.xp, space.dtype)
-    core = np.linalg.pinv(gram[s, r] / scale, rcond=math.sqrt(unit)) / scale
+    # From rank 0, as rounding decides what is beyond.
+    core = space.comm.broadcast(np.linalg.pinv(gram[s, r] / scale, rcond=math.sqrt(unit))) / scale
     low_rank = float(np.real(np.trace(core @ squares[s, r])))
-    rounding = unit * float(np.linalg.norm(core, 2) * np.linalg.norm(squares[s, r], 2))
+    floor = unit * float(np.linalg.norm(core, 2) * np.linalg.norm(squares[s, r], 2))
     missed = np.real(np.diag(gram[g, g] - gram[g, r] @ core @ gram[s, g]))
     return DeflatedState(
         step=1,
@@ -193,5 +255,5 @@ def na_hutchpp(
         num_samples=(A.num_samples,),
         known=np.array([size * low_rank]),
         num_directions=rows,
-        rounding=size * rounding,
+        rounding=size * floor,
     )

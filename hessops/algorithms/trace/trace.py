@@ -13,6 +13,7 @@ from hessops.algorithms._common import (
     square_operator,
     warn_if_failed,
 )
+from hessops.algorithms.trace._deflation import Deflation, as_deflation
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.algorithms.trace._terms import is_stratified
 from hessops.algorithms.trace._trace_choice import Choice, choose
@@ -48,6 +49,7 @@ def trace(
     probe: ProbeKind | None = None,
     stratify: bool | None = None,
     control: tuple[Any, Any] | Control | None = None,
+    deflate: Any = None,
     block_size: int | None = None,
     rng: RandomState = None,
     callback: Callback | None = None,
@@ -64,9 +66,10 @@ def trace(
     * ``xnystrace`` for positive semidefinite spectra that decay, one product a probe; α^m.
     * ``exact`` for small operators, one product a row.
 
-    ``auto`` takes Hutchinson's estimator for finite sums and for spaces with sections, and otherwise
-    lets a quarter of the products (with a tolerance, 16) show how fast the spectrum decays. They are
-    not lost: XTrace and XNysTrace go on from them. `reason` says what was chosen and why.
+    ``auto`` takes Hutchinson's estimator for spaces with sections. Of finite sums a sixth of the
+    products show whether outliers dominate, so that Hutch++ pays. Otherwise it lets a quarter of them
+    (with a tolerance, 16) show how fast the spectrum decays: they are not lost, as XTrace and
+    XNysTrace go on from them. `reason` says what was chosen and why.
 
     Parameters
     ----------
@@ -96,6 +99,10 @@ def trace(
         `trace` (whose error counts), or None to have it probed, too. The work is split by the
         variances that a few probes show; see `hessops.algorithms.trace.control_variate.Control` to say
         what a product with B costs. Spends `max_products` in units of a product with `A`.
+    deflate : EigenResult or array of shape (n, r), optional
+        Eigenpairs of `A` that were found before, as `eigsh` returns them, or orthonormal columns (at a
+        product each): Hutchinson's probes, which are then taken, see what is left. Outliers that are
+        known anyway cost no product and add no variance.
     block_size : int, optional
         Probes per product; as many as fit a quarter of a gigabyte, at most 32, where not given.
         Changes the speed and not the answer.
@@ -150,12 +157,17 @@ def trace(
     helper = None if control is None else as_control(operator, control)
     if helper is not None and method == "auto":
         method = "control"
-    if method == "auto" and num_probes is not None:
+    deflation = None if deflate is None else as_deflation(operator, deflate)
+    if method == "auto" and (num_probes is not None or deflation is not None):
         method = "hutchinson"
     _require_fitting(method, operator, num_probes, max_products)
     if (method == "control") is (helper is None):
         raise ValueError(
             f"method={method!r} and control={control!r} do not fit: give control alone"
+        )
+    if deflation is not None and method != "hutchinson":
+        raise ValueError(
+            f"deflate goes with method='hutchinson', not with {method!r}: leave it out"
         )
     plan = ProbePlan[HutchinsonState](
         num_probes or max_products, rtol, atol, confidence, operator.domain.comm
@@ -171,6 +183,11 @@ def trace(
     if probe is not None:  # Says what is wrong with it before the first product.
         draw(stream, 0, 0, 0, probe, complex_valued=is_complex(operator.xp, operator.dtype))
     choice = Choice(method, "asked for")
+    if deflation is not None:
+        _require_probes_left(plan.budget, deflation, operator)
+        choice = Choice(
+            method, f"deflated of {deflation.basis.shape[1]} directions that were given"
+        )
     if method == "auto":
         choice = choose(
             operator,
@@ -190,6 +207,7 @@ def trace(
         size,
         callback,
         helper,
+        deflation,
     )
     result = ESTIMATORS[choice.method](task)
     warn_if_failed(result.converged, result.status)
@@ -230,6 +248,15 @@ def _require_fitting(
         raise ValueError(
             f"method='na-hutchpp' needs a self-adjoint operator, and {operator} is not known to be: "
             "take method='hutchpp'"
+        )
+
+
+def _require_probes_left(budget: int, deflation: Deflation, operator: LinearOperator) -> None:
+    """Raise if the products with given directions leave none for probes."""
+    if budget <= deflation.cost(operator):
+        raise ValueError(
+            f"max_products={budget} is spent on {deflation.cost(operator)} products with the "
+            "directions to deflate: raise it, or deflate fewer"
         )
 
 

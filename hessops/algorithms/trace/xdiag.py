@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
-from hessops.algorithms.trace.xtrace import removed_directions
-from hessops.arrays import Array, HostArray, is_complex, namespace, to_numpy
+from hessops.algorithms.trace.xtrace import MOST, removed_directions
+from hessops.arrays import Array, HostArray, eps, is_complex, namespace, to_numpy
+from hessops.blocks.rounding import ROUNDINGS
 from hessops.blocks.tall_qr import extended_qr
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
@@ -45,7 +46,8 @@ class XDiagState:
         The estimates, unbiased.
     standard_errors : array, shape (n,)
         Of the entries: entry by entry the geometric mean of two errors, one too small and one too
-        large, as in ``hessops.algorithms.trace._leave_one_out``.
+        large, as in ``hessops.algorithms.trace._leave_one_out`` and no more than there; and rounding,
+        32 machine epsilons of the norm of the row and of a mean row.
     norm, error_norm : float
         2-norms of the estimate and of its standard errors.
     """
@@ -101,18 +103,25 @@ def xdiag_steps(
     omega = image = space.zeros(0)
     Q: Array | None = None
     R = np.zeros((0, 0))
+    rows = space.xp.astype(space.xp.abs(space.zeros(1)[:, 0]), space.xp.float64)
     counts = doubled(first if known is None else known.shape[1], num_probes)
     for step, indices in enumerate(counts, start=1):
         fresh = space.probes(stream, indices, probe)
         y = multiplied(A, fresh, block_size) if known is None else known
         known = None
-        require_finite(to_numpy(space.column_norms_squared(y)), indices.stop, A)
+        squares = to_numpy(space.column_norms_squared(y))
+        require_finite(squares, indices.stop, A)
         Q, columns = extended_qr(space, Q, y, filler)
         R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)
         z = multiplied(back, Q[:, indices.start :], block_size)
         require_finite(to_numpy(space.column_norms_squared(z)), 2 * indices.stop, A)
         omega, image = (space.xp.concat(pair, axis=1) for pair in ((omega, fresh), (image, z)))
+        # E|(A ω)_i|² is the squared norm of row i; QR spreads rounding over all rows alike.
+        moduli = space.xp.astype(space.xp.abs(y), space.xp.float64)
+        rows = rows + space.xp.sum(moduli**2, axis=1) + float(squares.sum()) / space.dim
         values, errors = _estimates(A, omega, Q, R, image)
+        floor = ROUNDINGS * eps(space.xp, space.dtype) * space.xp.sqrt(rows / indices.stop)
+        errors = space.xp.hypot(space.xp.astype(errors, space.xp.float64), floor)
         norms = [to_numpy(space.column_norms_squared(part[:, None])) for part in (values, errors)]
         yield XDiagState(
             step,
@@ -158,7 +167,8 @@ def _estimates(
     scatter = xp.sqrt(xp.sum(xp.abs(singles - mean[:, None]) ** 2, axis=1) / (m * (m - 1)))
     center = (xp.sum(deleted, axis=1) / m)[:, None]
     jackknife = xp.sqrt(xp.sum(xp.abs(deleted - center) ** 2, axis=1) * ((m - 1) / m))
-    return mean, xp.sqrt(scatter) * xp.sqrt(jackknife)
+    between = xp.sqrt(scatter) * xp.sqrt(jackknife)
+    return mean, xp.minimum(between, MOST * scatter)
 
 
 def _orthogonalized(space: Space, block: Array, i: int, along: HostArray, norm: HostArray) -> Array:

@@ -19,6 +19,7 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from hessops.algorithms.trace._leave_one_out import LeaveOneOut, LeaveOneOutState
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import require_finite
@@ -116,9 +117,10 @@ def _estimates(A: LinearOperator, omega: Array, products: Array, probe: ProbeKin
         trace=float(np.trace(inner).real),
         dim=space.dim,
     )
-    rounding = eps(space.xp, space.dtype) * float(np.trace(inner).real) * scale
     singles, pairs = (scale * (part - shift * space.dim) for part in (singles, pairs))
-    return LeaveOneOut(singles, pairs, rounding=rounding)
+    return LeaveOneOut(
+        singles, pairs, rounding=rounding(space, float(np.trace(inner).real)) * scale
+    )
 
 
 def _downdated(
@@ -166,8 +168,8 @@ def _require_positive_semidefinite(
     """Raise if the projection of A onto the span of the probes has a negative eigenvalue."""
     inverse = np.linalg.inv(np.linalg.cholesky(overlap))
     values = np.linalg.eigvalsh(inverse @ core @ inverse.conj().T)
-    rounding = np.sqrt(eps(A.xp, A.dtype)) * float(np.max(np.abs(values)))
-    if A.domain.agree(bool(values[0] < -rounding)):
+    allowed = np.sqrt(eps(A.xp, A.dtype)) * float(np.max(np.abs(values)))
+    if A.domain.agree(bool(values[0] < -allowed)):
         raise ValueError(
             f"XNysTrace needs a positive semidefinite operator, and {A} has an eigenvalue of at most "
             f"{scale * values[0]:.3g} (the largest seen is {scale * values[-1]:.3g}): use "

@@ -18,16 +18,17 @@ from scipy.linalg import solve_triangular
 
 from hessops.algorithms.trace._leave_one_out import LeaveOneOut, LeaveOneOutState
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, to_numpy
+from hessops.blocks.rounding import rounding
 from hessops.blocks.tall_qr import extended_qr
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
 
-__all__ = ["removed_directions", "xtrace_steps"]
+__all__ = ["MOST", "removed_directions", "xtrace_steps"]
 
 # On every spectrum tried the error of the mean was at most this much larger than the scatter says.
-_MOST = 1.5
+MOST = 1.5
 
 
 def xtrace_steps(
@@ -112,7 +113,7 @@ def _estimates(
     return _Downdates(H, W, R + ZO, R, forms, lengths).leave_one_out(
         dim=space.dim,
         resphered=probe in {"normal", "sphere"},
-        rounding=eps(space.xp, space.dtype) * float(np.sum(np.abs(np.diag(H)))),
+        rounding=rounding(space, float(np.sum(np.abs(np.diag(H))))),
     )
 
 
@@ -179,7 +180,7 @@ class _Downdates:
         form2 = form2 + 2 * np.real(w1.conj() * w2 * cross)
         length2 = length1 + np.abs(w2) ** 2
         pairs = self.trace - ss.real - square + _scaled(form2, length2, dim - m + 2, resphered)
-        return LeaveOneOut(singles[:, 0], pairs, rounding=rounding, most=_MOST)
+        return LeaveOneOut(singles[:, 0], pairs, rounding=rounding, most=MOST)
 
 
 def _added(w: HostArray, t: HostArray, h: HostArray) -> HostArray:
