@@ -297,7 +297,10 @@ def test_the_history_is_a_table():
     assert list(history.to_dict()) == list(History.columns)
     assert np.all(np.diff(history["seconds"]) >= 0)
     header, *rows = str(history).splitlines()
-    assert header.split() == ["step", "products", "estimate", "error", "seconds"]
+    assert header.split() == [
+            *("step", "products", "estimate", "error", "seconds"),
+            "orthogonality",
+        ]
     assert len(rows) == 3
     assert all(len(row.split()) == 5 for row in rows)
     assert repr(history) == "History(3 steps)"

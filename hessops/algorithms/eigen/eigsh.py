@@ -251,9 +251,9 @@ def _kept(k: int, limit: int, width: int) -> int:
 
 def _joined(before: Outcome[EigshState], after: Outcome[EigshState]) -> Outcome[EigshState]:
     """Return two runs as one, where the second counts its steps and products from the first."""
-    rows = [tuple(row.values()) for row in before.history]
-    rows += [(*list(row.values())[:-1], row["seconds"] + before.seconds) for row in after.history]
-    return Outcome(after.state, after.reason, History(rows), before.seconds + after.seconds)
+    later = ({**row, "seconds": row["seconds"] + before.seconds} for row in after.history)
+    history = History(tuple(row.values()) for row in (*before.history, *later))
+    return Outcome(after.state, after.reason, history, before.seconds + after.seconds)
 
 
 def _basis_limit(space: Space, k: int, block_size: int, max_basis: int | None) -> int:
