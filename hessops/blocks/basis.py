@@ -167,8 +167,8 @@ class Basis:
             first = last
         return xp.matrix_transpose(rest[:, :, 0]), coefficients[:, :, 0]
 
-    def project_block(self, X: Array) -> tuple[Array, Array]:
-        """Take all columns of a block off the basis of the one recurrence, in one pass.
+    def inner(self, X: Array) -> Array:
+        """Return the inner products of the vectors of the one recurrence with a block.
 
         Parameters
         ----------
@@ -177,17 +177,39 @@ class Basis:
 
         Returns
         -------
+        array, shape (size, b)
+            By one reduction.
+        """
+        transpose = self.space.xp.matrix_transpose
+        return self.space.joint_gram([transpose(part[0, :, :]) for _, part in self._parts()], X)
+
+    def project_block(
+        self, X: Array, ranges: Sequence[slice] | None = None
+    ) -> tuple[Array, Array]:
+        """Take all columns of a block off the basis of the one recurrence, in one pass.
+
+        Parameters
+        ----------
+        X : array, shape (local_dim, b)
+            Any block.
+        ranges : sequence of slice, optional
+            Which vectors, ascending; all of them where not given.
+
+        Returns
+        -------
         block : array, shape (local_dim, b)
             What is left.
         coefficients : array, shape (size, b)
-            Inner products of the basis vectors with the columns, by one reduction.
+            Inner products of these basis vectors with the columns, by one reduction.
         """
         transpose = self.space.xp.matrix_transpose
-        parts = [(rows, transpose(part[0, :, :])) for rows, part in self._parts()]
-        inner = self.space.joint_gram([part for _, part in parts], X)
-        coefficients = self.space.coefficients(inner)
-        for rows, part in parts:
-            X = X - part @ coefficients[rows, :]
+        parts = [transpose(part[0, :, :]) for _, part in self._parts(ranges)]
+        coefficients = self.space.coefficients(self.space.joint_gram(parts, X))
+        first = 0
+        for part in parts:
+            last = first + part.shape[1]
+            X = X - part @ coefficients[first:last, :]
+            first = last
         return X, coefficients
 
     def _parts(self, ranges: Sequence[slice] | None = None) -> Iterator[tuple[slice, Array]]:

@@ -27,6 +27,7 @@ from hessops.algorithms._common import (
 )
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
 from hessops.algorithms.eigen._eigsh_goal import Goal, Which, eigsh_goal
+from hessops.algorithms.eigen._eigsh_pace import Pace
 from hessops.algorithms.eigen.thick_restart import (
     EigshState,
     KnownPairs,
@@ -232,6 +233,8 @@ class _Search:
                 max_basis=self.limit,
                 keep=partial(goal.select, count=_kept(goal.k, self.limit, start.shape[1])),
                 known=known,
+                # Who watches sees every step.
+                pace=Pace(goal, self.max_steps) if self.callback is None and known is None else None,
             ),
             space=self.operator.domain,
             stop=stop,

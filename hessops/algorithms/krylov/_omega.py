@@ -81,6 +81,18 @@ class OrthogonalityEstimate:
             rest = self._next[:, chosen]
             self._next[:, chosen] = np.where(rest == 0, 0.0, np.copysign(self.precision, rest))
 
+    def measured(self, inner: HostArray) -> None:
+        """Begin anew with what was measured of a single recurrence.
+
+        Parameters
+        ----------
+        inner : numpy.ndarray, shape (2, k)
+            Moduli of the inner products with the k vectors, of the last of them and of the next.
+        """
+        self._before = np.zeros((1, inner.shape[1] - 1))
+        self._latest, self._next = inner[:1].copy(), inner[1:].copy()
+        self._latest[:, -1] = 1.0
+
     def purge(self, coefficients: list[HostArray]) -> None:
         """Note that the next vectors were just orthogonalised against some Ritz vectors.
 
