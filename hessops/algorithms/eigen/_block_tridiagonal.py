@@ -12,6 +12,10 @@ from hessops.arrays import HostArray
 __all__ = ["BlockTridiagonal", "SmallPairs"]
 
 
+# With so many times as many rows as pairs wanted, some pairs are found sooner than all.
+_FEW = 16
+
+
 @dataclass(frozen=True)
 class SmallPairs:
     """Eigenpairs of the small matrix: values ascending, and orthonormal coefficients in the basis."""
@@ -117,7 +121,7 @@ class BlockTridiagonal:
 
     def ends(self, count: int) -> SmallPairs:
         """Return the outermost `count` pairs at each end, cheaply where T is tridiagonal."""
-        if not self._tridiagonal or self.size <= 2 * count:
+        if not self._tridiagonal or self.size <= _FEW * count:
             everything = self.pairs()
             chosen = np.arange(self.size)
             if self.size > 2 * count:

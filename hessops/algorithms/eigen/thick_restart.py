@@ -293,18 +293,17 @@ class _ThickRestart:
         self.following = space.zeros(0)
         blocks = [product]
         del product
-        rest = self._rest(blocks.pop())
+        # Blocks, and Krylov spaces beside others, are kept fully orthogonal.
+        if len(self.lengths) > 1 or not self.small.tridiagonal:
+            self._semi = None
+        if self._semi is None:
+            rest = orthonormal_rest(self.basis, blocks.pop(), self._negligible)
+        else:
+            rest = self._semi.rest(self.basis, blocks.pop(), self.small, self._negligible)
         self._require_self_adjoint(rest.coefficients)
         self.small.grow(rest.coefficients, rest.factor, rest.dropped)
         self.following = rest.block
         self._blurred = self._blurred or self._is_blurred(rest)
-
-    def _rest(self, product: Array) -> OrthonormalRest:
-        # Blocks, and Krylov spaces beside others, are kept fully orthogonal.
-        if self._semi is None or len(self.lengths) > 1 or not self.small.tridiagonal:
-            self._semi = None
-            return orthonormal_rest(self.basis, product, self._negligible)
-        return self._semi.rest(self.basis, product, self.small, self._negligible)
 
     def state(self, num_ends: int, pace: Pace | None) -> EigshState:
         """Return the outermost Ritz pairs, those of the last look until the next is due."""
