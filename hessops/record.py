@@ -5,6 +5,7 @@ Engines are generators of states and know no stopping; verbs say when to stop an
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ __all__ = ["Callback", "History", "Outcome", "State", "require_finite", "run"]
 
 
 class State(Protocol):
-    """What every engine yields."""
+    """What every engine yields.
+
+    One that knows how orthogonal its basis is says so in an attribute `orthogonality`.
+    """
 
     @property
     def step(self) -> int:
@@ -31,6 +35,9 @@ class State(Protocol):
         """Return the columns multiplied so far."""
 
 
+# Columns that every file has; results saved before `orthogonality` was recorded end there.
+_REQUIRED = 5
+
 S = TypeVar("S", bound=State)
 Callback = Callable[[Any], bool | None]
 """Called with every state; returning True ends the run."""
@@ -40,12 +47,14 @@ class History:
     """One record per step: the same columns for every algorithm.
 
     The columns are `step`, `num_products`, `estimate` (the leading number), `error` (its residual
-    norm or standard error, NaN where unknown) and `seconds` since the start.
+    norm or standard error, NaN where unknown), `seconds` since the start, and `orthogonality`: the
+    largest inner product of two vectors of the basis, as it is estimated; NaN where there is no
+    basis, or nothing is known of it.
 
     Parameters
     ----------
     rows : iterable of tuple of float
-        The records, each with one entry per column.
+        The records, each with one entry per column; those left out at the end are NaN.
 
     Examples
     --------
@@ -55,10 +64,11 @@ class History:
     [1, 2]
     """
 
-    columns = ("step", "num_products", "estimate", "error", "seconds")
+    columns = ("step", "num_products", "estimate", "error", "seconds", "orthogonality")
 
     def __init__(self, rows: Iterable[tuple[float, ...]] = ()) -> None:
-        self._rows = tuple(rows)
+        count = len(self.columns)
+        self._rows = tuple((*row, *(math.nan,) * (count - len(row))) for row in rows)
 
     def __getitem__(self, column: str) -> HostArray:
         if column not in self.columns:
@@ -85,8 +95,12 @@ class History:
 
     @classmethod
     def from_dict(cls, columns: dict[str, HostArray]) -> History:
-        """Return the history of the given columns."""
-        return cls(zip(*(columns[name].tolist() for name in cls.columns), strict=True))
+        """Return the history of the given columns; later ones, which old files lack, are NaN."""
+        known = (columns[name].tolist() for name in cls.columns if name in columns)
+        required = set(cls.columns[:_REQUIRED]) - set(columns)
+        if required:
+            raise KeyError(f"a history needs the columns {', '.join(sorted(required))}")
+        return cls(zip(*known, strict=True))
 
     @classmethod
     def joined(cls, parts: Iterable[History]) -> History:
@@ -102,7 +116,10 @@ class History:
 
     def __str__(self) -> str:
         header = f"{'step':>6} {'products':>9} {'estimate':>15} {'error':>10} {'seconds':>9}"
-        rows = [f"{s:6d} {p:9d} {v:15.8g} {e:10.2e} {t:9.3f}" for s, p, v, e, t in self._rows]
+        rows = [f"{s:6d} {p:9d} {v:15.8g} {e:10.2e} {t:9.3f}" for s, p, v, e, t, _ in self._rows]
+        if not np.all(np.isnan(self["orthogonality"])):
+            header += f" {'orthogonality':>14}"
+            rows = [f"{row} {loss:14.1e}" for row, (*_, loss) in zip(rows, self._rows, strict=True)]
         return "\n".join([header, *rows])
 
     def __repr__(self) -> str:
@@ -156,9 +173,11 @@ def run(
     rows: list[tuple[float, ...]] = []
     reason: str | None = None
     for state in states:
-        rows.append(
-            (state.step, state.num_products, *map(float, row(state)), time.perf_counter() - start)
-        )
+        estimate, error = map(float, row(state))
+        seconds = time.perf_counter() - start
+        # Engines without a basis have states without a level.
+        loss = float(getattr(state, "orthogonality", math.nan))
+        rows.append((state.step, state.num_products, estimate, error, seconds, loss))
         reason = stop(state)
         if callback is not None and callback(state) and reason is None:
             reason = "stopped by the callback"

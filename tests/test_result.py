@@ -298,12 +298,27 @@ def test_the_history_is_a_table():
     assert list(history.to_dict()) == list(History.columns)
     assert np.all(np.diff(history["seconds"]) >= 0)
     header, *rows = str(history).splitlines()
-    assert header.split() == ["step", "products", "estimate", "error", "seconds"]
+    names = ["step", "products", "estimate", "error", "seconds"]
+    assert header.split() == [*names, "orthogonality"]
     assert len(rows) == 3
-    assert all(len(row.split()) == 5 for row in rows)
+    assert all(len(row.split()) == 6 for row in rows)
+    # Where there is no basis, there is no such column to read.
+    other = hessops.trace(operator(), num_probes=2, rng=0).history
+    assert np.all(np.isnan(other["orthogonality"]))
+    assert str(other).splitlines()[0].split() == names
     assert repr(history) == "History(3 steps)"
     with pytest.raises(KeyError, match="no column 'time'; there are step, num_products, estimate"):
         history["time"]
+
+
+def test_a_history_of_before_there_was_orthogonality_is_read():
+    old = {name: np.array([1.0, 2.0]) for name in History.columns[:5]}
+    history = History.from_dict(old)
+    assert history["seconds"].tolist() == [1, 2]
+    assert np.all(np.isnan(history["orthogonality"]))
+    del old["error"]
+    with pytest.raises(KeyError, match="a history needs the columns error"):
+        History.from_dict(old)
 
 
 numbers = st.floats(allow_infinity=True, allow_nan=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 
 from hessops.arrays import Array
@@ -138,32 +138,37 @@ class Basis:
         """
         return copy.copy(self)
 
-    def project(self, X: Array) -> tuple[Array, Array]:
+    def project(self, X: Array, ranges: Sequence[slice] | None = None) -> tuple[Array, Array]:
         """Take every column of a block off its basis, in one pass of classical Gram-Schmidt.
 
         Parameters
         ----------
         X : array, shape (local_dim, m)
             Column j belongs to basis j.
+        ranges : sequence of slice, optional
+            Which vectors of every basis, ascending; all of them where not given.
 
         Returns
         -------
         block : array, shape (local_dim, m)
             What is left.
         coefficients : array, shape (m, size)
-            Inner products of the basis vectors with the columns, by one reduction.
+            Inner products of these basis vectors with the columns, by one reduction.
         """
         xp = self.space.xp
         # Each of shape (m, local_dim, vectors).
-        stacks = [(rows, xp.matrix_transpose(part)) for rows, part in self._parts()]
+        stacks = [xp.matrix_transpose(part) for _, part in self._parts(ranges)]
         rest = xp.matrix_transpose(X)[:, :, None]
-        coefficients = self.space.joint_gram([stack for _, stack in stacks], rest)
-        for rows, stack in stacks:
-            rest = rest - stack @ coefficients[:, rows, :]
+        coefficients = self.space.joint_gram(stacks, rest)
+        first = 0
+        for stack in stacks:
+            last = first + stack.shape[2]
+            rest = rest - stack @ coefficients[:, first:last, :]
+            first = last
         return xp.matrix_transpose(rest[:, :, 0]), coefficients[:, :, 0]
 
-    def project_block(self, X: Array) -> tuple[Array, Array]:
-        """Take all columns of a block off the basis of the one recurrence, in one pass.
+    def inner(self, X: Array) -> Array:
+        """Return the inner products of the vectors of the one recurrence with a block.
 
         Parameters
         ----------
@@ -172,21 +177,50 @@ class Basis:
 
         Returns
         -------
+        array, shape (size, b)
+            By one reduction.
+        """
+        transpose = self.space.xp.matrix_transpose
+        return self.space.joint_gram([transpose(part[0, :, :]) for _, part in self._parts()], X)
+
+    def project_block(
+        self, X: Array, ranges: Sequence[slice] | None = None
+    ) -> tuple[Array, Array]:
+        """Take all columns of a block off the basis of the one recurrence, in one pass.
+
+        Parameters
+        ----------
+        X : array, shape (local_dim, b)
+            Any block.
+        ranges : sequence of slice, optional
+            Which vectors, ascending; all of them where not given.
+
+        Returns
+        -------
         block : array, shape (local_dim, b)
             What is left.
         coefficients : array, shape (size, b)
-            Inner products of the basis vectors with the columns, by one reduction.
+            Inner products of these basis vectors with the columns, by one reduction.
         """
         transpose = self.space.xp.matrix_transpose
-        parts = [(rows, transpose(part[0, :, :])) for rows, part in self._parts()]
-        inner = self.space.joint_gram([part for _, part in parts], X)
-        coefficients = self.space.coefficients(inner)
-        for rows, part in parts:
-            X = X - part @ coefficients[rows, :]
+        parts = [transpose(part[0, :, :]) for _, part in self._parts(ranges)]
+        coefficients = self.space.coefficients(self.space.joint_gram(parts, X))
+        first = 0
+        for part in parts:
+            last = first + part.shape[1]
+            X = X - part @ coefficients[first:last, :]
+            first = last
         return X, coefficients
 
-    def _parts(self) -> Iterator[tuple[slice, Array]]:
+    def _parts(self, ranges: Sequence[slice] | None = None) -> Iterator[tuple[slice, Array]]:
         """Yield which vectors each stripe holds, and them, shape (m, vectors, local_dim)."""
+        if ranges is not None:
+            for rows, part in self._parts():
+                for chosen in ranges:
+                    first, last = max(rows.start, chosen.start), min(rows.stop, chosen.stop)
+                    if first < last:
+                        yield slice(first, last), part[:, first - rows.start : last - rows.start, :]
+            return
         if self._replacements_seen != self._replacements[0]:
             raise RuntimeError(
                 "the vectors of this state were replaced by a restart; use a state before the next "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,9 @@ from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
 from hessops.space import Space
 
-__all__ = ["OrthonormalRest", "orthonormal_rest"]
+__all__ = ["Negligible", "OrthonormalRest", "orthonormal_rest", "projected", "truncated"]
+
+Negligible = Callable[[HostArray, HostArray], float]
 
 _MOST_ROUNDS = 6
 _LITTLE_TAKEN_OFF = 0.5
@@ -41,9 +43,7 @@ class OrthonormalRest:
     dropped: HostArray
 
 
-def orthonormal_rest(
-    basis: Basis, W: Array, negligible: Callable[[HostArray, HostArray], float]
-) -> OrthonormalRest:
+def orthonormal_rest(basis: Basis, W: Array, negligible: Negligible) -> OrthonormalRest:
     """Take a block off a basis and orthonormalise what is left, dropping what is negligible.
 
     A single vector is projected twice, then normalised: three reductions, one copy to the host and
@@ -72,7 +72,7 @@ def orthonormal_rest(
     dropped: HostArray = np.zeros(width)
     limit = 0.0
     for turn in range(_MOST_ROUNDS):
-        W, inner, gram = _projected(basis, W, 2 if width == 1 else 1)
+        W, inner, gram = projected(basis, W, times=2 if width == 1 else 1)
         if turn == 0:
             limit = max(negligible(inner, gram), _TINY)
         coefficients = coefficients + inner @ factor
@@ -82,7 +82,7 @@ def orthonormal_rest(
         transform = vectors / sizes
         # In the first round of a block, a value may be far above what it stands for.
         room = space.dim - basis.size if turn or width == 1 else width
-        kept, factor, lost = _truncated(space, factor, limit, room)
+        kept, factor, lost = truncated(space, factor, limit, room)
         dropped = np.hypot(dropped, lost)
         if factor.shape[0] == 0:
             return OrthonormalRest(space.zeros(0), coefficients, factor, dropped)
@@ -92,18 +92,20 @@ def orthonormal_rest(
     return OrthonormalRest(W, coefficients, factor, dropped)
 
 
-def _projected(basis: Basis, W: Array, times: int) -> tuple[Array, HostArray, HostArray]:
+def projected(
+    basis: Basis, W: Array, ranges: Sequence[slice] | None = None, *, times: int = 1
+) -> tuple[Array, HostArray, HostArray]:
     """Return what is left, and on the host the inner products and the Gram matrix of what is left."""
     space, xp = basis.space, basis.space.xp
-    W, inner = basis.project_block(W)
+    W, inner = basis.project_block(W, ranges)
     for _ in range(times - 1):
-        W, more = basis.project_block(W)
+        W, more = basis.project_block(W, ranges)
         inner = inner + more
     # In double precision where that is cheap: products of 10^20 overflow in single precision.
     gram = space.column_norms_squared(W)[None, :] if W.shape[1] == 1 else space.gram(W, W)
     wide = xp.complex128 if is_complex(xp, space.dtype) else xp.float64
     together = to_host(space, xp.concat([xp.astype(inner, wide), xp.astype(gram, wide)]))
-    return W, together[: basis.size], together[basis.size :]
+    return W, together[: inner.shape[0]], together[inner.shape[0] :]
 
 
 def _square_root(space: Space, gram: HostArray) -> tuple[HostArray, HostArray]:
@@ -118,7 +120,7 @@ def _square_root(space: Space, gram: HostArray) -> tuple[HostArray, HostArray]:
     return np.maximum(np.sqrt(np.maximum(values, floor)), _TINY), vectors
 
 
-def _truncated(
+def truncated(
     space: Space, factor: HostArray, limit: float, room: int
 ) -> tuple[HostArray, HostArray, HostArray]:
     """Return which directions to keep of a factor, shape (w, r), the rest of it, and what is lost."""

@@ -12,6 +12,10 @@ from hessops.arrays import HostArray
 __all__ = ["BlockTridiagonal", "SmallPairs"]
 
 
+# With so many times as many rows as pairs wanted, some pairs are found sooner than all.
+_FEW = 16
+
+
 @dataclass(frozen=True)
 class SmallPairs:
     """Eigenpairs of the small matrix: values ascending, and orthonormal coefficients in the basis."""
@@ -49,6 +53,11 @@ class BlockTridiagonal:
         self.coupling: HostArray = np.zeros((width, 0))
         self._entries: HostArray = np.diag(values)
         self._tridiagonal = True
+
+    @property
+    def tridiagonal(self) -> bool:
+        """Tell whether T is real and tridiagonal."""
+        return self._tridiagonal
 
     @property
     def matrix(self) -> HostArray:
@@ -112,14 +121,14 @@ class BlockTridiagonal:
 
     def ends(self, count: int) -> SmallPairs:
         """Return the outermost `count` pairs at each end, cheaply where T is tridiagonal."""
-        if not self._tridiagonal or self.size <= 2 * count:
+        if not self._tridiagonal or self.size <= _FEW * count:
             everything = self.pairs()
             chosen = np.arange(self.size)
             if self.size > 2 * count:
                 chosen = np.concatenate([chosen[:count], chosen[-count:]])
             return self._with_residuals(everything.values[chosen], everything.vectors[:, chosen])
         ends = [(0, count - 1), (self.size - count, self.size - 1)]
-        parts = [eigh_tridiagonal(*self._diagonals(), select="i", select_range=end) for end in ends]
+        parts = [eigh_tridiagonal(*self.diagonals(), select="i", select_range=end) for end in ends]
         return self._with_residuals(
             np.concatenate([part[0] for part in parts]),
             np.concatenate([part[1] for part in parts], axis=1),
@@ -128,7 +137,7 @@ class BlockTridiagonal:
     def pairs(self) -> SmallPairs:
         """Return all pairs."""
         if self._tridiagonal:
-            return self._with_residuals(*eigh_tridiagonal(*self._diagonals()))
+            return self._with_residuals(*eigh_tridiagonal(*self.diagonals()))
         return self._with_residuals(*np.linalg.eigh(self.matrix))
 
     def restart(self, pairs: SmallPairs) -> HostArray:
@@ -172,7 +181,8 @@ class BlockTridiagonal:
         """Return bounds on the norms of E applied to some vectors."""
         return np.asarray(np.minimum(self.lost @ np.abs(vectors), self._lost_in_all))
 
-    def _diagonals(self) -> tuple[HostArray, HostArray]:
+    def diagonals(self) -> tuple[HostArray, HostArray]:
+        """Return the diagonal and off-diagonal of a T that is tridiagonal."""
         # The coupling of single vectors is a norm, and so real.
         matrix = np.real(self.matrix)
         return np.diag(matrix).copy(), np.diag(matrix, -1).copy()

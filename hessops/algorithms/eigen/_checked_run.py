@@ -52,6 +52,6 @@ def checked(
 
 def _joined(before: Outcome[S], after: Outcome[S]) -> Outcome[S]:
     """Return two runs as one, where the second counts its steps and products from the first."""
-    rows = [tuple(row.values()) for row in before.history]
-    rows += [(*list(row.values())[:-1], row["seconds"] + before.seconds) for row in after.history]
-    return Outcome(after.state, after.reason, History(rows), before.seconds + after.seconds)
+    later = ({**row, "seconds": row["seconds"] + before.seconds} for row in after.history)
+    history = History(tuple(row.values()) for row in (*before.history, *later))
+    return Outcome(after.state, after.reason, history, before.seconds + after.seconds)

@@ -30,6 +30,7 @@ from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
 from hessops.algorithms.eigen._eigsh_goal import Goal, Which, eigsh_goal
+from hessops.algorithms.eigen._eigsh_pace import Pace
 from hessops.algorithms.eigen._verified_pairs import verified_pairs
 from hessops.algorithms.eigen.thick_restart import (
     EigshState,
@@ -229,6 +230,8 @@ class _Search:
                 max_basis=self.limit,
                 keep=partial(goal.select, count=kept(goal.k, self.limit, start.shape[1])),
                 known=known,
+                # Who watches sees every step.
+                pace=Pace(goal, self.max_steps) if self.callback is None and known is None else None,
             ),
             space=self.operator.domain,
             stop=stop,

@@ -21,6 +21,7 @@ import numpy as np
 from hessops.algorithms._common import require_in_range, start_norms
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
+from hessops.algorithms.eigen._semi_orthogonal import SemiOrthogonal
 from hessops.arrays import Array, HostArray, eps, to_numpy
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import ROUNDINGS
@@ -33,6 +34,7 @@ from hessops.results.eigenpairs import error_bounds
 __all__ = ["EigshState", "KnownPairs", "ThickRestart", "eigsh_steps", "known_pairs"]
 
 Keep = Callable[[HostArray], HostArray]
+Pace = Callable[["EigshState"], int]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,9 @@ class EigshState:
         How often the basis was full.
     basis : Basis
         The vectors V; they serve until the next restart.
+    orthogonality : float
+        Largest inner product of two of them where it is estimated; NaN where all are kept orthogonal
+        to rounding.
     """
 
     step: int
@@ -77,6 +82,7 @@ class EigshState:
     blurred: bool
     num_restarts: int
     basis: Basis
+    orthogonality: float = math.nan
 
     @property
     def filled(self) -> bool:
@@ -144,6 +150,7 @@ def eigsh_steps(
     max_basis: int | None = None,
     keep: Keep | None = None,
     known: KnownPairs | None = None,
+    pace: Pace | None = None,
 ) -> Iterator[EigshState]:
     """Yield the outermost Ritz pairs after every block; end when the basis fills the space.
 
@@ -171,6 +178,10 @@ def eigsh_steps(
         those of largest modulus, half as many as the basis holds, where not given.
     known : KnownPairs, optional
         Approximate eigenpairs to stay orthogonal to, and to count among the Ritz pairs.
+    pace : callable, optional
+        From a state whose Ritz pairs are new to the number of steps that may pass until the next
+        such; the states between hold the same pairs, which remain Ritz pairs of a smaller space.
+        Pairs are new in every step where not given; and after a restart and at the end of a space.
 
     Yields
     ------
@@ -197,7 +208,7 @@ def eigsh_steps(
         if engine.must_restart():
             engine.restart(keep or _largest(engine.limit // 2))
         engine.multiply()
-        yield engine.state(num_ends)
+        yield engine.state(num_ends, pace)
 
 
 class ThickRestart:
@@ -242,6 +253,11 @@ class ThickRestart:
         # space that has yet to see the spectrum.
         self._half_the_digits = math.sqrt(self._eps)
         self._breakdown = max(ROUNDINGS * self._eps, min(tol / 4, self._half_the_digits))
+        self._seen: SmallPairs | None = None
+        self._next_look = 0
+        bound = SemiOrthogonal.pays(self._eps, tol)
+        alone = self.basis.size == 0 and start.shape[1] == 1
+        self._semi = SemiOrthogonal(self._eps, bound) if bound is not None and alone else None
         self.begin(start)
 
     def begin(self, start: Array) -> None:
@@ -278,6 +294,9 @@ class ThickRestart:
         )  # fmt: skip
         self.basis.replace(space.from_host(kept))
         self.num_restarts += 1
+        self._seen = None
+        if self._semi is not None:
+            self._semi.restarted(self.basis, self.following)
 
     def multiply(self) -> None:
         """Multiply the next block, add it to the basis and find the one after it."""
@@ -295,31 +314,52 @@ class ThickRestart:
             require_in_range(self.operator, math.sqrt(largest), product)
         blocks = [product]
         del product
-        rest = orthonormal_rest(self.basis, blocks.pop(), self._negligible)
+        # Blocks, and Krylov spaces beside others, are kept fully orthogonal.
+        if len(self.lengths) > 1 or not self.small.tridiagonal:
+            self._semi = None
+        if self._semi is None:
+            rest = orthonormal_rest(self.basis, blocks.pop(), self._negligible)
+        else:
+            rest = self._semi.rest(self.basis, blocks.pop(), self.small, self._negligible)
         self._require_self_adjoint(rest.coefficients)
         self.small.grow(rest.coefficients, rest.factor, rest.dropped)
         self.following = rest.block
         self._blurred = self._blurred or self._is_blurred(rest)
 
-    def state(self, num_ends: int) -> EigshState:
-        """Return the outermost Ritz pairs."""
-        ends = self.small.ends(num_ends)
-        values, residuals, vectors = self.operator.domain.comm.broadcast(
-            (ends.values, ends.residual_norms, ends.vectors)
-        )
-        self.size = max(self.size, float(np.max(np.abs(values))))
+    def state(self, num_ends: int, pace: Pace | None) -> EigshState:
+        """Return the outermost Ritz pairs, those of the last look until the next is due."""
+        exhausted = self.following.shape[1] == 0
+        filled = self.basis.size >= self.operator.domain.dim
+        looks = self._seen is None or self.step >= self._next_look or exhausted or filled
+        if looks:
+            ends = self.small.ends(num_ends)
+            self._seen = self.operator.domain.comm.broadcast(ends)
+            self.size = max(self.size, float(np.max(np.abs(self._seen.values))))
+        state = self._state(exhausted)
+        if looks and pace is not None:
+            self._next_look = self.step + self.operator.domain.comm.broadcast(pace(state))
+        return state
+
+    def _state(self, exhausted: bool) -> EigshState:
+        assert self._seen is not None
+        seen, size = self._seen, self.basis.size
+        coefficients = seen.vectors
+        if len(coefficients) < size:
+            added = np.zeros((size - len(coefficients), coefficients.shape[1]))
+            coefficients = np.concatenate([coefficients, added])
         return EigshState(
             self.step,
             self.num_products,
-            values,
-            residuals,
-            vectors,
+            seen.values,
+            seen.residual_norms,
+            coefficients,
             self.size,
             tuple(self.lengths),
-            self.following.shape[1] == 0,
+            exhausted,
             self._blurred,
             self.num_restarts,
             self.basis.snapshot(),
+            math.nan if self._semi is None else self._semi.level,
         )
 
     def _negligible(self, inner: HostArray, gram: HostArray) -> float:

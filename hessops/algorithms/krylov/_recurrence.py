@@ -29,15 +29,25 @@ class Recurrence:
         Size of the operator as earlier runs saw it.
     breakdown : float
         Residual norm that ends a recurrence, relative to the scale, if above rounding.
+    local : bool
+        Whether every vector is orthogonalised against the two before it only.
     """
 
     def __init__(
-        self, A: LinearOperator, count: int, basis: Basis | None, scale: float, breakdown: float
+        self,
+        A: LinearOperator,
+        count: int,
+        basis: Basis | None,
+        scale: float,
+        breakdown: float,
+        *,
+        local: bool,
     ) -> None:
         self.operator = A
         self.basis = basis
         self.deflated = 0 if basis is None else basis.size
         self.scale = scale
+        self.local = local
         self.alphas: list[HostArray] = []
         self.betas: list[HostArray] = []
         self.alive = np.ones(count, dtype=bool)
@@ -57,8 +67,8 @@ class Recurrence:
         ----------
         host : numpy.ndarray, shape (4, m)
             Of every recurrence alpha, the new beta, the imaginary part of alpha, and what else shows
-            asymmetry. If a basis is kept, that is an inner product that should be 0; if not, the
-            difference of <beta_{k-1} q_{k-1}, A q_k> and beta_{k-1}^2.
+            asymmetry. If the recurrence is local, that is the difference of
+            <beta_{k-1} q_{k-1}, A q_k> and beta_{k-1}^2; if not, an inner product that should be 0.
         """
         alpha, beta, imaginary, stray = host
         require_finite(host, self.num_products + len(alpha), self.operator)
@@ -67,19 +77,38 @@ class Recurrence:
         # From a null vector the first step sees nothing but rounding.
         if self.alphas and self.scale > 0:
             # Locally orthogonal q are so to rounding / beta (Paige 1971), hence the beta in there.
-            weight = self.scale if self.basis is None else 1.0
+            weight = self.scale if self.local else 1.0
             self._require_self_adjoint(imaginary + stray / weight)
         self.alphas.append(np.where(self.alive, alpha, 0.0))
         self.betas.append(np.where(self.alive, beta, 0.0))
         self.lengths = self.lengths + self.alive
-        # A space of dimension n holds no more than n orthogonal vectors.
-        full = self.basis is not None and self.basis.size >= self.basis.space.dim
-        self.alive = self.alive & (beta > self._breakdown * self.scale) & (not full)
+        self._find_exhausted()
+
+    def correct(self, beta: HostArray, inner: HostArray) -> None:
+        """Replace the last beta, after the new vectors were taken off others.
+
+        Parameters
+        ----------
+        beta : numpy.ndarray, shape (m,)
+            What is left of each in norm.
+        inner : numpy.ndarray, shape (m,)
+            The largest inner product with one of the others.
+        """
+        require_finite(np.stack([beta, inner]), self.num_products, self.operator)
+        # Up to half the digits in the last two vectors, times a row of T and of its transpose.
+        self._require_self_adjoint(inner / 4)
+        self.betas[-1] = np.where(self.betas[-1] > 0, beta, 0.0)
+        self._find_exhausted()
 
     def coefficients(self) -> HostArray:
         """Return 1 / beta and beta where a recurrence goes on and 0 elsewhere, shape (2, m)."""
         beta = np.where(self.alive, self.betas[-1], 0.0)
         return np.stack([np.divide(1.0, beta, where=self.alive, out=np.zeros_like(beta)), beta])
+
+    def _find_exhausted(self) -> None:
+        # A space of dimension n holds no more than n orthogonal vectors.
+        full = self.basis is not None and self.basis.size >= self.basis.space.dim
+        self.alive = self.alive & (self.betas[-1] > self._breakdown * self.scale) & (not full)
 
     def require_symmetric(self, overlaps: HostArray) -> None:
         """Raise if Q^H A Q of the start vectors shows that A is not self-adjoint."""

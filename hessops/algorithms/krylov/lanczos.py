@@ -7,11 +7,13 @@ After k steps from a unit vector q_1, the columns of Q = [q_1 ... q_k] are ortho
 Many start vectors share each product but keep a recurrence each: that is what stochastic Lanczos
 quadrature wants, one wide product a step. One reduction a step gives alpha and one beta; full
 reorthogonalisation adds one, by two passes of classical Gram-Schmidt ("twice is enough"). The
-coefficients of a step come to the host in one copy and go back to the device in one.
+coefficients of a step come to the host in one copy and go back to the device in one. Between full
+reorthogonalisation and none lies a menu, in `_reorthogonalize`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,8 +29,15 @@ from hessops.algorithms._common import (
     start_norms,
     start_vector,
 )
+from hessops.algorithms.krylov._ghosts import ghost_flags
 from hessops.algorithms.krylov._recurrence import Recurrence
-from hessops.arrays import Array, HostArray, is_complex, to_numpy
+from hessops.algorithms.krylov._reorthogonalize import (
+    Reorthogonalize,
+    Watch,
+    choose_reorthogonalization,
+    watch,
+)
+from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
@@ -37,7 +46,7 @@ from hessops.record import Callback, run
 from hessops.result import Result
 from hessops.space import Space
 
-__all__ = ["LanczosResult", "LanczosState", "lanczos", "lanczos_steps"]
+__all__ = ["LanczosResult", "LanczosState", "Reorthogonalize", "lanczos", "lanczos_steps"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,11 @@ class LanczosState:
         Where they live.
     basis : Basis or None
         The vectors Q, if kept.
+    orthogonality : float
+        Largest modulus of an inner product of two vectors of a basis, the following ones among them,
+        by the ω-recurrence, which tends to say too much; NaN where it was not asked.
+    num_inner_products : int
+        Inner products with basis vectors or Ritz vectors so far, to reorthogonalise.
     """
 
     step: int
@@ -82,6 +96,8 @@ class LanczosState:
     following: Array
     space: Space
     basis: Basis | None
+    orthogonality: float = math.nan
+    num_inner_products: int = 0
 
     @property
     def residual(self) -> Array:
@@ -112,17 +128,56 @@ class LanczosResult(Result):
         Norm of what the Krylov space lacks to be invariant.
     basis : array, shape (n, k), or None
         Q, in the operator's library, if kept.
+    orthogonality : float
+        Largest modulus of an inner product of two columns of Q, by the ω-recurrence.
+    num_inner_products : int
+        Inner products of vectors that reorthogonalisation took.
     """
 
     alphas: HostArray
     betas: HostArray
     residual_norm: float
     basis: Array | None = field(metadata={"long": True}, repr=False)
+    orthogonality: float = math.nan
+    num_inner_products: int = 0
 
     def ritz(self) -> tuple[HostArray, HostArray]:
         """Return the Ritz values, ascending, and their residual norms, both (k,)."""
         values, vectors = eigh_tridiagonal(self.alphas, self.betas)
         return values, self.residual_norm * np.abs(vectors[-1])
+
+    def ghosts(self, tol: float | None = None) -> HostArray:
+        """Tell which Ritz values come from lost orthogonality alone, by Cullum and Willoughby.
+
+        A simple eigenvalue of T that is one of T without its first row and column, too, is spurious:
+        the start vector has no part in it. Of several that agree, one stands for an eigenvalue of the
+        operator, and the others are copies of it.
+
+        Parameters
+        ----------
+        tol : float, optional
+            What counts as equal, relative to the largest Ritz value in modulus; 1000 + k units of
+            double precision where not given. Copies that have yet to converge need a larger one.
+
+        Returns
+        -------
+        numpy.ndarray of bool, shape (k,)
+            In the order of `ritz`.
+
+        References
+        ----------
+        Cullum & Willoughby (1985), Lanczos Algorithms for Large Symmetric Eigenvalue Computations,
+        volume 1, chapter 4.
+
+        Examples
+        --------
+        >>> import numpy as np, hessops
+        >>> A = hessops.gallery.strakos(24).operator
+        >>> start, cost = np.ones(24), {"num_steps": 48, "reorthogonalize": "none"}
+        >>> int(hessops.lanczos(A, start=start, **cost).ghosts().sum())
+        24
+        """
+        return ghost_flags(self.alphas, self.betas, tol)
 
     def __str__(self) -> str:
         values, _ = self.ritz()
@@ -137,7 +192,7 @@ def lanczos(
     *,
     num_steps: int,
     start: Array | None = None,
-    reorthogonalize: bool = True,
+    reorthogonalize: Reorthogonalize | bool = "full",
     rng: RandomState = None,
     callback: Callback | None = None,
 ) -> LanczosResult:
@@ -151,10 +206,16 @@ def lanczos(
         Steps to take; fewer are taken if the Krylov space is exhausted before.
     start : array, shape (n,), optional
         Start vector; random (normal) where not given.
-    reorthogonalize : bool
-        Keep the basis and orthogonalise every vector against all before it, twice. Without it
-        nothing is kept, the cost per step stays constant, and the basis slowly loses orthogonality:
-        quadrature survives that, counting eigenvalues does not (copies, "ghosts", appear).
+    reorthogonalize : {'full', 'partial', 'periodic', 'selective', 'none'} or bool
+        'full' (or True) keeps the basis and orthogonalises every vector against all before it,
+        twice. 'partial' (Simon 1984) does so when an estimate of some inner product passes the root
+        of machine epsilon, in two steps in a row, and against those vectors alone whose inner
+        products are above its power 3/4; 'periodic' (Grcar 1981) then takes all. 'selective' (Parlett
+        & Scott 1979) keeps every vector orthogonal to the Ritz vectors that have converged to half
+        the digits; it diagonalises T in every step. With these three T has the same eigenvalues to
+        rounding, and Q is orthogonal to about half the digits. 'none' (or False) keeps nothing, the
+        cost per step stays constant, and the basis slowly loses orthogonality: quadrature survives
+        that, counting eigenvalues does not (copies, `LanczosResult.ghosts`, appear).
     rng : int, numpy.random.Generator or None
         Where a random start vector comes from.
     callback : callable, optional
@@ -170,14 +231,16 @@ def lanczos(
     NotSelfAdjointError
         If `A` is not declared self-adjoint, or its products show that it is not.
     ValueError
-        If `num_steps` is no positive integer or the start vector is zero or of the wrong shape.
+        If `num_steps` is no positive integer, `reorthogonalize` is unknown, or the start vector is
+        zero or of the wrong shape.
     NonFiniteError
         If a product holds NaN or infinity.
 
     References
     ----------
     Lanczos (1950), J. Res. NBS 45; Giraud, Langou, Rozložník & van den Eshof (2005), Numer. Math.
-    101 (two passes).
+    101 (two passes); Simon (1984), Math. Comp. 42; Parlett & Scott (1979), Math. Comp. 33; Grcar
+    (1981), PhD thesis, University of Illinois.
 
     Examples
     --------
@@ -196,6 +259,7 @@ def lanczos(
             start_vector(space, start, Stream(seed, Purpose.START)),
             reorthogonalize=reorthogonalize,
             capacity=min(num_steps, space.dim),
+            observe=True,
         ),
         space=space,
         stop=lambda _: None,
@@ -214,6 +278,8 @@ def lanczos(
         betas=betas,
         residual_norm=state.residual_norm(),
         basis=None if state.basis is None else state.basis.vectors(),
+        orthogonality=state.orthogonality,
+        num_inner_products=state.num_inner_products,
         num_products=state.num_products,
         status=status,
         converged=True,
@@ -227,11 +293,12 @@ def lanczos_steps(
     A: LinearOperator,
     start: Array,
     *,
-    reorthogonalize: bool = True,
+    reorthogonalize: Reorthogonalize | bool = "full",
     basis: Basis | None = None,
     scale: float = 0.0,
     breakdown: float = 0.0,
     capacity: int = 16,
+    observe: bool = False,
 ) -> Iterator[LanczosState]:
     """Yield the state of m Lanczos recurrences in lock-step; end when all are exhausted.
 
@@ -246,11 +313,13 @@ def lanczos_steps(
         Self-adjoint.
     start : array, shape (n, m)
         Start vectors; they need no particular norm.
-    reorthogonalize : bool
-        Keep the bases, and orthogonalise against them twice a step.
+    reorthogonalize : {'full', 'partial', 'periodic', 'selective', 'none'} or bool
+        As for `lanczos`. Steps in which one of the middle three takes something off cost one more
+        reduction and one more synchronisation; those of partial and periodic are the same for all
+        recurrences.
     basis : Basis, optional
         Vectors of an earlier run (of an invariant subspace) to stay orthogonal to; extended in
-        place. `start` must be orthogonal to them.
+        place. `start` must be orthogonal to them, and reorthogonalisation full.
     scale : float
         Size of the operator as the earlier run saw it: within a null space, everything is rounding.
     breakdown : float
@@ -258,6 +327,9 @@ def lanczos_steps(
         least 32 roundings of the operator's precision.
     capacity : int
         Steps to make room for at first.
+    observe : bool
+        Estimate how orthogonal the bases are also where nothing depends on it: k m operations on
+        the host in step k.
 
     Yields
     ------
@@ -267,7 +339,8 @@ def lanczos_steps(
     Raises
     ------
     ValueError
-        If a start vector is zero or not finite, or the operator so small that squares underflow.
+        If a start vector is zero or not finite, the operator so small that squares underflow, or
+        `reorthogonalize` unknown.
     NotSelfAdjointError
         If products show that the operator is not self-adjoint: if an inner product <q_i, A q_k>
         that is 0 or known by symmetry differs by more than half the digits. With
@@ -276,9 +349,14 @@ def lanczos_steps(
     """
     space, xp = A.domain, A.xp
     count = start.shape[1]
-    if reorthogonalize and basis is None:
+    choice = choose_reorthogonalization(reorthogonalize)
+    full = choice == "full" or basis is not None
+    if choice != "none" and basis is None:
         basis = Basis(space, count, capacity)
-    recurrence = Recurrence(A, count, basis, scale, breakdown)
+    recurrence = Recurrence(A, count, basis, scale, breakdown, local=not full)
+    watching = None
+    if observe or not (full or choice == "none"):
+        watching = watch("full" if full else choice, basis, count, eps(xp, A.dtype))
     Q = start * space.from_host(1.0 / start_norms(space, start))
     del start
     # Blocks are let go as soon as they have served.
@@ -289,6 +367,7 @@ def lanczos_steps(
         overlaps = space.gram(Q, W) if beta is None and count > 1 else None
         if basis is not None:
             basis.append(Q)
+        if full and basis is not None:
             W, alpha, stray = _reorthogonalized(W, basis, recurrence.deflated, beta)
             squares = space.column_norms_squared(W)
         else:
@@ -304,16 +383,19 @@ def lanczos_steps(
         require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
             recurrence.require_symmetric(to_numpy(overlaps))
+        again = None if watching is None else watching.inspect(W, recurrence)
+        W = W if again is None else again
+        del again
         inverse_and_beta = space.from_host(recurrence.coefficients())
         beta = inverse_and_beta[1, :]
         Q = space.scale(W, inverse_and_beta[0, :], overwrite=basis is None)
         del W
-        yield _state(recurrence, Q)
+        yield _state(recurrence, Q, watching)
         if not recurrence.alive.any():
             return
 
 
-def _state(recurrence: Recurrence, following: Array) -> LanczosState:
+def _state(recurrence: Recurrence, following: Array, watching: Watch | None) -> LanczosState:
     space, basis = recurrence.operator.domain, recurrence.basis
     return LanczosState(
         step=len(recurrence.alphas),
@@ -327,6 +409,8 @@ def _state(recurrence: Recurrence, following: Array) -> LanczosState:
         following=following,
         space=space,
         basis=None if basis is None else basis.snapshot(),
+        orthogonality=math.nan if watching is None else float(watching.level.max()),
+        num_inner_products=0 if watching is None else watching.num_inner_products,
     )
 
 
