@@ -4,10 +4,10 @@ Three nouns: a `LinearOperator` multiplies blocks of vectors; a `Space` knows ho
 reduced; a result holds a value, its error, its cost and how it was found.
 
 Verbs: `spectrum` for a first look at everything; `eigsh`, `lobpcg` and `power_iteration` for
-eigenpairs, `svds` for singular triplets; `randomized_svd`, `randomized_eigh` and `nystrom` for low rank;
-`trace`, `diagonal`, `logdet` and other functions of the spectrum by random probes; `lanczos` for the
-tridiagonal matrix itself, `spectral_density` for all eigenvalues at once; norms, counts and ranks; `cg`,
-`minres` and `inverse`; `checkpointed` for runs that may be killed.
+eigenpairs, `svds` for singular triplets; `randomized_svd`, `randomized_eigh` and `nystrom` for low
+rank; `trace`, `diagonal`, `logdet` and other functions of the spectrum by random probes; `lanczos` for
+the tridiagonal matrix itself, `spectral_density` for all eigenvalues at once; norms, counts and ranks;
+`cg`, `minres` and `inverse`; `checkpointed` for runs that may be killed.
 `hessops.gallery` has operators whose spectra are known, `hessops.bounds` the theory as functions.
 
 Examples

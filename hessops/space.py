@@ -43,8 +43,8 @@ class Space(Protocol):
     """A vector space of dimension `dim` of which this process holds `local_dim` rows.
 
     A block of k vectors is an array of shape (local_dim, k). Everything that `gram`, `joint_gram`,
-    `column_inner`, `column_inners`, `subtract` and `section_inner` reduce is the same on every rank, but
-    for rounding; what steers a run goes through `hessops.agreement.to_host`.
+    `column_inner`, `column_inners`, `subtract` and `section_inner` reduce is the same on every rank,
+    but for rounding; what steers a run goes through `hessops.agreement.to_host`.
     """
 
     @property

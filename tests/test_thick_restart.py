@@ -14,7 +14,8 @@ import hessops
 from hessops import aslinearoperator
 from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal
-from hessops.algorithms.eigen.thick_restart import eigsh_steps, known_pairs
+from hessops.algorithms.eigen.eigsh_state import known_pairs
+from hessops.algorithms.eigen.thick_restart import eigsh_steps
 from hessops.arrays import dtype_name, to_numpy
 from hessops.blocks.basis import Basis
 from hessops.random import Stream

@@ -11,7 +11,8 @@ import numpy as np
 import hessops
 from hessops.algorithms._common import self_adjoint_operator
 from hessops.algorithms.eigen._eigsh_goal import Goal
-from hessops.algorithms.eigen.eigsh import EigshState, Which
+from hessops.algorithms.eigen.eigsh import Which
+from hessops.algorithms.eigen.eigsh_state import EigshState
 from hessops.arrays import HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.cli.progress import Progress

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hessops.algorithms.eigen._eigsh_goal import Goal
-from hessops.algorithms.eigen.thick_restart import EigshState
+from hessops.algorithms.eigen.eigsh_state import EigshState
 
 __all__ = ["Pace"]
 

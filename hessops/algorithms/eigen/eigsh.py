@@ -32,12 +32,8 @@ from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
 from hessops.algorithms.eigen._eigsh_goal import Goal, Which, eigsh_goal
 from hessops.algorithms.eigen._eigsh_pace import Pace
 from hessops.algorithms.eigen._verified_pairs import verified_pairs
-from hessops.algorithms.eigen.thick_restart import (
-    EigshState,
-    KnownPairs,
-    eigsh_steps,
-    known_pairs,
-)
+from hessops.algorithms.eigen.eigsh_state import EigshState, KnownPairs, known_pairs
+from hessops.algorithms.eigen.thick_restart import eigsh_steps
 from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
@@ -45,7 +41,7 @@ from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
 
-__all__ = ["EigshState", "Which", "eigsh", "eigsh_steps"]
+__all__ = ["Which", "eigsh"]
 
 _MOST_STEPS = 10_000
 
@@ -231,7 +227,9 @@ class _Search:
                 keep=partial(goal.select, count=kept(goal.k, self.limit, start.shape[1])),
                 known=known,
                 # Who watches sees every step.
-                pace=Pace(goal, self.max_steps) if self.callback is None and known is None else None,
+                pace=Pace(goal, self.max_steps)
+                if self.callback is None and known is None
+                else None,
             ),
             space=self.operator.domain,
             stop=stop,

@@ -14,130 +14,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms._common import require_in_range, start_norms
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
 from hessops.algorithms.eigen._semi_orthogonal import SemiOrthogonal
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.algorithms.eigen.eigsh_state import EigshState, KnownPairs
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.record import require_finite
-from hessops.results.eigenpairs import error_bounds
 
-__all__ = ["EigshState", "KnownPairs", "ThickRestart", "eigsh_steps", "known_pairs"]
+__all__ = ["ThickRestart", "eigsh_steps"]
 
 Keep = Callable[[HostArray], HostArray]
-Pace = Callable[["EigshState"], int]
-
-
-@dataclass(frozen=True)
-class EigshState:
-    """The Ritz pairs at both ends of the spectrum after some number of products.
-
-    Parameters
-    ----------
-    step : int
-        Blocks multiplied so far.
-    num_products : int
-        Their columns.
-    values : numpy.ndarray, shape (r,)
-        Outermost Ritz values, ascending.
-    residual_norms : numpy.ndarray, shape (r,)
-        Of each: by the Lanczos identity, and what was left out of it.
-    coefficients : numpy.ndarray, shape (basis.size, r)
-        Column i holds Ritz vector i in the basis.
-    size : float
-        Largest modulus of a Ritz value so far.
-    lengths : tuple of int
-        Products with each Krylov space so far, the current one last.
-    exhausted : bool
-        Whether the current one is invariant.
-    blurred : bool
-        Whether a residual of the current one has lost half its digits to rounding, which then
-        brings in copies of multiple eigenvalues, some of them and not others.
-    num_restarts : int
-        How often the basis was full.
-    basis : Basis
-        The vectors V; they serve until the next restart.
-    orthogonality : float
-        Largest inner product of two of them where it is estimated; NaN where all are kept orthogonal
-        to rounding.
-    """
-
-    step: int
-    num_products: int
-    values: HostArray
-    residual_norms: HostArray
-    coefficients: HostArray
-    size: float
-    lengths: tuple[int, ...]
-    exhausted: bool
-    blurred: bool
-    num_restarts: int
-    basis: Basis
-    orthogonality: float = math.nan
-
-    @property
-    def filled(self) -> bool:
-        """Tell whether the basis spans the whole space."""
-        return self.basis.size >= self.basis.space.dim
-
-    def error_bounds(self) -> HostArray:
-        """Return a bound on the error of every value, as `EigenResult` explains them."""
-        nothing = np.zeros(0)
-        precision = eps(self.basis.space.xp, self.basis.space.dtype)
-        return error_bounds(self.values, self.residual_norms, nothing, nothing, precision)
-
-
-@dataclass(frozen=True)
-class KnownPairs:
-    """Approximate eigenpairs to begin with.
-
-    Parameters
-    ----------
-    basis : Basis
-        The vectors; it is extended in place.
-    values, residual_norms : numpy.ndarray, shape (p,)
-        Their Ritz values and residual norms.
-    scale : float
-        Size of the operator as it was seen.
-    size : float
-        Largest modulus of a Ritz value seen.
-    step, num_products, num_restarts : int
-        What was done to find them.
-    """
-
-    basis: Basis
-    values: HostArray
-    residual_norms: HostArray
-    scale: float = 0.0
-    size: float = 0.0
-    step: int = 0
-    num_products: int = 0
-    num_restarts: int = 0
-
-
-def known_pairs(state: EigshState, pairs: HostArray) -> KnownPairs:
-    """Return some Ritz pairs of a state to begin with; their vectors replace its basis."""
-    space = state.basis.space
-    state.basis.replace(space.from_host(state.coefficients[:, pairs]))
-    return KnownPairs(
-        state.basis,
-        state.values[pairs],
-        state.residual_norms[pairs],
-        state.size,
-        state.size,
-        state.step,
-        state.num_products,
-        state.num_restarts,
-    )
+Pace = Callable[[EigshState], int]
 
 
 def eigsh_steps(
@@ -309,7 +206,7 @@ class ThickRestart:
         # Blocks are let go as soon as they have served.
         self.following = space.zeros(0)
         if self.scale == 0:
-            largest = float(np.max(to_numpy(space.column_norms_squared(product))))
+            largest = float(np.max(to_host(space, space.column_norms_squared(product))))
             require_finite(np.array(largest), self.num_products, self.operator)
             require_in_range(self.operator, math.sqrt(largest), product)
         blocks = [product]

@@ -42,7 +42,8 @@ class OrthogonalityEstimate:
     @property
     def estimates(self) -> HostArray:
         """Return the moduli of ω_{k+1,j} for j = 1 ... k, shape (m, k)."""
-        return np.abs(self._next)
+        moduli: HostArray = np.abs(self._next)
+        return moduli
 
     @property
     def level(self) -> HostArray:

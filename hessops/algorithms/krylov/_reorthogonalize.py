@@ -187,7 +187,9 @@ def _swept(
 ) -> tuple[Array, int]:
     """Take new vectors off a basis, again where little is left, and correct the last β."""
     space, xp = basis.space, basis.space.xp
-    for turn in range(1, 1 + _MOST_PASSES):
+    turn = 0
+    while turn < _MOST_PASSES:
+        turn += 1
         before = recurrence.betas[-1]
         W, coefficients = basis.project(W, ranges)
         norms, inner = xp.sqrt(space.column_norms_squared(W)), xp.max(xp.abs(coefficients), axis=1)
@@ -204,7 +206,8 @@ def _near(chosen: HostArray) -> HostArray:
     window = np.ones(2 * width + 1)
     found: HostArray = np.convolve(chosen, window)[width:-width] > 0
     # Beyond half of them little is saved.
-    return found | (2 * found.sum() > len(found))
+    near: HostArray = found | (2 * found.sum() > len(found))
+    return near
 
 
 def _runs(chosen: HostArray) -> list[slice]:

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
 from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import (
@@ -29,7 +28,6 @@ from hessops.algorithms._common import (
     start_norms,
     start_vector,
 )
-from hessops.algorithms.krylov._ghosts import ghost_flags
 from hessops.algorithms.krylov._recurrence import Recurrence
 from hessops.algorithms.krylov._reorthogonalize import (
     Reorthogonalize,
@@ -43,10 +41,10 @@ from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
-from hessops.result import Result
+from hessops.results.lanczos import LanczosResult
 from hessops.space import Space
 
-__all__ = ["LanczosResult", "LanczosState", "Reorthogonalize", "lanczos", "lanczos_steps"]
+__all__ = ["LanczosState", "Reorthogonalize", "lanczos", "lanczos_steps"]
 
 
 @dataclass(frozen=True)
@@ -112,79 +110,6 @@ class LanczosState:
     def residual_norm(self, column: int = 0) -> float:
         """Return ‖r‖ of one recurrence; that of its last step once its Krylov space is exhausted."""
         return float(self.betas[self.lengths[column] - 1, column])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LanczosResult(Result):
-    """A Lanczos tridiagonalisation ``A Q = Q T + residual_norm * q e_k^T``.
-
-    Parameters
-    ----------
-    alphas : numpy.ndarray, shape (k,)
-        Diagonal of T.
-    betas : numpy.ndarray, shape (k - 1,)
-        Off-diagonal of T.
-    residual_norm : float
-        Norm of what the Krylov space lacks to be invariant.
-    basis : array, shape (n, k), or None
-        Q, in the operator's library, if kept.
-    orthogonality : float
-        Largest modulus of an inner product of two columns of Q, by the ω-recurrence.
-    num_inner_products : int
-        Inner products of vectors that reorthogonalisation took.
-    """
-
-    alphas: HostArray
-    betas: HostArray
-    residual_norm: float
-    basis: Array | None = field(metadata={"long": True}, repr=False)
-    orthogonality: float = math.nan
-    num_inner_products: int = 0
-
-    def ritz(self) -> tuple[HostArray, HostArray]:
-        """Return the Ritz values, ascending, and their residual norms, both (k,)."""
-        values, vectors = eigh_tridiagonal(self.alphas, self.betas)
-        return values, self.residual_norm * np.abs(vectors[-1])
-
-    def ghosts(self, tol: float | None = None) -> HostArray:
-        """Tell which Ritz values come from lost orthogonality alone, by Cullum and Willoughby.
-
-        A simple eigenvalue of T that is one of T without its first row and column, too, is spurious:
-        the start vector has no part in it. Of several that agree, one stands for an eigenvalue of the
-        operator, and the others are copies of it.
-
-        Parameters
-        ----------
-        tol : float, optional
-            What counts as equal, relative to the largest Ritz value in modulus; 1000 + k units of
-            double precision where not given. Copies that have yet to converge need a larger one.
-
-        Returns
-        -------
-        numpy.ndarray of bool, shape (k,)
-            In the order of `ritz`.
-
-        References
-        ----------
-        Cullum & Willoughby (1985), Lanczos Algorithms for Large Symmetric Eigenvalue Computations,
-        volume 1, chapter 4.
-
-        Examples
-        --------
-        >>> import numpy as np, hessops
-        >>> A = hessops.gallery.strakos(24).operator
-        >>> start, cost = np.ones(24), {"num_steps": 48, "reorthogonalize": "none"}
-        >>> int(hessops.lanczos(A, start=start, **cost).ghosts().sum())
-        24
-        """
-        return ghost_flags(self.alphas, self.betas, tol)
-
-    def __str__(self) -> str:
-        values, _ = self.ritz()
-        return (
-            f"Lanczos: {len(self.alphas)} steps, Ritz values in [{values[0]:.6g}, "
-            f"{values[-1]:.6g}], residual norm {self.residual_norm:.2g} ({self._cost()})"
-        )
 
 
 def lanczos(
@@ -371,14 +296,8 @@ def lanczos_steps(
             W, alpha, stray = _reorthogonalized(W, basis, recurrence.deflated, beta)
             squares = space.column_norms_squared(W)
         else:
-            factor = space.from_host(np.zeros(count)) if beta is None else beta
-            before = Q if previous is None else previous
-            own = A.returns_own_memory
-            W, inner = space.subtract(W, before, factor, Q, before, overwrite=own)
-            alpha, stray, previous = inner[0, :], inner[1, :] * factor, Q
-            del before
-            W, inner = space.subtract(W, Q, _real(A, alpha), overwrite=True)
-            squares = _real(A, inner[0, :])
+            W, alpha, stray, squares = _off_two(A, W, Q, previous, beta)
+            previous = Q
         recurrence.advance(_to_host(A, alpha, xp.sqrt(squares), stray))
         require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
@@ -426,6 +345,19 @@ def _reorthogonalized(
     # What a self-adjoint operator does not do: <q_i, A q_k> is 0 but for beta_{k-1} and alpha_k.
     stray = [first[:, deflated:-2], (first[:, -2] - beta)[:, None]]
     return W, alpha, xp.max(xp.abs(xp.concat(stray, axis=1)), axis=1)
+
+
+def _off_two(
+    A: LinearOperator, W: Array, Q: Array, previous: Array | None, beta: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """Take a product off the last two basis vectors; return alpha, what is stray, and squared norms."""
+    space = A.domain
+    factor = space.from_host(np.zeros(Q.shape[1])) if beta is None else beta
+    before = Q if previous is None else previous
+    W, inner = space.subtract(W, before, factor, Q, before, overwrite=A.returns_own_memory)
+    alpha, stray = inner[0, :], inner[1, :] * factor
+    W, inner = space.subtract(W, Q, _real(A, alpha), overwrite=True)
+    return W, alpha, stray, _real(A, inner[0, :])
 
 
 def _real(A: LinearOperator, small: Array) -> Array:

@@ -39,7 +39,9 @@ def ghost_flags(alphas: HostArray, betas: HostArray, tol: float | None) -> HostA
         return copy
     lower = eigh_tridiagonal(alphas[1:], betas[1:], eigvals_only=True)
     place = np.clip(np.searchsorted(lower, values), 1, max(1, len(lower) - 1))
-    nearest = np.minimum(np.abs(lower[place - 1] - values), np.abs(lower[place % len(lower)] - values))
+    nearest = np.minimum(
+        np.abs(lower[place - 1] - values), np.abs(lower[place % len(lower)] - values)
+    )
     simple = np.bincount(cluster)[cluster] == 1
     flags: HostArray = copy | (simple & (nearest <= near))
     return flags
