@@ -391,12 +391,11 @@ def _fourth_root_of_sum(left: Array, right: Array) -> Array:
 
 def _norms(space: Space, *vectors: Array) -> list[float]:
     """Return the norms of vectors whose squares may leave the range of numbers; waits once."""
-    xp = space.xp
-    moduli = xp.stack([xp.abs(vector) for vector in vectors], axis=1)
+    xp, moduli = space.xp, space.xp.stack([space.xp.abs(vector) for vector in vectors], axis=1)
     # Sums of moduli stay within range where those of squares leave it.
     totals = space.column_inner(moduli, xp.ones_like(moduli))
     with np.errstate(invalid="ignore"):  # infinite totals are returned as they are
         shares = space.column_norms_squared(moduli / _or_one(totals))
     sums, squares = to_numpy(xp.stack([totals, shares]))
-    finite = (sums > 0) & (sums < math.inf)
-    return [float(norm) for norm in np.where(finite, sums * np.sqrt(squares), sums)]
+    norms = np.where((sums > 0) & (sums < math.inf), sums * np.sqrt(squares), sums)
+    return [float(norm) for norm in norms]
