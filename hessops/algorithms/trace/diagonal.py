@@ -397,5 +397,4 @@ def _norms(space: Space, *vectors: Array) -> list[float]:
     with np.errstate(invalid="ignore"):  # infinite totals are returned as they are
         shares = space.column_norms_squared(moduli / _or_one(totals))
     sums, squares = to_numpy(xp.stack([totals, shares]))
-    norms = np.where((sums > 0) & (sums < math.inf), sums * np.sqrt(squares), sums)
-    return [float(norm) for norm in norms]
+    return list(np.where((sums > 0) & (sums < math.inf), sums * np.sqrt(squares), sums).tolist())
