@@ -70,7 +70,7 @@ class Ramp(hessops.LinearOperator):
     """The diagonal matrix of 0 to 49 on vectors of a communicator."""
 
     def __init__(self, comm):
-        super().__init__(ArraySpace(50, comm=comm), structure=SELF_ADJOINT)
+        super().__init__(ArraySpace(50, comm=comm, rows=(0, 50)), structure=SELF_ADJOINT)
 
     def _apply(self, X):
         return X * np.arange(50.0)[:, None]

@@ -165,7 +165,7 @@ def _trace_table(trace: TraceResult) -> ResultTable:
             "The sum of all eigenvalues, estimated from random probe vectors; the standard error is "
             "of these probes alone."
         )
-    if trace.reason:
+    if trace.reason and trace.reason != "asked for":
         note += f" Why {trace.method}: {trace.reason}."
     if trace.num_terms > 1:
         named["batches, or other terms"] = f"{trace.num_terms}"
