@@ -26,6 +26,7 @@ class ThreadComm:
         self.rank = rank
         self.size = group.size
         self._group = group
+        self._perturbation = np.random.default_rng(rank) if group.rounding and rank else None
 
     def all_reduce(self, array: Any) -> Any:
         parts = self._exchange("all_reduce", array, (tuple(array.shape), array.dtype))
@@ -33,6 +34,9 @@ class ThreadComm:
         total = parts[0]
         for part in parts[1:]:
             total = total + part
+        if self._perturbation is not None:
+            noise = self._perturbation.standard_normal(total.shape)
+            total = total * (1 + self._group.rounding * noise).astype(total.real.dtype)
         return total
 
     def broadcast(self, value: T) -> T:
@@ -52,20 +56,25 @@ class ThreadComm:
 
 
 class _Group:
-    def __init__(self, size: int, timeout: float) -> None:
-        self.size = size
+    def __init__(self, size: int, timeout: float, rounding: float) -> None:
+        self.size, self.rounding = size, rounding
         self.barrier = threading.Barrier(size, timeout=timeout)
         self.slots: list[Any] = [None] * size
 
 
 def run_on_ranks(
-    function: Callable[[ThreadComm], T], size: int, timeout: float = _TIMEOUT
+    function: Callable[[ThreadComm], T],
+    size: int,
+    timeout: float = _TIMEOUT,
+    rounding: float = 0.0,
 ) -> list[T]:
     """Return what `function` returns on each of `size` ranks, or raise the first rank's error.
 
-    A collective that not all ranks join within `timeout` seconds raises BrokenBarrierError.
+    A collective that not all ranks join within `timeout` seconds raises BrokenBarrierError. With
+    `rounding`, sums differ between ranks by so much, relatively: what ranks decide by numbers then
+    has to come from one of them.
     """
-    group = _Group(size, timeout)
+    group = _Group(size, timeout, rounding)
     results: list[Any] = [None] * size
     errors: list[BaseException | None] = [None] * size
 
