@@ -71,7 +71,9 @@ def run_on_ranks(
 ) -> list[T]:
     """Return what `function` returns on each of `size` ranks, or raise the first rank's error.
 
-    A collective that not all ranks join within `timeout` seconds raises BrokenBarrierError.
+    A collective that not all ranks join within `timeout` seconds raises BrokenBarrierError. With
+    `noise`, sums differ between ranks by so much, relatively: what ranks decide by numbers then has to
+    come from one of them.
     """
     group = _Group(size, timeout, noise)
     results: list[Any] = [None] * size

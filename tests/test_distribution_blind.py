@@ -291,6 +291,53 @@ def test_an_error_on_split_vectors_is_the_same_on_every_rank():
     assert len(set(raised)) == 1
 
 
+DECISIONS = {
+    "auto": partial(hessops.trace, max_products=16),
+    "tolerance": partial(hessops.trace, method="hutchinson", atol=15.0),
+    "xtrace": partial(hessops.trace, method="xtrace", rtol=0.05, max_products=32),
+    "xnystrace": partial(hessops.trace, method="xnystrace", rtol=0.05),
+    "na-hutchpp": partial(hessops.trace, method="na-hutchpp", max_products=16),
+    "diagonal": partial(hessops.diagonal, max_products=24),
+    "diagonal to a tolerance": partial(hessops.diagonal, method="hutchinson", atol=8.0),
+    "xdiag": partial(hessops.diagonal, method="xdiag", rtol=0.1, max_products=32),
+    "frobenius": partial(hessops.frobenius_norm, rtol=0.05),
+}
+
+
+@pytest.mark.parametrize("name", DECISIONS)
+@pytest.mark.parametrize("rounding", [1e-9, 1e-2])
+@pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
+def test_rank_0_decides_where_rounding_differs(name, rounding):
+    """Sums that differ by 1e-2 change choices, numbers of probes and what counts as dependent."""
+    split = splits(N)[3]
+    matrix = MATRICES["real"] @ MATRICES["real"]
+
+    def work(comm):
+        A = ShardedMatrix(matrix, comm, split[comm.rank], POSITIVE_SEMIDEFINITE)
+        return DECISIONS[name](A, rng=3)
+
+    results = run_on_ranks(work, len(split), noise=rounding)
+    assert len({(r.num_products, r.num_probes, len(r.history)) for r in results}) == 1
+    assert len({getattr(r, "reason", "") for r in results}) == 1
+
+
+@pytest.mark.parametrize("verb", [hessops.trace, hessops.diagonal])
+@pytest.mark.parametrize("closeness", [0.001, 1.0])
+def test_rank_0_splits_the_work_of_a_control(verb, closeness):
+    split = splits(N)[3]
+    near = MATRICES["real"] + closeness * with_spectrum(np.linspace(-1, 1, N), 5)
+
+    def work(comm):
+        A, B = (
+            ShardedMatrix(matrix, comm, split[comm.rank], SELF_ADJOINT)
+            for matrix in (near, MATRICES["real"])
+        )
+        return verb(A, control=(B, None), max_products=40, rng=3)
+
+    results = run_on_ranks(work, len(split), noise=1e-2)
+    assert len({(r.num_products, r.num_probes) for r in results}) == 1
+
+
 # The double itself: what would hide a fault must not happen silently.
 
 

@@ -449,7 +449,7 @@ def test_a_basis_is_deflated_at_a_product_a_column():
     assert same.num_products == 20
     tight = hessops.trace(A, deflate=pairs, rtol=0.01, rng=3)
     assert tight.converged
-    assert tight.num_probes < hessops.trace(A, method="hutchinson", rtol=0.01, rng=3).num_probes
+    assert tight.num_probes < 400  # 27,000 where the outliers are left in
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from hessops.arrays import Array, HostArray, is_array, is_complex, namespace, to
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
+from hessops.results.diagonal import DiagonalResult
 
 __all__ = [
     "DiagonalControl",
@@ -95,12 +96,9 @@ def as_diagonal_control(A: LinearOperator, control: Any) -> DiagonalControl:
                 f"control={control!r} must be (B, diagonal_of_B), or (B, None) to probe it"
             )
         operator, known = control
-        control = DiagonalControl(
-            operator=operator,
-            diagonal=getattr(known, "values", known),
-            standard_errors=getattr(known, "standard_errors", None),
-            freedom=getattr(known, "freedom", math.inf),
-        )
+        control = DiagonalControl(operator, known)
+        if isinstance(known, DiagonalResult):
+            control = DiagonalControl(operator, known.values, known.standard_errors, known.freedom)
     given: DiagonalControl = control
     return replace(
         given,
