@@ -43,9 +43,7 @@ def possible(*blocks: Any) -> bool:
     )
 
 
-def inner_products(
-    pairs: Sequence[tuple[HostArray, HostArray]], num_threads: int = 1
-) -> HostArray:
+def inner_products(pairs: Sequence[tuple[HostArray, HostArray]], num_threads: int = 1) -> HostArray:
     """Return the inner products of the columns of some pairs of blocks, in double precision.
 
     Parameters

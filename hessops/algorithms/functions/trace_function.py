@@ -8,8 +8,8 @@ bracket of the quadrature, and counts as converged only if the bracket is narrow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict, Unpack
 
 from hessops.algorithms._common import (
     default_block_size,
@@ -43,6 +43,7 @@ class TraceFunctionOptions(TypedDict, total=False):
     atol: float | None
     confidence: float
     interval: tuple[float, float] | None
+    power_traces: Sequence[float] | Literal["auto"]
     probe: ProbeKind
     block_size: int | None
     reorthogonalize: bool
@@ -61,6 +62,7 @@ def trace_function(
     confidence: float = 0.95,
     interval: tuple[float, float] | None = None,
     derivative_signs: tuple[int | None, int | None] | None = None,
+    power_traces: Sequence[float] | Literal["auto"] = "auto",
     probe: ProbeKind = "rademacher",
     block_size: int | None = None,
     reorthogonalize: bool = False,
@@ -96,6 +98,10 @@ def trace_function(
     derivative_signs : tuple of int or None, optional
         For a callable: the signs (-1, 0, 1; None if not known) on the spectrum of all its even
         derivatives and of all its odd ones, from the second on. Without them there is no bracket.
+    power_traces : 'auto' or sequence of float
+        tr A, tr A², ..., as many as are known: only what polynomials of that degree leave of f is then left
+        to the probes. 'auto' takes those that the operator knows, tr A and tr A² of a matrix, and tr A³ and
+        tr A⁴ too of a sparse one with short rows; () takes none.
     probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
         Distribution of the probes.
     block_size : int, optional
@@ -151,6 +157,7 @@ def trace_function(
         atol=atol,
         confidence=confidence,
         interval=interval,
+        power_traces=power_traces,
         probe=probe,
         block_size=block_size,
         reorthogonalize=reorthogonalize,
@@ -300,6 +307,7 @@ def _estimate(
     atol: float | None = None,
     confidence: float = 0.95,
     interval: tuple[float, float] | None = None,
+    power_traces: Sequence[float] | Literal["auto"] = "auto",
     probe: ProbeKind = "rademacher",
     block_size: int | None = None,
     reorthogonalize: bool = False,
@@ -319,6 +327,7 @@ def _estimate(
         probe=probe,
         block_size=block_size or default_block_size(operator.domain, plan.first_stage),
         known=_known(operator, interval),
+        power_traces=_power_traces(operator, power_traces),
         reorthogonalize=reorthogonalize,
         enough=lambda state: enough(plan, state),
     )
@@ -347,6 +356,7 @@ def _estimate(
         num_probes=state.num_probes,
         num_steps=state.num_steps,
         steps_needed=state.steps_needed(width),
+        control_degree=state.control.degree,
         probe=probe,
         num_products=state.num_products,
         status=status,
@@ -365,6 +375,22 @@ def _known(operator: LinearOperator, interval: tuple[float, float] | None) -> In
     if operator.structure.positive_semidefinite:
         low = max(low, 0.0)
     return Interval(low, high)
+
+
+def _power_traces(
+    operator: LinearOperator, given: Sequence[float] | Literal["auto"]
+) -> tuple[float, ...]:
+    """Return the traces of powers that serve as control variates."""
+    if isinstance(given, str):
+        if given != "auto":
+            raise ValueError(f"power_traces={given!r} must be 'auto' or numbers, tr A, tr A², ...")
+        return operator.power_traces()
+    traces = tuple(float(trace) for trace in given)
+    if not all(map(math.isfinite, traces)):
+        raise ValueError(f"power_traces={traces} must be finite")
+    if any(trace < 0 for trace in traces[1::2]):
+        raise ValueError(f"power_traces={traces}: traces of even powers cannot be negative")
+    return traces
 
 
 def _interval(state: QuadratureState, source: QuadratureState, confidence: float) -> Interval:
