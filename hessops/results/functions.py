@@ -31,8 +31,8 @@ class TraceFunctionResult(Result):
     confidence : float
         Its nominal coverage.
     bracket : Interval
-        Between which the value would lie with the exact z^H f(A) z of these probes, by Gauss and Gauss-Radau
-        rules; infinite where there is no bound. It holds up to `rounding_error`.
+        Between which the value would lie with the exact z^H f(A) z of these probes, by Gauss and
+        Gauss-Radau rules; infinite where there is no bound. It holds up to `rounding_error`.
     bracket_kind : {'certified', 'estimated', 'open', 'none'}
         'certified': by mathematics and by bounds of the spectrum that were given; 'estimated': an end
         rests on a bound of the spectrum read off the Ritz values; 'open': an end is infinite; 'none':

@@ -4,26 +4,28 @@ Where tr A, ..., tr A^d are known, so is tr p(A) of every polynomial p of degree
 
     tr f(A) = E[z^H f(A) z - (z^H p(A) z - tr p(A))],
 
-where z^H p(A) z comes with z's quadrature, free of products and, after (d + 1) / 2 steps, of quadrature
-error. What is left to chance is (f - p)(A): for normal probes, with variance 2 tr (f - p)(A)². Hence p is
-the least squares fit to f over the mean of the probes' measures; for each probe, over those of all
-others, so that the estimate has no bias (Meyer, Musco, Musco & Woodruff 2021 do likewise with a low-rank
-part; Adams et al. 2018 with Chebyshev polynomials).
+where z^H p(A) z comes with z's quadrature, free of products and, after (d + 1) / 2 steps, of its error.
+What is left to chance is (f - p)(A): for normal probes, with variance 2 tr (f - p)(A)². Hence p is the
+least squares fit to f over the mean of the probes' measures; for each probe, over those of all others,
+so that the estimate has no bias.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.polynomial import chebyshev, polynomial
 
 from hessops.algorithms.functions.gauss_brackets import GaussBrackets, Rule
 from hessops.arrays import HostArray
+from hessops.operator import LinearOperator
 
-__all__ = ["PolynomialControl"]
+__all__ = ["PolynomialControl", "known_power_traces"]
 
 # Of the dimension: traces of powers of A - cI that cancel to less than these digits are not used.
 _DIGITS = 1e-10
@@ -65,16 +67,12 @@ class PolynomialControl:
         """Return about what rounding of the products may do to the corrections, shape (num_probes,)."""
         if self.degree == 0:
             return np.zeros(len(self._rules))
-        distances = np.concatenate([
-            np.full(len(block.rules), block.distance) for block in self.blocks
-        ])  # fmt: skip
+        distance = max(block.distance for block in self.blocks) / self._half
         errors = [
-            size * distance / self._half * rule.weights @ np.abs(self._slope(fit, rule))
-            for fit, rule, size, distance in zip(
-                self._coefficients, self._rules, self._sizes, distances, strict=True
-            )
+            rule.weights @ np.abs(self._slope(fit, rule))
+            for fit, rule in zip(self._coefficients, self._rules, strict=True)
         ]
-        return np.array(errors)
+        return np.asarray(distance * self._sizes * np.array(errors))
 
     @cached_property
     def _rules(self) -> list[Rule]:
@@ -101,7 +99,7 @@ class PolynomialControl:
 
     @cached_property
     def _traces(self) -> HostArray:
-        """Return the traces of Chebyshev polynomials of (A - center) / half, as far as they have digits."""
+        """Return tr T_i((A - center) / half), as far as they have digits."""
         dim = float(self.blocks[0].lanczos.space.dim)
         powers = np.array([dim, *self.power_traces])
         expanded, centered = np.ones(1), [dim]
@@ -138,3 +136,37 @@ class PolynomialControl:
     def _slope(self, fit: HostArray, rule: Rule) -> HostArray:
         nodes = (rule.nodes - self._center) / self._half
         return np.asarray(chebyshev.chebval(nodes, chebyshev.chebder(fit)))
+
+
+def known_power_traces(
+    operator: LinearOperator, given: Sequence[float] | Literal["auto"]
+) -> tuple[float, ...]:
+    """Return the traces of powers that serve as control variates.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Who is asked for them by 'auto'.
+    given : 'auto' or sequence of float
+        What the user says.
+
+    Returns
+    -------
+    tuple of float
+        tr A, tr A², ...
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, or negative for an even power.
+    """
+    if isinstance(given, str):
+        if given != "auto":
+            raise ValueError(f"power_traces={given!r} must be 'auto' or numbers, tr A, tr A², ...")
+        return operator.power_traces()
+    traces = tuple(float(trace) for trace in given)
+    if not all(map(math.isfinite, traces)):
+        raise ValueError(f"power_traces={traces} must be finite")
+    if any(trace < 0 for trace in traces[1::2]):
+        raise ValueError(f"power_traces={traces}: traces of even powers cannot be negative")
+    return traces

@@ -33,8 +33,8 @@ _EVERY_STEP_UNTIL = 8
 class QuadratureState:
     """What a number of probes say of tr f(A).
 
-    The estimate is the mean of ``values``: the Gauss quadrature of z_j^H f(A) z_j, less what a polynomial
-    with a known trace tells of z_j's error.
+    The estimate is the mean of ``values``: the Gauss quadrature of z_j^H f(A) z_j, less what a
+    polynomial with a known trace tells of z_j's error.
 
     Parameters
     ----------

@@ -18,6 +18,7 @@ from hessops.algorithms._common import (
     warn_if_failed,
 )
 from hessops.algorithms.functions._quadrature_verdict import allowed, enough, stop, verdict
+from hessops.algorithms.functions.polynomial_control import known_power_traces
 from hessops.algorithms.functions.quadrature import QuadratureState, quadrature_steps
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.arrays import HostArray, eps
@@ -99,9 +100,9 @@ def trace_function(
         For a callable: the signs (-1, 0, 1; None if not known) on the spectrum of all its even
         derivatives and of all its odd ones, from the second on. Without them there is no bracket.
     power_traces : 'auto' or sequence of float
-        tr A, tr A², ..., as many as are known: only what polynomials of that degree leave of f is then left
-        to the probes. 'auto' takes those that the operator knows, tr A and tr A² of a matrix, and tr A³ and
-        tr A⁴ too of a sparse one with short rows; () takes none.
+        tr A, tr A², ..., as many as are known: probes then only have to tell what polynomials of that
+        degree leave of f. 'auto' takes those that the operator knows: tr A and tr A² of a matrix, and
+        tr A³ and tr A⁴ too of a sparse one with short rows; () takes none.
     probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
         Distribution of the probes.
     block_size : int, optional
@@ -327,7 +328,7 @@ def _estimate(
         probe=probe,
         block_size=block_size or default_block_size(operator.domain, plan.first_stage),
         known=_known(operator, interval),
-        power_traces=_power_traces(operator, power_traces),
+        power_traces=known_power_traces(operator, power_traces),
         reorthogonalize=reorthogonalize,
         enough=lambda state: enough(plan, state),
     )
@@ -375,22 +376,6 @@ def _known(operator: LinearOperator, interval: tuple[float, float] | None) -> In
     if operator.structure.positive_semidefinite:
         low = max(low, 0.0)
     return Interval(low, high)
-
-
-def _power_traces(
-    operator: LinearOperator, given: Sequence[float] | Literal["auto"]
-) -> tuple[float, ...]:
-    """Return the traces of powers that serve as control variates."""
-    if isinstance(given, str):
-        if given != "auto":
-            raise ValueError(f"power_traces={given!r} must be 'auto' or numbers, tr A, tr A², ...")
-        return operator.power_traces()
-    traces = tuple(float(trace) for trace in given)
-    if not all(map(math.isfinite, traces)):
-        raise ValueError(f"power_traces={traces} must be finite")
-    if any(trace < 0 for trace in traces[1::2]):
-        raise ValueError(f"power_traces={traces}: traces of even powers cannot be negative")
-    return traces
 
 
 def _interval(state: QuadratureState, source: QuadratureState, confidence: float) -> Interval:
