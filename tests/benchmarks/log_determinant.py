@@ -1,9 +1,9 @@
 """Log-determinants by stochastic Lanczos quadrature beside imate's C++: seconds and true errors.
 
 Every round runs all contestants once, one after another, each with its own random probes. One line per
-contestant: seconds (wall and processor, medians), wall seconds as multiples of imate's in the same round,
-the root mean square over the rounds of the true error, and the seconds that imate's error would take, as
-a statistical error falls with the root of the work.
+contestant: seconds (wall and processor, medians), wall seconds as multiples of imate's in the same
+round, the root mean square over the rounds of the true error, and the seconds that imate's error would
+take, as a statistical error falls with the root of the work.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def main(
     """Print a table for every matrix, and write every figure where asked."""
     console, entries = Console(), []
     versions = {name: version_of(name) for name in ("hessops", "imate", "numpy", "scipy")}
-    console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}")
+    console.print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {versions}"
+    )
     for case in cases(side):
         contestants = contestants_of(case, probes, steps, threads)
         found = [Entry(case.name, label) for label in contestants]
