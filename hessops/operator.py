@@ -154,6 +154,14 @@ class LinearOperator(ABC):
         """
         yield self
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return tr A, tr A², ..., as far as what is stored tells them at the cost of a few products.
+
+        Estimators of tr f(A) leave less to chance by them. Nothing is known of an operator that is only
+        known by its products.
+        """
+        return ()
+
     def to_dense(self, *, block_size: int = 256) -> Array:
         """Return the matrix, by products with the columns of the identity.
 

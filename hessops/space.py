@@ -277,32 +277,10 @@ class ArraySpace:
     def subtract(
         self, W: Array, X: Array, coefficients: Array, *against: Array, overwrite: bool = False
     ) -> tuple[Array, Array]:
-        """Return ``V = W - X * coefficients`` and inner products of its columns.
-
-        Parameters
-        ----------
-        W, X : array, shape (local_dim, k)
-            Blocks of vectors.
-        coefficients : array, shape (k,)
-            On the device.
-        *against : array, shape (local_dim, k)
-            What to multiply V with; V itself where nothing is given.
-        overwrite : bool
-            Whether V may take the memory of W.
-
-        Returns
-        -------
-        tuple of array
-            V, and `column_inners` of (Y, V) for all Y of `against`.
-        """
+        """Return ``V = W - X * coefficients``, and `column_inners` of (Y, V) for Y of `against`."""
+        factors, threads = self.coefficients(coefficients), self.num_threads
         V, sums = subtracted(
-            self.xp,
-            W,
-            X,
-            self.coefficients(coefficients),
-            against,
-            overwrite=overwrite,
-            num_threads=self.num_threads,
+            self.xp, W, X, factors, against, overwrite=overwrite, num_threads=threads
         )
         return V, self._summed(sums)
 

@@ -1,10 +1,10 @@
 """Blocks of NumPy vectors, swept once through the cache: one stretch of rows after another.
 
-NumPy by itself passes over whole blocks once per operation, so that long vectors travel from memory again
-and again; and it works row by row where it broadcasts, which is slow for the few columns of a block. Here
-a stretch stays in the cache until all is done with it, and many rows are seen as one long one.
+NumPy by itself passes over whole blocks once per operation, so that long vectors travel from memory
+again and again; and it works row by row where it broadcasts, which is slow for the few columns of a
+block. Here a stretch stays in the cache until all is done with it, and many rows are seen as one.
 
-Results depend on the blocks alone: sums are added up in the order of the stretches, whatever the threads.
+Results depend on the blocks alone: stretches are summed in their order, whatever the threads.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,7 +22,7 @@ from hessops.arrays import HostArray
 
 __all__ = ["in_threads", "inner_products", "possible", "scale", "subtract"]
 
-# Entries of a stretch: 512 KiB in double precision, as a few blocks have to fit a processor's own cache.
+# Entries of a stretch: 512 KiB in double precision, so that a few fit the cache.
 _STRETCH = 2**16
 # Entries that many rows make up together, enough to hide what NumPy spends on a row.
 _WIDTH = 256
@@ -152,7 +153,7 @@ def in_threads(
     if count <= 1:
         return share(items)
     ends = [len(items) * thread // count for thread in range(count + 1)]
-    runs = [items[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
+    runs = [items[start:stop] for start, stop in pairwise(ends)]
     # The pool of a process that forked has no threads in its children.
     return [result for run in _pool(num_threads, os.getpid()).map(share, runs) for result in run]
 
@@ -180,11 +181,10 @@ class _InnerProducts:
 
     def of(self, pairs: Sequence[tuple[HostArray, HostArray]]) -> HostArray:
         sums = np.empty((len(pairs), pairs[0][0].shape[1]), dtype=self._wide)
-        for row, (left, right) in enumerate(pairs):
-            if self._conjugate or self._widen:
-                left = np.conjugate(left, out=self._left.like(left))
-            if self._widen:
-                right = np.positive(right, out=self._right.like(right))
+        for row, (x, y) in enumerate(pairs):
+            apart = self._conjugate or self._widen
+            left = np.conjugate(x, out=self._left.like(x)) if apart else x
+            right = np.positive(y, out=self._right.like(y)) if self._widen else y
             np.einsum("ij,ij->j", left, right, out=sums[row])
         return sums
 

@@ -15,6 +15,7 @@ from hessops.operators.compatibility import (
     require_square,
 )
 from hessops.operators.elementary import Identity
+from hessops.operators.power_traces import shifted_power_traces
 from hessops.scalars import as_number
 from hessops.structure import PROPAGATION, Structure
 
@@ -112,6 +113,14 @@ class Scaled(LinearOperator):
         """Yield the scaled terms of the operator."""
         for term in self.operator.terms():
             yield self if term is self.operator else Scaled(term, self.factor)
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return the traces of the powers, by those of the operator."""
+        factor = self.factor
+        if isinstance(factor, complex):
+            return ()
+        traces = self.operator.power_traces()
+        return tuple(factor ** (power + 1) * trace for power, trace in enumerate(traces))
 
     def _describe(self) -> str:
         return f"{self.factor:g} * {type(self.operator).__name__}"
@@ -240,6 +249,12 @@ class Shifted(LinearOperator):
         """Yield the terms of the operator and the multiple of the identity."""
         yield from self.operator.terms()
         yield Scaled(Identity(self.domain), -self.shift)
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return the traces of the powers, by those of the operator."""
+        if isinstance(self.shift, complex):
+            return ()
+        return shifted_power_traces(self.operator.power_traces(), self.shape[0], self.shift)
 
     def _describe(self) -> str:
         return f"{type(self.operator).__name__} - {self.shift:g} I"

@@ -25,6 +25,7 @@ from hessops.arrays import (
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.operators.own_memory import call_apart
+from hessops.operators.power_traces import dense_power_traces, sparse_power_traces
 from hessops.operators.row_threads import RowThreads
 from hessops.space import ArraySpace, Space
 from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, Structure
@@ -242,6 +243,15 @@ class MatrixOperator(LinearOperator):
         )
         return product
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return tr A and tr A² of a self-adjoint matrix, and the next two of a sparse one."""
+        if not self.structure.self_adjoint or self.domain.comm.size > 1 or not self._trusted:
+            return ()
+        if is_array(self.matrix):
+            return dense_power_traces(self.matrix, self.domain)
+        threaded = isinstance(self.matrix, RowThreads)
+        return sparse_power_traces(self.matrix.whole if threaded else self.matrix)
+
     def _describe(self) -> str:
         return type(self.matrix).__name__
 
@@ -343,6 +353,10 @@ class DeclaredOperator(LinearOperator):
         """Yield the terms of the operator."""
         for term in self.operator.terms():
             yield self if term is self.operator else term
+
+    def power_traces(self) -> tuple[float, ...]:
+        """Return the traces of the operator's powers."""
+        return self.operator.power_traces()
 
     def _describe(self) -> str:
         return type(self.operator).__name__

@@ -42,6 +42,7 @@ class RowThreads:
 
     def __init__(self, matrix: scipy.sparse.csr_array[Any], num_threads: int) -> None:
         self.shape, self.dtype, self.num_threads = matrix.shape, matrix.dtype, num_threads
+        self.whole = matrix
         ends = [*range(0, self.shape[0], _ROWS), self.shape[0]]
         self._pieces = [(slice(*rows), _rows(matrix, *rows)) for rows in pairwise(ends)]
 

@@ -23,7 +23,7 @@ class TraceFunctionResult(Result):
     Parameters
     ----------
     value : float
-        The mean over probes of the Gauss quadrature.
+        The mean over probes of the Gauss quadrature, less what the control variates show of its error.
     standard_error : float
         Of the probes alone; NaN after a single probe.
     interval : Interval
@@ -31,8 +31,8 @@ class TraceFunctionResult(Result):
     confidence : float
         Its nominal coverage.
     bracket : Interval
-        Between which the mean of the exact z^H f(A) z of these probes lies, by Gauss and Gauss-Radau
-        rules; infinite where there is no bound. It holds up to `rounding_error`.
+        Between which the value would lie with the exact z^H f(A) z of these probes, by Gauss and
+        Gauss-Radau rules; infinite where there is no bound. It holds up to `rounding_error`.
     bracket_kind : {'certified', 'estimated', 'probable', 'open', 'none'}
         'certified': by mathematics and by bounds of the spectrum that were given; 'estimated': an end
         rests on a bound of the spectrum read off the Ritz values; 'probable', of `spectrum` alone: on
@@ -56,6 +56,8 @@ class TraceFunctionResult(Result):
         quarter of the steps; infinite where that cannot be told, `num_steps` where it is narrow.
     probe : str
         Distribution of the probes.
+    control_degree : int
+        Degree of the polynomials with known traces that were control variates; 0 without.
     """
 
     value: float
@@ -72,6 +74,7 @@ class TraceFunctionResult(Result):
     num_steps: int
     steps_needed: float
     probe: str
+    control_degree: int = 0
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -174,7 +174,8 @@ class GaussBrackets:
     @cached_property
     def values(self) -> HostArray:
         """Return the Gauss quadrature of v^H f(A) v, shape (m,)."""
-        return self._sums(self.rules)
+        pairs = zip(self.rules, self.function_values, strict=True)
+        return np.asarray(self.squared_norms * np.array([r.weights @ v for r, v in pairs]))
 
     @cached_property
     def rounding_errors(self) -> HostArray:
@@ -184,14 +185,23 @@ class GaussBrackets:
         by about `lanczos.rounding`, or by what sums of n terms in double precision lose, which goes as
         the root of n: so much may f change at every node.
         """
-        lanczos = self.lanczos
-        of_sums = np.finfo(np.float64).eps * math.sqrt(lanczos.space.dim) * lanczos.scale
-        distance = max(lanczos.rounding, float(of_sums))
         forms = [
-            rule.weights @ self.function.variation(self._inside(rule.nodes), distance)
+            rule.weights @ self.function.variation(self._inside(rule.nodes), self.distance)
             for rule in self.rules
         ]
         return np.asarray(self.squared_norms * np.array(forms))
+
+    @property
+    def distance(self) -> float:
+        """Return about how far rounding moves eigenvalues."""
+        lanczos = self.lanczos
+        of_sums = np.finfo(np.float64).eps * math.sqrt(lanczos.space.dim) * lanczos.scale
+        return max(lanczos.rounding, float(of_sums))
+
+    @cached_property
+    def function_values(self) -> list[HostArray]:
+        """Return f at the nodes of every Gauss rule."""
+        return [self.function(self._inside(rule.nodes)) for rule in self.rules]
 
     @cached_property
     def bounds(self) -> Interval:

@@ -16,6 +16,7 @@ import numpy as np
 
 from hessops.agreement import to_host
 from hessops.algorithms.functions.gauss_brackets import BracketKind, GaussBrackets, worst
+from hessops.algorithms.functions.polynomial_control import PolynomialControl
 from hessops.algorithms.krylov.lanczos import lanczos_steps
 from hessops.arrays import HostArray
 from hessops.operator import LinearOperator
@@ -33,8 +34,8 @@ _EVERY_STEP_UNTIL = 8
 class QuadratureState:
     """What a number of probes say of tr f(A).
 
-    The estimate is the mean of ``values``: column j of which is the Gauss quadrature of
-    z_j^H f(A) z_j.
+    The estimate is the mean of ``values``: the Gauss quadrature of z_j^H f(A) z_j, less what a
+    polynomial with a known trace tells of z_j's error.
 
     Parameters
     ----------
@@ -46,17 +47,20 @@ class QuadratureState:
         Whether the last block of probes has taken all its steps.
     blocks : tuple of GaussBrackets
         The rules of every block of probes, the last one still growing.
+    power_traces : tuple of float
+        tr A, tr A², ..., as far as they are known.
     """
 
     step: int
     num_products: int
     complete: bool
     blocks: tuple[GaussBrackets, ...]
+    power_traces: tuple[float, ...] = ()
 
     @property
     def num_probes(self) -> int:
         """Return the probes done."""
-        return len(self.values)
+        return sum(len(block.squared_norms) for block in self.blocks)
 
     @property
     def num_steps(self) -> int:
@@ -65,8 +69,13 @@ class QuadratureState:
 
     @cached_property
     def values(self) -> HostArray:
-        """Return the quadrature of every probe's quadratic form, shape (num_probes,)."""
-        return np.concatenate([block.values for block in self.blocks])
+        """Return what every probe says of the trace, shape (num_probes,)."""
+        return np.concatenate([b.values for b in self.blocks]) - self.control.corrections
+
+    @cached_property
+    def control(self) -> PolynomialControl:
+        """Return the polynomials with known traces that go with the probes."""
+        return PolynomialControl(self.blocks, self.power_traces)
 
     def estimate(self) -> float:
         """Return the estimate of tr f(A)."""
@@ -89,9 +98,11 @@ class QuadratureState:
         return float(t_quantile(confidence, float(self.num_probes - 1)))
 
     def bracket(self) -> Interval:
-        """Return what the mean of the exact quadratic forms of these probes lies between."""
-        lows = np.concatenate([block.lows for block in self.blocks])
-        highs = np.concatenate([block.highs for block in self.blocks])
+        """Return what the estimate by the exact quadratic forms of these probes lies between."""
+        # Without a control nothing is taken off, and an end that is the estimate keeps its bits.
+        off = self.control.corrections
+        lows = np.concatenate([block.lows for block in self.blocks]) - off
+        highs = np.concatenate([block.highs for block in self.blocks]) - off
         return Interval(float(np.mean(lows)), float(np.mean(highs)))
 
     def bracket_kind(self) -> BracketKind:
@@ -109,7 +120,8 @@ class QuadratureState:
 
     def rounding_error(self) -> float:
         """Return what rounding of the products may do to the estimate."""
-        return float(np.mean(np.concatenate([block.rounding_errors for block in self.blocks])))
+        of_function = np.concatenate([block.rounding_errors for block in self.blocks])
+        return float(np.mean(of_function + self.control.rounding_errors))
 
     def steps_needed(self, width: float) -> float:
         """Return about how many steps bring the quadrature error to a width.
@@ -147,6 +159,7 @@ def quadrature_steps(
     probe: ProbeKind = "rademacher",
     block_size: int = 1,
     known: Interval = Interval(-math.inf, math.inf),  # noqa: B008 - immutable
+    power_traces: tuple[float, ...] = (),
     reorthogonalize: bool = False,
     enough: Callable[[QuadratureState], bool] = lambda _: False,
 ) -> Iterator[QuadratureState]:
@@ -172,6 +185,8 @@ def quadrature_steps(
         Probes in lock-step.
     known : Interval
         Bounds of the spectrum; infinite where there are none.
+    power_traces : tuple of float
+        tr A, tr A², ..., as far as they are known.
     reorthogonalize : bool
         Keep and use the bases of a block.
     enough : callable
@@ -199,9 +214,10 @@ def quadrature_steps(
             total = step + lanczos.step, products + lanczos.num_products
             if not ended and checkpoint(lanczos.step):
                 # Rank 0 decides: rounding may differ between ranks.
-                ended = space.agree(enough(QuadratureState(*total, False, (*done, block))))
+                now = QuadratureState(*total, False, (*done, block), power_traces)
+                ended = space.agree(enough(now))
             if ended or (not done and checkpoint(lanczos.step)):
-                yield QuadratureState(*total, ended, (*done, block))
+                yield QuadratureState(*total, ended, (*done, block), power_traces)
             if ended:
                 break
         step, products, probes = *total, probes + count

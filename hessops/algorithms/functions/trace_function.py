@@ -8,8 +8,8 @@ bracket of the quadrature, and counts as converged only if the bracket is narrow
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypedDict, Unpack
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict, Unpack
 
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
@@ -19,6 +19,7 @@ from hessops.algorithms._common import (
     warn_if_failed,
 )
 from hessops.algorithms.functions._quadrature_verdict import allowed, enough, stop, verdict
+from hessops.algorithms.functions.polynomial_control import known_power_traces
 from hessops.algorithms.functions.quadrature import QuadratureState, quadrature_steps
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.arrays import HostArray, eps
@@ -44,6 +45,7 @@ class TraceFunctionOptions(TypedDict, total=False):
     atol: float | None
     confidence: float
     interval: tuple[float, float] | None
+    power_traces: Sequence[float] | Literal["auto"]
     probe: ProbeKind
     block_size: int | None
     reorthogonalize: bool
@@ -62,6 +64,7 @@ def trace_function(
     confidence: float = 0.95,
     interval: tuple[float, float] | None = None,
     derivative_signs: tuple[int | None, int | None] | None = None,
+    power_traces: Sequence[float] | Literal["auto"] = "auto",
     probe: ProbeKind = "rademacher",
     block_size: int | None = None,
     reorthogonalize: bool = False,
@@ -97,6 +100,10 @@ def trace_function(
     derivative_signs : tuple of int or None, optional
         For a callable: the signs (-1, 0, 1; None if not known) on the spectrum of all its even
         derivatives and of all its odd ones, from the second on. Without them there is no bracket.
+    power_traces : 'auto' or sequence of float
+        tr A, tr A², ..., as many as are known: probes then only have to tell what polynomials of that
+        degree leave of f. 'auto' takes those that the operator knows: tr A and tr A² of a matrix, and
+        tr A³ and tr A⁴ too of a sparse one with short rows; () takes none.
     probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
         Distribution of the probes.
     block_size : int, optional
@@ -152,6 +159,7 @@ def trace_function(
         atol=atol,
         confidence=confidence,
         interval=interval,
+        power_traces=power_traces,
         probe=probe,
         block_size=block_size,
         reorthogonalize=reorthogonalize,
@@ -301,6 +309,7 @@ def _estimate(
     atol: float | None = None,
     confidence: float = 0.95,
     interval: tuple[float, float] | None = None,
+    power_traces: Sequence[float] | Literal["auto"] = "auto",
     probe: ProbeKind = "rademacher",
     block_size: int | None = None,
     reorthogonalize: bool = False,
@@ -320,6 +329,7 @@ def _estimate(
         probe=probe,
         block_size=block_size or default_block_size(operator.domain, plan.first_stage),
         known=_known(operator, interval),
+        power_traces=known_power_traces(operator, power_traces),
         reorthogonalize=reorthogonalize,
         enough=lambda state: enough(plan, state),
     )
@@ -348,6 +358,7 @@ def _estimate(
         num_probes=state.num_probes,
         num_steps=state.num_steps,
         steps_needed=state.steps_needed(width),
+        control_degree=state.control.degree,
         probe=probe,
         num_products=state.num_products,
         status=status,

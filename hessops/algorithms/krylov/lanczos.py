@@ -228,8 +228,9 @@ def lanczos_steps(
     """Yield the state of m Lanczos recurrences in lock-step; end when all are exhausted.
 
     One product with m columns a step, one copy of coefficients to the host, one back to the device.
-    Without reorthogonalisation four blocks of m vectors exist at the peak of a step, besides what
-    the operator takes: two basis vectors, the product and the next; and the start vectors, if they
+    Without reorthogonalisation three blocks of m vectors exist at the peak of a step, besides what
+    the operator takes: two basis vectors and the product, which becomes the next; four, if the
+    product is not the operator's to give away (`returns_own_memory`); and the start vectors, if they
     are kept elsewhere.
 
     Parameters

@@ -36,9 +36,10 @@ def spectral_density(
 ) -> SpectralDensity:
     """Estimate the density of eigenvalues of a self-adjoint operator.
 
-    Costs ``num_probes * num_steps`` products, `num_probes` at a time, and the memory of four blocks
-    of `num_probes` vectors, besides what the operator takes. More steps resolve more detail; more
-    probes lower the statistical error.
+    Costs ``num_probes * num_steps`` products, `num_probes` at a time, and the memory of three blocks
+    of `num_probes` vectors, besides what the operator takes; of four, if its products are not in
+    memory of their own (`returns_own_memory`). More steps resolve more detail; more probes lower the
+    statistical error.
 
     Parameters
     ----------
