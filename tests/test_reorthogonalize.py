@@ -22,10 +22,8 @@ SPECTRA = {
     "even": lambda n: np.linspace(-1, 1, n),
     "graded": lambda n: np.logspace(-8, 0, n),
     "outliers": lambda n: np.concatenate([np.linspace(0, 1, n - 3) ** 2, [3.0, 9.0, 30.0]]),
-    "cluster": lambda n: np.concatenate(
-        [np.linspace(0, 1, n - 4), 2 + 1e-6 * np.arange(4)]
-    ),
-    "strakos": lambda n: problems.strakos_eigenvalues(n),
+    "cluster": lambda n: np.concatenate([np.linspace(0, 1, n - 4), 2 + 1e-6 * np.arange(4)]),
+    "strakos": problems.strakos_eigenvalues,
 }
 
 
@@ -123,8 +121,7 @@ def test_the_identity_holds_to_half_the_digits_in_every_library(place, choice, c
     start = normal(seed + 1, (20, count), place.dtype)
     A = aslinearoperator(place.put(matrix), self_adjoint=True)
     wide, size = matrix.astype(np.complex128), np.linalg.norm(matrix, 2)
-    for state in lanczos_steps(A, place.put(start), reorthogonalize=choice):
-        pass
+    *_, state = lanczos_steps(A, place.put(start), reorthogonalize=choice)
     for column in range(count):
         length = state.lengths[column]
         Q = to_numpy(state.basis.vectors(column))[:, :length].astype(np.complex128)
@@ -169,11 +166,14 @@ def test_true_and_false_are_full_and_none_and_others_are_refused():
     A = problems.matrix_of(np.linspace(-1, 3, 30))
     for flag, name in ((True, "full"), (False, "none")):
         one, other = (
-            hessops.lanczos(A, num_steps=8, reorthogonalize=choice, rng=0) for choice in (flag, name)
+            hessops.lanczos(A, num_steps=8, reorthogonalize=choice, rng=0)
+            for choice in (flag, name)
         )
         assert np.array_equal(one.alphas, other.alphas)
         assert (one.basis is None) == (other.basis is None) == (not flag)
-    with pytest.raises(ValueError, match="reorthogonalize='some' is unknown; choose one of none, f"):
+    with pytest.raises(
+        ValueError, match="reorthogonalize='some' is unknown; choose one of none, f"
+    ):
         hessops.lanczos(A, num_steps=8, reorthogonalize="some")
 
 

@@ -183,9 +183,7 @@ class Basis:
         transpose = self.space.xp.matrix_transpose
         return self.space.joint_gram([transpose(part[0, :, :]) for _, part in self._parts()], X)
 
-    def project_block(
-        self, X: Array, ranges: Sequence[slice] | None = None
-    ) -> tuple[Array, Array]:
+    def project_block(self, X: Array, ranges: Sequence[slice] | None = None) -> tuple[Array, Array]:
         """Take all columns of a block off the basis of the one recurrence, in one pass.
 
         Parameters

@@ -113,9 +113,7 @@ def wanted(ascending: Vectors, k: int, which: str) -> Vectors:
     return np.concatenate([ascending[:low], ascending[len(ascending) - (k - low) :]])
 
 
-def compared(
-    problem: Problem, tol: float, rounds: int, blocks: bool
-) -> list[dict[str, object]]:
+def compared(problem: Problem, tol: float, rounds: int, blocks: bool) -> list[dict[str, object]]:
     """Return one line per solver."""
     start = np.random.default_rng(0).standard_normal(problem.matrix.shape[0])
     target = arpack(problem, start, tol).residual

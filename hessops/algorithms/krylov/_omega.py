@@ -42,12 +42,14 @@ class OrthogonalityEstimate:
     @property
     def estimates(self) -> HostArray:
         """Return the moduli of ω_{k+1,j} for j = 1 ... k, shape (m, k)."""
-        return np.abs(self._next)
+        moduli: HostArray = np.abs(self._next)
+        return moduli
 
     @property
     def level(self) -> HostArray:
         """Return the largest modulus of all ω so far, shape (m,), the next vector's among them."""
-        return np.maximum(self._level, self.estimates.max(axis=1, initial=0.0))
+        level: HostArray = np.maximum(self._level, self.estimates.max(axis=1, initial=0.0))
+        return level
 
     def advance(self, alphas: HostArray, betas: HostArray) -> None:
         """Estimate ω of the vector that follows k others.

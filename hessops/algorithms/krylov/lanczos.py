@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 
 from hessops.algorithms._common import (
     require_count,
@@ -28,7 +27,6 @@ from hessops.algorithms._common import (
     start_norms,
     start_vector,
 )
-from hessops.algorithms.krylov._ghosts import ghost_flags
 from hessops.algorithms.krylov._recurrence import Recurrence
 from hessops.algorithms.krylov._reorthogonalize import (
     Reorthogonalize,
@@ -42,7 +40,7 @@ from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.record import Callback, run
-from hessops.result import Result
+from hessops.results.lanczos import LanczosResult
 from hessops.space import Space
 
 __all__ = ["LanczosResult", "LanczosState", "Reorthogonalize", "lanczos", "lanczos_steps"]
@@ -111,79 +109,6 @@ class LanczosState:
     def residual_norm(self, column: int = 0) -> float:
         """Return ‖r‖ of one recurrence; that of its last step once its Krylov space is exhausted."""
         return float(self.betas[self.lengths[column] - 1, column])
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LanczosResult(Result):
-    """A Lanczos tridiagonalisation ``A Q = Q T + residual_norm * q e_k^T``.
-
-    Parameters
-    ----------
-    alphas : numpy.ndarray, shape (k,)
-        Diagonal of T.
-    betas : numpy.ndarray, shape (k - 1,)
-        Off-diagonal of T.
-    residual_norm : float
-        Norm of what the Krylov space lacks to be invariant.
-    basis : array, shape (n, k), or None
-        Q, in the operator's library, if kept.
-    orthogonality : float
-        Largest modulus of an inner product of two columns of Q, by the ω-recurrence.
-    num_inner_products : int
-        Inner products of vectors that reorthogonalisation took.
-    """
-
-    alphas: HostArray
-    betas: HostArray
-    residual_norm: float
-    basis: Array | None = field(metadata={"long": True}, repr=False)
-    orthogonality: float = math.nan
-    num_inner_products: int = 0
-
-    def ritz(self) -> tuple[HostArray, HostArray]:
-        """Return the Ritz values, ascending, and their residual norms, both (k,)."""
-        values, vectors = eigh_tridiagonal(self.alphas, self.betas)
-        return values, self.residual_norm * np.abs(vectors[-1])
-
-    def ghosts(self, tol: float | None = None) -> HostArray:
-        """Tell which Ritz values come from lost orthogonality alone, by Cullum and Willoughby.
-
-        A simple eigenvalue of T that is one of T without its first row and column, too, is spurious:
-        the start vector has no part in it. Of several that agree, one stands for an eigenvalue of the
-        operator, and the others are copies of it.
-
-        Parameters
-        ----------
-        tol : float, optional
-            What counts as equal, relative to the largest Ritz value in modulus; 1000 + k units of
-            double precision where not given. Copies that have yet to converge need a larger one.
-
-        Returns
-        -------
-        numpy.ndarray of bool, shape (k,)
-            In the order of `ritz`.
-
-        References
-        ----------
-        Cullum & Willoughby (1985), Lanczos Algorithms for Large Symmetric Eigenvalue Computations,
-        volume 1, chapter 4.
-
-        Examples
-        --------
-        >>> import numpy as np, hessops
-        >>> A = hessops.gallery.strakos(24).operator
-        >>> start, cost = np.ones(24), {"num_steps": 48, "reorthogonalize": "none"}
-        >>> int(hessops.lanczos(A, start=start, **cost).ghosts().sum())
-        24
-        """
-        return ghost_flags(self.alphas, self.betas, tol)
-
-    def __str__(self) -> str:
-        values, _ = self.ritz()
-        return (
-            f"Lanczos: {len(self.alphas)} steps, Ritz values in [{values[0]:.6g}, "
-            f"{values[-1]:.6g}], residual norm {self.residual_norm:.2g} ({self._cost()})"
-        )
 
 
 def lanczos(
@@ -353,9 +278,8 @@ def lanczos_steps(
     if choice != "none" and basis is None:
         basis = Basis(space, count, capacity)
     recurrence = Recurrence(A, count, basis, scale, breakdown, local=not full)
-    watching = None
-    if observe or not (full or choice == "none"):
-        watching = watch("full" if full else choice, basis, count, eps(xp, A.dtype))
+    working: Reorthogonalize = "full" if full else choice
+    watching = watch(working, basis, count, eps(xp, A.dtype), observe=observe)
     Q = start * space.from_host(1.0 / start_norms(space, start))
     del start
     # The vectors before, times beta. Blocks are let go as soon as they have served.
@@ -379,9 +303,7 @@ def lanczos_steps(
         require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
             recurrence.require_symmetric(to_numpy(overlaps))
-        again = None if watching is None else watching.inspect(W, recurrence)
-        W = W if again is None else again
-        del again
+        W = watching.inspect(W, recurrence)
         inverse_and_beta = space.from_host(recurrence.coefficients())
         beta = inverse_and_beta[1, :]
         previous, Q = Q * beta, W * inverse_and_beta[0, :]
@@ -391,7 +313,7 @@ def lanczos_steps(
             return
 
 
-def _state(recurrence: Recurrence, following: Array, watching: Watch | None) -> LanczosState:
+def _state(recurrence: Recurrence, following: Array, watching: Watch) -> LanczosState:
     space, basis = recurrence.operator.domain, recurrence.basis
     return LanczosState(
         step=len(recurrence.alphas),
@@ -405,8 +327,8 @@ def _state(recurrence: Recurrence, following: Array, watching: Watch | None) -> 
         following=following,
         space=space,
         basis=None if basis is None else basis.snapshot(),
-        orthogonality=math.nan if watching is None else float(watching.level.max()),
-        num_inner_products=0 if watching is None else watching.num_inner_products,
+        orthogonality=float(watching.level.max()),
+        num_inner_products=watching.num_inner_products,
     )
 
 
