@@ -1,4 +1,4 @@
-"""A Lanczos tridiagonalisation: its Ritz values, and which of them are ghosts."""
+"""What `lanczos` returns, and which of its Ritz values are ghosts of lost orthogonality."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from scipy.linalg import eigh_tridiagonal
 
 from hessops.arrays import Array, HostArray
 from hessops.result import Result
-from hessops.results._ghosts import ghost_flags
 
 __all__ = ["LanczosResult"]
+
+_UNITS = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +79,7 @@ class LanczosResult(Result):
         >>> int(hessops.lanczos(A, start=start, **cost).ghosts().sum())
         24
         """
-        return ghost_flags(self.alphas, self.betas, tol)
+        return _ghost_flags(self.alphas, self.betas, tol)
 
     def __str__(self) -> str:
         values, _ = self.ritz()
@@ -86,3 +87,38 @@ class LanczosResult(Result):
             f"Lanczos: {len(self.alphas)} steps, Ritz values in [{values[0]:.6g}, "
             f"{values[-1]:.6g}], residual norm {self.residual_norm:.2g} ({self._cost()})"
         )
+
+
+def _ghost_flags(alphas: HostArray, betas: HostArray, tol: float | None) -> HostArray:
+    """Flag spurious eigenvalues and copies, as `LanczosResult.ghosts` explains.
+
+    Parameters
+    ----------
+    alphas, betas : numpy.ndarray, shape (k,) and (k - 1,)
+        Diagonal and off-diagonal of T.
+    tol : float or None
+        What counts as equal, relative to the largest eigenvalue in modulus.
+
+    Returns
+    -------
+    numpy.ndarray of bool, shape (k,)
+        For the eigenvalues in ascending order.
+    """
+    if tol is not None and not 0 <= tol < 1:
+        raise ValueError(f"tol={tol} must be at least 0 and below 1")
+    values = eigh_tridiagonal(alphas, betas, eigvals_only=True)
+    relative = (_UNITS + len(values)) * np.finfo(np.float64).eps if tol is None else tol
+    near = relative * float(np.max(np.abs(values)))
+    # Numbered by value: equal numbers are copies.
+    cluster = np.concatenate([[0], np.cumsum(np.diff(values) > near)])
+    copy = np.concatenate([[False], np.diff(cluster) == 0])
+    if len(values) == 1:
+        return copy
+    lower = eigh_tridiagonal(alphas[1:], betas[1:], eigvals_only=True)
+    place = np.clip(np.searchsorted(lower, values), 1, max(1, len(lower) - 1))
+    nearest = np.minimum(
+        np.abs(lower[place - 1] - values), np.abs(lower[place % len(lower)] - values)
+    )
+    simple = np.bincount(cluster)[cluster] == 1
+    flags: HostArray = copy | (simple & (nearest <= near))
+    return flags

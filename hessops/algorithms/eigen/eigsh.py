@@ -1,8 +1,8 @@
 """A few eigenpairs at the ends of the spectrum by thick-restart block Lanczos.
 
-The residual norms of all Ritz pairs are looked at after every step, so the run ends as soon as the
-pairs asked for are there. While the basis fits into memory nothing is restarted, and full
-reorthogonalisation makes it the method of fewest products.
+The residual norms of all Ritz pairs are looked at as soon as the pairs asked for may be there. While
+the basis fits into memory nothing is restarted, and enough reorthogonalisation makes it the method of
+fewest products.
 
 A Krylov space of blocks of b vectors holds b copies of each eigenvalue. When it is exhausted, the run
 goes on from new random vectors orthogonal to it, until a fresh Krylov space brings nothing new to the
@@ -100,7 +100,8 @@ def eigsh(
     rng : int, numpy.random.Generator or None
         Where start vectors come from.
     callback : callable, optional
-        Called with every `EigshState`; returning True ends the run.
+        Called with every `EigshState`; returning True ends the run. Without, the Ritz pairs are looked
+        at when they may have converged, and the history shows those of the last look between.
 
     Returns
     -------

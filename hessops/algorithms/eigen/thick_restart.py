@@ -52,8 +52,10 @@ def eigsh_steps(
     """Yield the outermost Ritz pairs after every block; end when the basis fills the space.
 
     A step with one vector takes one product, three reductions, one copy of coefficients to the host
-    and one back. A block of dependent columns goes on with fewer. Once none is left the Krylov space
-    is exhausted, and another follows from random vectors orthogonal to it.
+    and one back; two reductions if `tol` leaves room for a basis that is not orthogonal to rounding,
+    and two more, with another copy, in steps that take the vector off all others. A block of
+    dependent columns goes on with fewer. Once none is left the Krylov space is exhausted, and another
+    follows from random vectors orthogonal to it.
 
     Parameters
     ----------

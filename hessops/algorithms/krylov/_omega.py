@@ -48,7 +48,8 @@ class OrthogonalityEstimate:
     @property
     def level(self) -> HostArray:
         """Return the largest modulus of all ω so far, shape (m,), the next vector's among them."""
-        return np.maximum(self._level, self.estimates.max(axis=1, initial=0.0))
+        level: HostArray = np.maximum(self._level, self.estimates.max(axis=1, initial=0.0))
+        return level
 
     def advance(self, alphas: HostArray, betas: HostArray) -> None:
         """Estimate ω of the vector that follows k others.

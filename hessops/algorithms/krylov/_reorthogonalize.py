@@ -57,18 +57,34 @@ class Watch(Protocol):
     def level(self) -> HostArray:
         """Return the largest inner product of two basis vectors, as estimated, shape (m,)."""
 
-    def inspect(self, W: Array, recurrence: Recurrence) -> Array | None:
-        """Return the new vectors, times β, after reorthogonalisation; None where none is due."""
+    def inspect(self, W: Array, recurrence: Recurrence) -> Array:
+        """Return the new vectors, times β, after what reorthogonalisation is due."""
 
 
-def watch(choice: Reorthogonalize, basis: Basis | None, count: int, precision: float) -> Watch:
-    """Return what watches over m recurrences."""
+def watch(
+    choice: Reorthogonalize, basis: Basis | None, count: int, precision: float, *, observe: bool
+) -> Watch:
+    """Return what watches over m recurrences; if nothing depends on it, only to `observe`."""
+    if choice in {"full", "none"} and not observe:
+        return _Nobody(count)
     estimate = OrthogonalityEstimate(count, precision)
     if choice in {"partial", "periodic"} and basis is not None:
         return _Sweeps(basis, estimate, whole=choice == "periodic")
     if choice == "selective" and basis is not None:
         return _Purges(basis, estimate)
     return _Observer(estimate, cleared=choice == "full")
+
+
+class _Nobody:
+    """Sees nothing."""
+
+    num_inner_products = 0
+
+    def __init__(self, count: int) -> None:
+        self.level = np.full(count, np.nan)
+
+    def inspect(self, W: Array, _recurrence: Recurrence) -> Array:
+        return W
 
 
 class _Observer:
@@ -82,12 +98,12 @@ class _Observer:
     def level(self) -> HostArray:
         return self._estimate.level
 
-    def inspect(self, W: Array, recurrence: Recurrence) -> Array | None:
+    def inspect(self, W: Array, recurrence: Recurrence) -> Array:
         self._estimate.advance(np.array(recurrence.alphas), np.array(recurrence.betas))
         if self._cleared:
             self._estimate.clear()
             self.num_inner_products += 2 * len(recurrence.alphas) * W.shape[1]
-        return None
+        return W
 
 
 class _Sweeps:
@@ -105,7 +121,7 @@ class _Sweeps:
     def level(self) -> HostArray:
         return self._estimate.level
 
-    def inspect(self, W: Array, recurrence: Recurrence) -> Array | None:
+    def inspect(self, W: Array, recurrence: Recurrence) -> Array:
         estimate = self._estimate
         estimate.advance(np.array(recurrence.alphas), np.array(recurrence.betas))
         lost = estimate.estimates.max(axis=0)
@@ -119,7 +135,7 @@ class _Sweeps:
             chosen[-1] = chosen[-2]
             self._again = None
         else:
-            return None
+            return W
         ranges = _runs(chosen)
         W, passes = _swept(W, self._basis, recurrence, ranges)
         estimate.clear(ranges)
@@ -141,7 +157,7 @@ class _Purges:
     def level(self) -> HostArray:
         return self._estimate.level
 
-    def inspect(self, W: Array, recurrence: Recurrence) -> Array | None:
+    def inspect(self, W: Array, recurrence: Recurrence) -> Array:
         self._estimate.advance(np.array(recurrence.alphas), np.array(recurrence.betas))
         good = [self._converged(recurrence, column) for column in range(W.shape[1])]
         # Their number grows as pairs converge; those that have stay as they were when they did.
@@ -149,7 +165,7 @@ class _Purges:
             self._good = recurrence.operator.domain.comm.broadcast(good)
             self._vectors = _ritz_vectors(self._basis, self._good)
         if self._vectors is None:
-            return None
+            return W
         W, passes = _swept(W, self._vectors, recurrence, None)
         self._estimate.purge(self._good)
         self.num_inner_products += passes * self._vectors.size * W.shape[1]
@@ -187,17 +203,16 @@ def _swept(
 ) -> tuple[Array, int]:
     """Take new vectors off a basis, again where little is left, and correct the last β."""
     space, xp = basis.space, basis.space.xp
-    turn = 0
-    while turn < _MOST_PASSES:
-        turn += 1
+    passes, enough = 0, False
+    while not enough and passes < _MOST_PASSES:
         before = recurrence.betas[-1]
         W, coefficients = basis.project(W, ranges)
         norms, inner = xp.sqrt(space.column_norms_squared(W)), xp.max(xp.abs(coefficients), axis=1)
         both = to_numpy(xp.stack([xp.astype(row, xp.float64) for row in (norms, inner)]))
         recurrence.correct(*both)
-        if np.all(both[0] >= _LITTLE_TAKEN_OFF * before):
-            break
-    return W, turn
+        enough = bool(np.all(both[0] >= _LITTLE_TAKEN_OFF * before))
+        passes += 1
+    return W, passes
 
 
 def _near(chosen: HostArray) -> HostArray:
@@ -206,8 +221,8 @@ def _near(chosen: HostArray) -> HostArray:
     window = np.ones(2 * width + 1)
     found: HostArray = np.convolve(chosen, window)[width:-width] > 0
     # Beyond half of them little is saved.
-    near: HostArray = found | (2 * found.sum() > len(found))
-    return near
+    found |= 2 * found.sum() > len(found)
+    return found
 
 
 def _runs(chosen: HostArray) -> list[slice]:

@@ -280,9 +280,8 @@ def lanczos_steps(
     if choice != "none" and basis is None:
         basis = Basis(space, count, capacity)
     recurrence = Recurrence(A, count, basis, scale, breakdown, local=not full)
-    watching = None
-    if observe or not (full or choice == "none"):
-        watching = watch("full" if full else choice, basis, count, eps(xp, A.dtype))
+    working: Reorthogonalize = "full" if full else choice
+    watching = watch(working, basis, count, eps(xp, A.dtype), observe=observe)
     Q = start * space.from_host(1.0 / start_norms(space, start))
     del start
     # Blocks are let go as soon as they have served.
@@ -303,9 +302,7 @@ def lanczos_steps(
         require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
             recurrence.require_symmetric(to_numpy(overlaps))
-        again = None if watching is None else watching.inspect(W, recurrence)
-        W = W if again is None else again
-        del again
+        W = watching.inspect(W, recurrence)
         inverse_and_beta = space.from_host(recurrence.coefficients())
         beta = inverse_and_beta[1, :]
         Q = space.scale(W, inverse_and_beta[0, :], overwrite=basis is None)
@@ -315,7 +312,7 @@ def lanczos_steps(
             return
 
 
-def _state(recurrence: Recurrence, following: Array, watching: Watch | None) -> LanczosState:
+def _state(recurrence: Recurrence, following: Array, watching: Watch) -> LanczosState:
     space, basis = recurrence.operator.domain, recurrence.basis
     return LanczosState(
         step=len(recurrence.alphas),
@@ -329,8 +326,8 @@ def _state(recurrence: Recurrence, following: Array, watching: Watch | None) -> 
         following=following,
         space=space,
         basis=None if basis is None else basis.snapshot(),
-        orthogonality=math.nan if watching is None else float(watching.level.max()),
-        num_inner_products=0 if watching is None else watching.num_inner_products,
+        orthogonality=float(watching.level.max()),
+        num_inner_products=watching.num_inner_products,
     )
 
 
