@@ -106,7 +106,7 @@ def interval_text(low: float, high: float) -> str:
     --------
     >>> from hessops.cli.numbers import interval_text
     >>> interval_text(7.94993, 5000.2), interval_text(20012.3, 20087.9)
-    ('[0, 5010]', '[20012, 20088]')
+    ('[0, 5010]', '[20012.2, 20088.0]')
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"[{low:.3g}, {high:.3g}]"
