@@ -36,14 +36,15 @@ def test_a_spectral_density_takes_three_blocks(count):
     assert 2.9 * count <= peak_vectors(density, n) <= 3.2 * count
 
 
-def test_lanczos_without_reorthogonalisation_takes_three_vectors():
-    n = 2_000_000
+def test_lanczos_without_reorthogonalisation_takes_four_vectors():
+    """Three in a step; four, for a single vector, when a normal start vector is drawn."""
+    n = 200_000
     A = ramp(n)
 
     def lanczos():
         hessops.lanczos(A, num_steps=6, reorthogonalize=False, rng=0)
 
-    assert 2.9 <= peak_vectors(lanczos, n) <= 3.2
+    assert 3.9 <= peak_vectors(lanczos, n) <= 4.2
 
 
 @pytest.mark.parametrize("count", [4, 12])
