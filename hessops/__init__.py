@@ -48,6 +48,7 @@ from hessops.algorithms.solvers.nystrom_preconditioner import nystrom_preconditi
 from hessops.algorithms.spectrum.spectrum import spectrum
 from hessops.algorithms.trace.diagonal import diagonal
 from hessops.algorithms.trace.trace import trace
+from hessops.array_space import ArraySpace
 from hessops.comm import Communicator, SerialComm
 from hessops.density.cdf_band import cdf_band
 from hessops.density.haydock import haydock
@@ -69,7 +70,7 @@ from hessops.operators.elementary import Diagonal, Identity, LowRank
 from hessops.operators.finite_sum import FiniteSum
 from hessops.operators.projected import Projected
 from hessops.result import load
-from hessops.space import ArraySpace, Space
+from hessops.space import Space
 from hessops.structure import Structure
 from hessops.version import __version__ as __version__
 from hessops.wrap import aslinearoperator, to_scipy

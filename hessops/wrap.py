@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
+from hessops.array_space import ArraySpace
 from hessops.arrays import (
     Array,
     adjoint,
@@ -34,7 +35,6 @@ from hessops.operators.elementary import (
     space_like,
 )
 from hessops.operators.row_threads import RowThreads
-from hessops.space import ArraySpace
 
 __all__ = ["aslinearoperator", "to_scipy"]
 

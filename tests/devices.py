@@ -18,9 +18,9 @@ from scipy.special import ndtri
 from strategies import LIBRARIES
 
 from hessops import backends, probes
+from hessops.array_space import ArraySpace
 from hessops.arrays import to_numpy
 from hessops.device_probes import fill_on_device
-from hessops.space import ArraySpace
 
 HOST = array_api_strict.Device("CPU_DEVICE")
 DEVICE = array_api_strict.Device("device1")

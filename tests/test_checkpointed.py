@@ -22,11 +22,11 @@ from strategies import LIBRARIES, PLACES, Place, norm, normal, with_spectrum
 import hessops
 from hessops import Checkpointed, CheckpointError, FiniteSum, LinearOperator, checkpointed
 from hessops.algorithms.trace.xdiag import xdiag_steps
+from hessops.array_space import ArraySpace
 from hessops.arrays import is_array, to_numpy
 from hessops.checkpoint.entry import Entry, as_stored
 from hessops.random import Purpose, Stream
 from hessops.record import History
-from hessops.space import ArraySpace
 
 N = 20
 SPECTRUM = np.concatenate([[9.0, 5.0, 5.0], np.linspace(0.5, 2.0, N - 3)])

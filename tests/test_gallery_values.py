@@ -11,9 +11,9 @@ from scipy import integrate, stats
 from strategies import normal
 
 from hessops import gallery
+from hessops.array_space import ArraySpace
 from hessops.arrays import to_numpy
 from hessops.gallery.tridiagonal import Tridiagonal
-from hessops.space import ArraySpace
 
 
 def inverse(x):

@@ -132,7 +132,8 @@ LAYERS = {
         r"bounds\.\w+",
     ],
     "vectors": [
-        "comm", "space", "agreement", "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
+        "comm", "space", "array_space", "agreement",
+        "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
     ],
     "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],
     "results": [

@@ -8,8 +8,8 @@ import torch
 from array_api_compat import torch as torch_namespace
 from torch import Tensor
 
+from hessops.array_space import ArraySpace
 from hessops.arrays import DType
-from hessops.space import ArraySpace
 
 __all__ = ["ParameterSpace"]
 

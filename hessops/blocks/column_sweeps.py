@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import cast
 
 import numpy as np
 
-from hessops.arrays import Array, DType, is_complex
+from hessops.arrays import Array, DType, HostArray, is_complex
 from hessops.blocks import numpy_sweeps
 
 __all__ = ["inner_products", "scaled", "subtracted"]
@@ -43,7 +44,8 @@ def inner_products(
     # Whoever reads what overflowed raises; a warning of the library's would only come before.
     with np.errstate(over="ignore", invalid="ignore"):
         if numpy_sweeps.possible(*(block for pair in pairs for block in pair)):
-            return numpy_sweeps.inner_products(pairs, num_threads)
+            hosted = [(_numpy(X), _numpy(Y)) for X, Y in pairs]
+            return numpy_sweeps.inner_products(hosted, num_threads)
         stacked: Array = xp.stack([_chunked(xp, X, Y) for X, Y in pairs])
         return stacked
 
@@ -81,9 +83,14 @@ def subtracted(
         V, and the inner products of every Y with V, shape (max(len(against), 1), k).
     """
     if numpy_sweeps.possible(W, X, *against):
-        V = W if overwrite else np.empty_like(W)
+        given = _numpy(W)
+        out = given if overwrite else np.empty_like(given)
+        others = [_numpy(Y) for Y in against]
         with np.errstate(over="ignore", invalid="ignore"):
-            return V, numpy_sweeps.subtract(W, X, factors, against, V, num_threads)
+            sums = numpy_sweeps.subtract(
+                given, _numpy(X), _numpy(factors), others, out, num_threads
+            )
+        return out, sums
     V = W - X * factors
     return V, inner_products(xp, [(Y, V) for Y in against or (V,)])
 
@@ -108,10 +115,16 @@ def scaled(X: Array, factors: Array, *, overwrite: bool = False, num_threads: in
         The product.
     """
     if numpy_sweeps.possible(X):
-        product = X if overwrite else np.empty_like(X)
-        numpy_sweeps.scale(X, factors, product, num_threads)
+        given = _numpy(X)
+        product = given if overwrite else np.empty_like(given)
+        numpy_sweeps.scale(given, _numpy(factors), product, num_threads)
         return product
     return X * factors
+
+
+def _numpy(block: Array) -> HostArray:
+    """Return a block of which `possible` has said that it is NumPy's."""
+    return cast("HostArray", block)
 
 
 def _chunked(xp: ModuleType, X: Array, Y: Array) -> Array:

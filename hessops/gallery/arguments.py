@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any, TypedDict, Unpack
 
+from hessops.array_space import ArraySpace
 from hessops.arrays import DType, dtype_name, is_complex
-from hessops.space import ArraySpace
 
 __all__ = ["SpaceOptions", "array_space", "require_at_least"]
 

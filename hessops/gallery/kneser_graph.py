@@ -7,11 +7,11 @@ from typing import Unpack
 
 import numpy as np
 
+from hessops.array_space import ArraySpace
 from hessops.arrays import Array, HostArray
 from hessops.gallery.arguments import SpaceOptions, array_space, require_at_least
 from hessops.gallery.problem import Problem
 from hessops.operator import LinearOperator
-from hessops.space import ArraySpace
 from hessops.structure import SELF_ADJOINT
 
 __all__ = ["KneserGraph", "kneser"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from hessops.array_space import ArraySpace
 from hessops.arrays import Array, is_complex
 from hessops.operator import LinearOperator
 from hessops.operators.compatibility import common_precision, require_square
-from hessops.space import ArraySpace
 from hessops.structure import PROPAGATION
 
 __all__ = ["BlockDiagonal"]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from hessops.array_space import ArraySpace
 from hessops.arrays import (
     Array,
     adjoint,
@@ -27,7 +28,7 @@ from hessops.operator import LinearOperator
 from hessops.operators.own_memory import call_apart
 from hessops.operators.power_traces import dense_power_traces, sparse_power_traces
 from hessops.operators.row_threads import RowThreads
-from hessops.space import ArraySpace, Space
+from hessops.space import Space
 from hessops.structure import GENERAL, POSITIVE_SEMIDEFINITE, Structure
 
 __all__ = [

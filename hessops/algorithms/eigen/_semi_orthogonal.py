@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms.eigen._block_orthonormal import (
     Negligible,
     OrthonormalRest,
@@ -20,7 +21,7 @@ from hessops.algorithms.eigen._block_orthonormal import (
 )
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal
 from hessops.algorithms.krylov._omega import OrthogonalityEstimate
-from hessops.arrays import Array, HostArray, to_numpy
+from hessops.arrays import Array, HostArray
 from hessops.blocks.basis import Basis
 
 __all__ = ["SemiOrthogonal"]
@@ -118,7 +119,7 @@ class SemiOrthogonal:
         space, size = basis.space, basis.size
         last = basis.combined(space.from_host(np.eye(size)[:, -1:]))
         inner = basis.inner(space.xp.concat([last, following], axis=1))
-        self._estimate.measured(np.abs(to_numpy(inner)).astype(np.float64).T)
+        self._estimate.measured(np.abs(to_host(space, inner)).astype(np.float64).T)
         self._again = False
 
     def _advance(self, small: BlockTridiagonal, alpha: float, beta: float) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.agreement import to_host
+from hessops.arrays import Array, HostArray, eps
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
 
@@ -51,7 +52,7 @@ def verified_pairs(
     """
     space = operator.domain
     product = operator.apply(vectors)
-    values = np.real(to_numpy(space.column_inner(vectors, product)))
+    values = np.real(to_host(space, space.column_inner(vectors, product)))
     require_finite(values, num_products + len(values), operator)
     # Exhausted Krylov spaces leave out couplings of half the digits, at a scale up to three times the
     # size.
@@ -64,4 +65,4 @@ def verified_pairs(
             f"{values[worst]:.6g}; see hessops.check_operator"
         )
     residual = product - vectors * space.from_host(values)
-    return values, np.sqrt(to_numpy(space.column_norms_squared(residual)))
+    return values, np.sqrt(to_host(space, space.column_norms_squared(residual)))

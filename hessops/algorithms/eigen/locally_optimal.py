@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.agreement import to_host
 from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
 from hessops.algorithms.solvers._lock_step import preconditioned, require_definite
-from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
 from hessops.blocks.orthogonalize import complete_orthonormal, orthonormalize
 from hessops.blocks.rounding import ROUNDINGS, precision_hint
@@ -155,7 +156,7 @@ class _LocallyOptimal:
         self.num_products += width
         self.basis.extend(block)
         self.products.extend(product)
-        inner = to_numpy(space.gram(self.basis.vectors(), product)).astype(
+        inner = to_host(space, space.gram(self.basis.vectors(), product)).astype(
             np.complex128 if is_complex(space.xp, space.dtype) else np.float64
         )
         require_finite(inner, self.num_products, self.operator)
@@ -175,7 +176,7 @@ class _LocallyOptimal:
         X, product = (basis.combined(coefficients) for basis in (self.basis, self.products))
         ritz = values[: self.count]
         self._residual = product - X * space.from_host(ritz)
-        norms = self._norms = np.sqrt(to_numpy(space.column_norms_squared(self._residual)))
+        norms = self._norms = np.sqrt(to_host(space, space.column_norms_squared(self._residual)))
         require_finite(norms, self.num_products, self.operator)
         norms_of_products = np.hypot(ritz, norms)
         self.size = max(self.size, float(np.max(np.abs(values))), float(norms_of_products.max()))
@@ -227,7 +228,7 @@ class _LocallyOptimal:
         space = self.operator.domain
         W = preconditioned(self.preconditioner, R)
         self.num_preconditioned += W.shape[1]
-        forms, squares = np.real(to_numpy(space.column_inners((R, W), (W, W))))
+        forms, squares = np.real(to_host(space, space.column_inners((R, W), (W, W))))
         require_finite(squares, self.num_preconditioned, self.preconditioner)
         require_definite(forms, np.ones_like(forms))
         return W * space.from_host(1 / np.sqrt(squares))
@@ -263,7 +264,7 @@ class _LocallyOptimal:
         """Take out of the basis what rounding has added up to."""
         space = self.operator.domain
         vectors = self.basis.vectors()
-        gram = to_numpy(space.gram(vectors, vectors))
+        gram = to_host(space, space.gram(vectors, vectors))
         sizes, turn = space.comm.broadcast(np.linalg.eigh((gram + gram.conj().T) / 2))
         self._rotate((turn / np.sqrt(sizes)) @ turn.conj().T)
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from hessops.agreement import agreed_seed
+from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
 from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
@@ -27,7 +27,7 @@ from hessops.algorithms.eigen.golub_kahan import (
     known_triplets,
     svds_steps,
 )
-from hessops.arrays import Array, HostArray, eps, to_numpy
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
@@ -290,7 +290,7 @@ def _verified(
     """Return u^H A v and the true residual norms of approximate triplets."""
     left, right = operator.codomain, operator.domain
     AV, AHU = operator.apply(V), operator.apply_adjoint(U)
-    inner = np.real(to_numpy(left.column_inner(U, AV)))
+    inner = np.real(to_host(left, left.column_inner(U, AV)))
     require_finite(inner, state.num_products + len(expected), operator)
     # Exhausted Krylov spaces leave out couplings of half the digits.
     allowed = 4 * np.sqrt(eps(operator.xp, operator.dtype)) * state.size
@@ -302,7 +302,9 @@ def _verified(
             f"{inner[worst]:.6g}; see hessops.check_operator"
         )
     values = np.maximum(inner, 0.0)
-    squares = to_numpy(left.column_norms_squared(AV - U * left.from_host(values)))
-    squares = squares + to_numpy(right.column_norms_squared(AHU - V * right.from_host(values)))
+    squares = to_host(left, left.column_norms_squared(AV - U * left.from_host(values)))
+    squares = squares + to_host(
+        right, right.column_norms_squared(AHU - V * right.from_host(values))
+    )
     require_finite(squares, state.num_products + 2 * len(expected), operator)
     return values, np.sqrt(squares)

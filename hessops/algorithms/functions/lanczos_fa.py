@@ -23,7 +23,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from hessops.agreement import to_host
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
-from hessops.arrays import Array, HostArray, to_numpy
+from hessops.arrays import Array, HostArray
 from hessops.blocks.basis import Basis
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
@@ -120,7 +120,7 @@ class LanczosFAState:
     def _second_pass(self) -> Array:
         """Run the recurrence again, which makes the same vectors, and add them up."""
         space = self.operator.domain
-        norms = np.sqrt(to_numpy(space.column_norms_squared(self.start)))
+        norms = np.sqrt(to_host(space, space.column_norms_squared(self.start)))
         total = self.start * space.from_host(self.coefficients[0] / norms)
         states = lanczos_steps(self.operator, self.start, reorthogonalize=False)
         for state in islice(states, self.step - 1):

@@ -95,8 +95,8 @@ class QuadratureState:
 
     def quantile(self, confidence: float) -> float:
         """Return the half-width of an interval in standard errors, by Student's t."""
-        # The fit of a control takes a degree of freedom more: measured at n = 60, which is the worst case,
-        # 95 % intervals of 8 to 32 probes then cover 94.5 to 95.5 %.
+        # The fit of a control takes a degree of freedom more: measured at n = 60, which is the worst
+        # case, 95 % intervals of 8 to 32 probes then cover 94.5 to 95.5 %.
         freedom = self.num_probes - (1 if self.control.degree == 0 else 2)
         return float(t_quantile(confidence, float(max(freedom, 1))))
 

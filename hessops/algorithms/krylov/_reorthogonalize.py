@@ -19,9 +19,10 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
+from hessops.agreement import to_host
 from hessops.algorithms.krylov._omega import OrthogonalityEstimate
 from hessops.algorithms.krylov._recurrence import Recurrence
-from hessops.arrays import Array, HostArray, to_numpy
+from hessops.arrays import Array, HostArray
 from hessops.blocks.basis import Basis
 
 __all__ = ["Reorthogonalize", "Watch", "choose_reorthogonalization", "watch"]
@@ -208,7 +209,7 @@ def _swept(
         before = recurrence.betas[-1]
         W, coefficients = basis.project(W, ranges)
         norms, inner = xp.sqrt(space.column_norms_squared(W)), xp.max(xp.abs(coefficients), axis=1)
-        both = to_numpy(xp.stack([xp.astype(row, xp.float64) for row in (norms, inner)]))
+        both = to_host(space, xp.stack([xp.astype(row, xp.float64) for row in (norms, inner)]))
         recurrence.correct(*both)
         enough = bool(np.all(both[0] >= _LITTLE_TAKEN_OFF * before))
         passes += 1

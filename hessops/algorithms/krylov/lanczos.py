@@ -35,7 +35,7 @@ from hessops.algorithms.krylov._reorthogonalize import (
     choose_reorthogonalization,
     watch,
 )
-from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
@@ -301,7 +301,7 @@ def lanczos_steps(
         recurrence.advance(_to_host(A, alpha, xp.sqrt(squares), stray))
         require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
-            recurrence.require_symmetric(to_numpy(overlaps))
+            recurrence.require_symmetric(to_host(space, overlaps))
         W = watching.inspect(W, recurrence)
         inverse_and_beta = space.from_host(recurrence.coefficients())
         beta = inverse_and_beta[1, :]
