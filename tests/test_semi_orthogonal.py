@@ -54,7 +54,7 @@ def test_residuals_are_true_and_the_loss_stays_below_the_tolerance(place, name, 
 
 
 def test_few_vectors_are_taken_off_all_others(monkeypatch):
-    """In a quarter of a long run's steps at most; if orthogonal to rounding, in all, twice."""
+    """In a quarter of the steps at most; with a basis orthogonal to rounding, in all, twice."""
     sweeps = []
     project = Basis.project_block
 

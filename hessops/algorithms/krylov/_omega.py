@@ -105,7 +105,7 @@ class OrthogonalityEstimate:
         """
         for row, known in zip(self._next, coefficients, strict=True):
             part = row[: len(known)]
-            part -= known @ (known.T @ part)
+            part -= known @ (part @ known)
 
     def _accept(self, size: int) -> None:
         """Make the next vector the latest one, unless there is none yet."""
