@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from hessops.arrays import Array, HostArray, to_numpy
+from hessops.arrays import Array, HostArray, is_complex, to_numpy
 from hessops.space import Space
 
 __all__ = ["dense_power_traces", "shifted_power_traces", "sparse_power_traces"]
@@ -31,9 +31,12 @@ def dense_power_traces(matrix: Array, space: Space) -> tuple[float, ...]:
     tuple of float
         The traces.
     """
-    diagonal = to_numpy(space.xp.linalg.diagonal(matrix))
-    squares = to_numpy(space.column_norms_squared(matrix))
-    return float(np.sum(diagonal.real, dtype=np.float64)), float(np.sum(squares))
+    xp, entries = space.xp, space.xp.linalg.diagonal(matrix)
+    # Summed where the matrix is: no vector travels.
+    real = xp.real(entries) if is_complex(xp, entries.dtype) else entries
+    first = xp.sum(xp.astype(real, xp.float64))
+    trace, square = to_numpy(xp.stack([first, xp.sum(space.column_norms_squared(matrix))]))
+    return float(trace), float(square)
 
 
 def sparse_power_traces(matrix: Any) -> tuple[float, ...]:

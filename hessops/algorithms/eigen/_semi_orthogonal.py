@@ -16,6 +16,7 @@ from hessops.agreement import to_host
 from hessops.algorithms.eigen._block_orthonormal import (
     Negligible,
     OrthonormalRest,
+    orthonormal_rest,
     projected,
     truncated,
 )
@@ -86,6 +87,8 @@ class SemiOrthogonal:
             The split; coefficients that were not asked for are 0.
         """
         size = basis.size
+        if size <= _AT_FIRST:
+            return self._off_all(basis, W, small, negligible)
         near = slice(max(0, size - 2), size)
         W, inner, gram = projected(basis, W, [near])
         limit = negligible(inner, gram)
@@ -94,7 +97,7 @@ class SemiOrthogonal:
         beta = _root(gram)
         self._advance(small, float(np.real(inner[-1, 0])), beta)
         lost = float(np.linalg.norm(self._estimate.estimates))
-        due = lost > self._bound or size <= _AT_FIRST or beta <= limit
+        due = lost > self._bound or beta <= limit
         if due or self._again:
             self._again = due and not self._again
             for turn in range(_MOST_SWEEPS):
@@ -121,6 +124,17 @@ class SemiOrthogonal:
         inner = basis.inner(space.xp.concat([last, following], axis=1))
         self._estimate.measured(np.abs(to_host(space, inner)).astype(np.float64).T)
         self._again = False
+
+    def _off_all(
+        self, basis: Basis, W: Array, small: BlockTridiagonal, negligible: Negligible
+    ) -> OrthonormalRest:
+        """Take a vector off all others as where the basis is fully orthogonal: one wait, not two."""
+        rest = orthonormal_rest(basis, W, negligible)
+        self._advance(
+            small, float(np.real(rest.coefficients[-1, 0])), float(np.sum(rest.factor.real))
+        )
+        self._estimate.clear()
+        return rest
 
     def _advance(self, small: BlockTridiagonal, alpha: float, beta: float) -> None:
         diagonal, off_diagonal = small.diagonals()
