@@ -106,7 +106,7 @@ def test_projecting_takes_one_reduction_for_all_stripes():
             self.calls += 1
             return array
 
-    space = ArraySpace(9, comm=Counting())
+    space = ArraySpace(9, comm=Counting(), rows=(0, 9))
     basis = filled(space, [orthonormal(0, (9, 7))], np.asarray, 2)
     basis.project(np.ones((9, 1)))
     assert space.comm.calls == 1

@@ -73,6 +73,7 @@ RUNS = {
     "frobenius_norm": (lambda p: hessops.frobenius_norm(p.G, rng=0), 1),
     "inverse": (lambda p: hessops.inverse(p.S), 1),
     "lanczos": (lambda p: hessops.lanczos(p.S, num_steps=20, rng=0), 1),
+    "lobpcg": (lambda p: hessops.lobpcg(p.S, 2, tol=1e-6, rng=0), 6),
     "logdet": (lambda p: hessops.logdet(p.S, num_steps=10, rng=0), 1),
     "matrix_function": (lambda p: hessops.matrix_function(p.S, np.exp, p.b), 1),
     "minres": (lambda p: hessops.minres(p.S, p.b), 1),
@@ -93,6 +94,8 @@ RUNS = {
     "schatten_norm": (lambda p: hessops.schatten_norm(p.G, 4, num_steps=10, rng=0), 1),
     "spectral_density": (lambda p: hessops.spectral_density(p.S, num_steps=10, rng=0), 1),
     "spectral_norm": (lambda p: hessops.spectral_norm(p.G, rng=0), 1),
+    "spectrum": (lambda p: hessops.spectrum(p.S, budget=24, num_probes=2, rng=0), 3),
+    "svds": (lambda p: hessops.svds(p.G, 2, tol=1e-7, rng=0), 2),
     "trace": (lambda p: hessops.trace(p.S, num_probes=60, rng=0), 1),
     "trace of normal probes": (
         lambda p: hessops.trace(p.S, num_probes=60, probe="sphere", rng=0),
@@ -108,8 +111,11 @@ RUNS = {
 }
 # These make operators, or look at results on the host.
 NO_VERBS = {"aslinearoperator", "cdf_band", "haydock", "kernel_polynomial", "load", "to_scipy"}
-NO_VERBS |= {"wasserstein"}
-UP_TO_PHASE = {"eigenvectors", "U", "V"}
+# What is written to a file goes through the host.
+NO_VERBS |= {"checkpointed", "wasserstein"}
+UP_TO_PHASE = {"eigenvectors", "left_vectors", "right_vectors", "U", "V"}
+# In whatever orthonormal basis the next Krylov block has.
+IN_ANY_BASIS = {"couplings"}
 REFERENCES: dict[tuple[str, str], Any] = {}
 
 
@@ -130,7 +136,7 @@ def leaves(value, b, path="result"):
     """Yield the names of all arrays and numbers of a result and them; of operators, products with b."""
     value = value @ b if isinstance(value, LinearOperator) else value
     if dataclasses.is_dataclass(value):
-        names = {field.name for field in dataclasses.fields(value)} - {"seconds"}
+        names = {field.name for field in dataclasses.fields(value)} - {"seconds"} - IN_ANY_BASIS
         parts = {name: getattr(value, name) for name in sorted(names)}
     elif isinstance(value, History):
         parts = {column: value[column] for column in ("step", "num_products", "estimate")}

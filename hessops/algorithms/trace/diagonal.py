@@ -21,8 +21,9 @@ from hessops.algorithms.trace._terms import is_stratified
 from hessops.algorithms.trace._trace_choice import Choice
 from hessops.algorithms.trace.diagonal_control import DiagonalControl, as_diagonal_control
 from hessops.algorithms.trace.hutchinson_diagonal import DiagonalState
+from hessops.arrays import is_complex
 from hessops.operator import LinearOperator
-from hessops.random import ProbeKind, Purpose, RandomState, Stream
+from hessops.random import ProbeKind, Purpose, RandomState, Stream, draw
 from hessops.record import Callback
 from hessops.results.diagonal import DiagonalResult
 
@@ -168,6 +169,8 @@ def diagonal(
             f"or atol, and max_products={_LEAST_FOR_CONTROL} or more"
         )
     stream = Stream(agreed_seed(operator.domain, rng), Purpose.DIAGONAL)
+    # Says what is wrong with the probes before the first product.
+    draw(stream, 0, 0, 0, probe, complex_valued=is_complex(operator.xp, operator.dtype))
     size = block_size or default_block_size(operator.domain, plan.first_stage)
     choice = Choice(method, "asked for")
     stratified = is_stratified(operator, stratify)
