@@ -81,7 +81,8 @@ def saved(path):
     with path.open("rb") as file:
         document, arrays = read_archive(file)
     del document["fields"]["seconds"], arrays["history.seconds"]
-    return document, {name: array.tolist() for name, array in arrays.items()}
+    # As bytes, so that NaN equals NaN.
+    return document, {name: (array.dtype, array.tobytes()) for name, array in arrays.items()}
 
 
 @needs_fork

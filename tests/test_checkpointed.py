@@ -163,7 +163,12 @@ VERBS = {
     ),
     "eigsh": lambda A: hessops.eigsh(A, 3, check_completeness=True, rng=0),
     "eigsh, restarted": lambda A: hessops.eigsh(A, 2, max_basis=8, which="LA", tol=1e-4, rng=0),
+    "lobpcg": lambda A: hessops.lobpcg(A, 2, tol=1e-3, rng=0),
+    "spectrum": lambda A: hessops.spectrum(A, budget=12, num_probes=2, rng=0),
     "lanczos": lambda A: hessops.lanczos(A, num_steps=7, rng=0),
+    "lanczos, partial": lambda A: hessops.lanczos(
+        A, num_steps=7, reorthogonalize="partial", rng=0
+    ),
     "spectral_density": lambda A: hessops.spectral_density(A, num_probes=2, num_steps=6, rng=0),
     "diagonal": lambda A: hessops.diagonal(A, num_probes=5, rng=0),
     "xdiag": xdiag,
@@ -196,6 +201,7 @@ VERBS = {
     "two verbs": twice,
 }
 RECTANGULAR = {
+    "svds": lambda A: hessops.svds(A, 2, tol=1e-3, rng=0),
     "randomized_svd": lambda A: hessops.randomized_svd(A, 3, rng=0),
     "randomized_svd to a tolerance": lambda A: hessops.randomized_svd(A, tol=2.0, rng=0),
     "spectral_norm": lambda A: hessops.spectral_norm(A, rng=0),

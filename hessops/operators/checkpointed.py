@@ -137,6 +137,10 @@ class Checkpointed(LinearOperator):
         for index, term in enumerate(self.operator.terms()):
             yield self if term is self.operator else _CheckpointedTerm(self, index, term)
 
+    def power_traces(self) -> tuple[float, ...]:
+        """Return what the operator knows of its own powers, so that estimates are those without."""
+        return self.operator.power_traces()
+
     def _apply(self, X: Array) -> Array:
         return self._product(_PRODUCT, self.operator, X)
 
