@@ -4,7 +4,7 @@ import numpy as np
 import problems
 import pytest
 from doubles import ShardedMatrix, gathered, run_on_ranks
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from strategies import LIBRARIES, Place, space_at, with_spectrum
@@ -40,6 +40,8 @@ def test_downdates_are_what_leaving_probes_out_means(dtype, symmetric, count, se
     operator = aslinearoperator(A, self_adjoint=True) if symmetric else aslinearoperator(A)
     state = last(operator, seed, count, first=2)
     omega = to_numpy(operator.domain.probes(Stream(seed), range(count), "rademacher"))
+    # Signs in ten dimensions may depend on each other, and then have no range of so many columns.
+    assume(np.linalg.matrix_rank(omega) == count)
     singles = np.array([by_definition(A, omega, [i], i) for i in range(count)])
     np.testing.assert_allclose(state.values, singles.mean(axis=0), rtol=1e-7, atol=1e-8)
     deleted = np.array(

@@ -132,8 +132,10 @@ def trace(
     Notes
     -----
     The interval of ``hutchinson`` and ``hutchpp`` is Student's, with coverage kept by Stein's two
-    stages where there is a tolerance. That of ``xtrace`` and ``xnystrace`` takes the geometric mean of
-    two errors of their leave-one-out estimates, one too small and one too large (see
+    stages where there is a tolerance. Where one eigenvalue makes nearly all of the trace, probes are as
+    skewed as a squared normal number: for eigenvalues 1/i² and a relative tolerance of 5 %, 89 ± 1 % of
+    the intervals of ``hutchinson`` held. That of ``xtrace`` and ``xnystrace`` takes the geometric mean
+    of two errors of their leave-one-out estimates, one too small and one too large (see
     ``hessops.algorithms.trace._leave_one_out``); it is calibrated and not a theorem: coverage of
     nominally 95 % intervals was between 93 and 100 % on the spectra tried.
 
