@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -42,8 +43,9 @@ def inner_products(
     """
     # Whoever reads what overflowed raises; a warning of the library's would only come before.
     with np.errstate(over="ignore", invalid="ignore"):
-        if numpy_sweeps.possible(*(block for pair in pairs for block in pair)):
-            return numpy_sweeps.inner_products(pairs, num_threads)
+        host: Any = pairs
+        if numpy_sweeps.possible(*(block for pair in host for block in pair)):
+            return numpy_sweeps.inner_products(host, num_threads)
         stacked: Array = xp.stack([_chunked(xp, X, Y) for X, Y in pairs])
         return stacked
 
@@ -80,10 +82,10 @@ def subtracted(
     tuple of array
         V, and the inner products of every Y with V, shape (max(len(against), 1), k).
     """
+    host: Any = (W, X, factors, against)
     if numpy_sweeps.possible(W, X, *against):
-        V = W if overwrite else np.empty_like(W)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return V, numpy_sweeps.subtract(W, X, factors, against, V, num_threads)
+        out = host[0] if overwrite else np.empty_like(host[0])
+        return out, numpy_sweeps.subtract(*host, out, num_threads)
     V = W - X * factors
     return V, inner_products(xp, [(Y, V) for Y in against or (V,)])
 
@@ -108,9 +110,11 @@ def scaled(X: Array, factors: Array, *, overwrite: bool = False, num_threads: in
         The product.
     """
     if numpy_sweeps.possible(X):
-        product = X if overwrite else np.empty_like(X)
-        numpy_sweeps.scale(X, factors, product, num_threads)
-        return product
+        host: Any = X
+        coefficients: Any = factors
+        out = host if overwrite else np.empty_like(host)
+        numpy_sweeps.scale(host, coefficients, out, num_threads)
+        return out
     return X * factors
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from hessops.arrays import Array, to_numpy
+from hessops.arrays import Array, HostArray, to_numpy
 from hessops.space import Space
 
 __all__ = ["dense_power_traces", "shifted_power_traces", "sparse_power_traces"]
@@ -80,7 +80,8 @@ def shifted_power_traces(traces: tuple[float, ...], dim: int, shift: float) -> t
         As many.
     """
     powers = np.array([float(dim), *traces])
-    polynomial, shifted = np.ones(1), []
+    polynomial: HostArray = np.ones(1)
+    shifted = []
     for _ in traces:
         polynomial = np.polynomial.polynomial.polymul(polynomial, [-shift, 1.0])
         shifted.append(float(polynomial @ powers[: len(polynomial)]))

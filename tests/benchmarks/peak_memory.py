@@ -63,7 +63,7 @@ def measure(name: str, n: int, count: int) -> None:
             hessops.spectral_density(A, num_probes=count, num_steps=10, rng=0)
         elif name == "eigsh":
             hessops.eigsh(A, count, max_steps=60, rng=0)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_MIB)
+    typer.echo(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB_PER_MIB)
 
 
 if __name__ == "__main__":

@@ -104,7 +104,8 @@ class PolynomialControl:
         """Return tr T_i((A - center) / half), as far as they have digits."""
         dim = float(self.blocks[0].lanczos.space.dim)
         powers = np.array([dim, *self.power_traces])
-        expanded, centered = np.ones(1), [dim]
+        expanded: HostArray = np.ones(1)
+        centered = [dim]
         for count in range(2, len(powers) + 1):
             step = np.array([-self._center, 1.0]) / self._half
             expanded = polynomial.polymul(expanded, step)
