@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from hessops.arrays import Array, DType, is_complex
+from hessops.arrays import Array, DType, HostArray, is_complex
 from hessops.blocks import numpy_sweeps
 
 __all__ = ["inner_products", "scaled", "subtracted"]
@@ -82,10 +82,12 @@ def subtracted(
     tuple of array
         V, and the inner products of every Y with V, shape (max(len(against), 1), k).
     """
-    host: Any = (W, X, factors, against)
     if numpy_sweeps.possible(W, X, *against):
-        out = host[0] if overwrite else np.empty_like(host[0])
-        return out, numpy_sweeps.subtract(*host, out, num_threads)
+        w, x, small = cast("HostArray", W), cast("HostArray", X), cast("HostArray", factors)
+        others = cast("Sequence[HostArray]", against)
+        out = w if overwrite else np.empty_like(w)
+        sums: Array = numpy_sweeps.subtract(w, x, small, others, out, num_threads)
+        return out, sums
     V = W - X * factors
     return V, inner_products(xp, [(Y, V) for Y in against or (V,)])
 
@@ -110,10 +112,9 @@ def scaled(X: Array, factors: Array, *, overwrite: bool = False, num_threads: in
         The product.
     """
     if numpy_sweeps.possible(X):
-        host: Any = X
-        coefficients: Any = factors
-        out = host if overwrite else np.empty_like(host)
-        numpy_sweeps.scale(host, coefficients, out, num_threads)
+        x, small = cast("HostArray", X), cast("HostArray", factors)
+        out = x if overwrite else np.empty_like(x)
+        numpy_sweeps.scale(x, small, out, num_threads)
         return out
     return X * factors
 

@@ -132,7 +132,7 @@ class PolynomialControl:
         """Return the fit of all probes but each, shape (num_probes, degree + 1)."""
         values = [v for block in self.blocks for v in block.function_values]
         parts = zip(self._vandermonde, self._rules, self._sizes, values, strict=True)
-        right = np.stack([size * V.T @ (rule.weights * v) for V, rule, size, v in parts])
+        right = np.stack([size * ((rule.weights * v) @ V) for V, rule, size, v in parts])
         grams, right = self._grams.sum(axis=0) - self._grams, right.sum(axis=0) - right
         # With fewer different nodes than coefficients, the smallest of them.
         inverses = np.linalg.pinv(grams, rcond=_SINGULAR, hermitian=True)
