@@ -166,9 +166,7 @@ VERBS = {
     "lobpcg": lambda A: hessops.lobpcg(A, 2, tol=1e-3, rng=0),
     "spectrum": lambda A: hessops.spectrum(A, budget=12, num_probes=2, rng=0),
     "lanczos": lambda A: hessops.lanczos(A, num_steps=7, rng=0),
-    "lanczos, partial": lambda A: hessops.lanczos(
-        A, num_steps=7, reorthogonalize="partial", rng=0
-    ),
+    "lanczos, partial": lambda A: hessops.lanczos(A, num_steps=7, reorthogonalize="partial", rng=0),
     "spectral_density": lambda A: hessops.spectral_density(A, num_probes=2, num_steps=6, rng=0),
     "diagonal": lambda A: hessops.diagonal(A, num_probes=5, rng=0),
     "xdiag": xdiag,

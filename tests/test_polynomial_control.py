@@ -123,8 +123,7 @@ def test_array_libraries_agree(library):
 
 
 CASES = {
-    "log, flat": ("log", np.linspace(0.5, 4.0, 60), 12, "rademacher"),
-    "log, few probes": ("log", np.linspace(0.5, 4.0, 60), 4, "sphere"),
+    "log, few probes": ("log", np.linspace(0.5, 4.0, 60), 8, "rademacher"),
     "inverse, decaying": ("inverse", np.geomspace(0.2, 5.0, 60), 12, "normal"),
 }
 
@@ -139,7 +138,7 @@ def test_intervals_with_controls_cover(f, eigenvalues, probes, probe):
     A = problems.matrix_of(eigenvalues)
     exact = float(np.sum({"log": np.log, "inverse": np.reciprocal}[f](eigenvalues)))
     interval = (eigenvalues.min() * 0.999, eigenvalues.max() * 1.001)
-    options = {"num_probes": probes, "num_steps": 16, "probe": probe, "interval": interval}
+    options = {"num_probes": probes, "num_steps": 12, "probe": probe, "interval": interval}
     found = [trace_function(A, f, rng=seed, **options) for seed in range(SEEDS)]
     assert all(result.control_degree == 2 for result in found)
     covered = np.mean([r.interval.low <= exact <= r.interval.high for r in found])

@@ -80,12 +80,14 @@ def subtract(
 
     Parameters
     ----------
-    W, X, out : numpy.ndarray, shape (n, k)
-        Blocks for which a sweep is `possible`; `out` may be `W`.
+    W, X : numpy.ndarray, shape (n, k)
+        Blocks for which a sweep is `possible`, with those that follow.
     factors : numpy.ndarray, shape (k,)
         In their dtype.
     against : sequence of numpy.ndarray, shape (n, k)
         Blocks Y; `out` itself where there are none.
+    out : numpy.ndarray, shape (n, k)
+        May be `W`.
     num_threads : int
         Threads to share the rows.
 
@@ -115,10 +117,12 @@ def scale(X: HostArray, factors: HostArray, out: HostArray, num_threads: int = 1
 
     Parameters
     ----------
-    X, out : numpy.ndarray, shape (n, k)
-        Blocks for which a sweep is `possible`; `out` may be `X`.
+    X : numpy.ndarray, shape (n, k)
+        A block for which a sweep is `possible`, with `out`.
     factors : numpy.ndarray, shape (k,)
-        In their dtype.
+        In its dtype.
+    out : numpy.ndarray, shape (n, k)
+        May be `X`.
     num_threads : int
         Threads to share the rows.
     """

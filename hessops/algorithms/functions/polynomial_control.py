@@ -29,6 +29,8 @@ __all__ = ["PolynomialControl", "known_power_traces"]
 
 # Of the dimension: traces of powers of A - cI that cancel to less than these digits are not used.
 _DIGITS = 1e-10
+# Of a Gram matrix of Chebyshev polynomials: what is rounding in its eigenvalues.
+_SINGULAR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,11 @@ class PolynomialControl:
         """Return the fit of all probes but each, shape (num_probes, degree + 1)."""
         values = [v for block in self.blocks for v in block.function_values]
         parts = zip(self._vandermonde, self._rules, self._sizes, values, strict=True)
-        right = np.stack([size * V.T @ (rule.weights * v) for V, rule, size, v in parts])
-        others = self._grams.sum(axis=0) - self._grams, right.sum(axis=0) - right
-        return np.stack([np.linalg.lstsq(*pair)[0] for pair in zip(*others, strict=True)])
+        right = np.stack([size * ((rule.weights * v) @ V) for V, rule, size, v in parts])
+        grams, right = self._grams.sum(axis=0) - self._grams, right.sum(axis=0) - right
+        # With fewer different nodes than coefficients, the smallest of them.
+        inverses = np.linalg.pinv(grams, rcond=_SINGULAR, hermitian=True)
+        return np.asarray((inverses @ right[:, :, None])[:, :, 0])
 
     def _slope(self, fit: HostArray, rule: Rule) -> HostArray:
         nodes = (rule.nodes - self._center) / self._half

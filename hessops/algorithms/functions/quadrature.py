@@ -95,8 +95,8 @@ class QuadratureState:
 
     def quantile(self, confidence: float) -> float:
         """Return the half-width of an interval in standard errors, by Student's t."""
-        # The fit of a control takes a degree of freedom more: measured at n = 60, which is the worst
-        # case, 95 % intervals of 8 to 32 probes then cover 94.5 to 95.5 %.
+        # The fit of a control takes a degree of freedom more: without it, 95 % intervals of 4 to 12
+        # probes covered 93.9 to 95.5 %, with it 94.3 to 98.1 % (n = 60 and 400, 800 to 3000 trials).
         freedom = self.num_probes - (1 if self.control.degree == 0 else 2)
         return float(t_quantile(confidence, float(max(freedom, 1))))
 

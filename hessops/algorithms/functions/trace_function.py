@@ -101,7 +101,7 @@ def trace_function(
         For a callable: the signs (-1, 0, 1; None if not known) on the spectrum of all its even
         derivatives and of all its odd ones, from the second on. Without them there is no bracket.
     power_traces : 'auto' or sequence of float
-        tr A, tr A², ..., as many as are known: probes then only have to tell what polynomials of that
+        Traces tr A, tr A², ..., as many as are known: probes then only tell what polynomials of that
         degree leave of f. 'auto' takes those that the operator knows: tr A and tr A² of a matrix, and
         tr A³ and tr A⁴ too of a sparse one with short rows; () takes none.
     probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
