@@ -113,7 +113,12 @@ RUNS = {
 NO_VERBS = {"aslinearoperator", "cdf_band", "haydock", "kernel_polynomial", "load", "to_scipy"}
 # What is written to a file goes through the host.
 NO_VERBS |= {"checkpointed", "wasserstein"}
-UP_TO_PHASE = {"eigenvectors", "left_vectors", "right_vectors", "U", "V"}
+# By field, the axis along which everything may be turned by a common phase: along the coordinates of
+# eigenvectors, and of what eigenvectors say of each probe.
+UP_TO_PHASE = {
+    **dict.fromkeys(("eigenvectors", "left_vectors", "right_vectors", "U", "V"), 0),
+    "probes": 1,
+}
 # In whatever orthonormal basis the next Krylov block has.
 IN_ANY_BASIS = {"couplings"}
 REFERENCES: dict[tuple[str, str], Any] = {}
@@ -156,8 +161,8 @@ def assert_same(path, found, expected, b):
         assert namespace(found) is namespace(b), path
         assert device_of(found) == device_of(b), path
     found = copy_to_host(found) if is_array(found) else found
-    if path.rpartition(".")[2] in UP_TO_PHASE:
-        inner = np.sum(found.conj() * expected, axis=0)
+    for axis in {UP_TO_PHASE[name] for name in path.split(".") if name in UP_TO_PHASE}:
+        inner = np.sum(found.conj() * expected, axis=axis, keepdims=True)
         found = found * (inner / np.abs(inner))
     if np.asarray(expected).dtype.kind in "fc":
         np.testing.assert_allclose(found, expected, ROUNDING, ROUNDING * SIZE, err_msg=path)

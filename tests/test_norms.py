@@ -251,7 +251,8 @@ def test_schatten_norms_of_an_indefinite_operator(dtype):
     for p in (1, 2, 3, 4):
         result = hessops.schatten_norm(matrix, p, num_probes=64, rng=0)
         truth = np.sum(np.abs(values) ** p) ** (1 / p)
-        assert abs(result.value - truth) <= 4 * result.standard_error
+        # The traces of powers of a matrix are known, so that even powers leave nothing to chance.
+        assert abs(result.value - truth) <= 4 * result.standard_error + result.rounding_error
         assert result.bracket_kind == "certified"
 
 
@@ -262,21 +263,23 @@ def rectangle(m, n, dtype="float64"):
     return (orthonormal(0, (m, k), dtype) * values) @ orthonormal(1, (n, k), dtype).conj().T
 
 
-# Of three singular values, so that three steps are enough.
+# The first two of three singular values, so that three steps are enough.
 SCHATTEN = {
     "nuclear": (rectangle(30, 24), 1),
     "cubic": (rectangle(24, 30, "complex128"), 3),
-    "semidefinite": (with_spectrum(np.repeat([1.0, 2.0, 3.0], 8), 0), 1.5),
+    # Of a matrix itself, traces of powers are known: of few values, they would leave nothing to chance.
+    "semidefinite": (with_spectrum(np.linspace(0.1, 3.0, 24), 0), 1.5),
 }
 
 
 @pytest.mark.parametrize("name", SCHATTEN)
 def test_schatten_coverage(name):
     matrix, p = SCHATTEN[name]
+    steps = 12 if name == "semidefinite" else 3
     A = aslinearoperator(matrix, positive_semidefinite=name == "semidefinite")
     truth = np.sum(singular_values(matrix) ** p) ** (1 / p)
     share = covered(
-        lambda seed: hessops.schatten_norm(A, p, num_probes=16, num_steps=3, rng=seed), truth
+        lambda seed: hessops.schatten_norm(A, p, num_probes=16, num_steps=steps, rng=seed), truth
     )
     assert COVERED[0] <= share <= COVERED[1]
 
@@ -314,11 +317,11 @@ def test_effective_dimension_is_bracketed(shift):
 
 
 def test_effective_dimension_coverage():
-    values = np.repeat([0.0, 0.5, 2.0], [10, 10, 20])
+    values = np.linspace(0.0, 2.0, 24)
     A = aslinearoperator(with_spectrum(values, 0), positive_semidefinite=True)
     truth = np.sum(values / (values + 1.0))
     share = covered(
-        lambda seed: hessops.effective_dimension(A, 1.0, num_probes=16, num_steps=3, rng=seed),
+        lambda seed: hessops.effective_dimension(A, 1.0, num_probes=16, num_steps=12, rng=seed),
         truth,
     )
     assert COVERED[0] <= share <= COVERED[1]

@@ -285,8 +285,9 @@ def test_docstrings_are_numpydoc(name):
     if getattr(thing, "_is_protocol", False):
         found.pop("PR01", None)  # a protocol is not called
     if inspect.isclass(thing) and issubclass(thing, Result) and thing is not Result:
-        # The fields that every result has are described where they are made, in Result.
-        inherited = {field.name for field in dataclasses.fields(Result)}
+        # The fields that results share are described where they are made, in Result and its kinds.
+        bases = filter(dataclasses.is_dataclass, thing.__mro__[1:])
+        inherited = {field.name for base in bases for field in dataclasses.fields(base)}
         missing = set(re.findall(r"'(\w+)'", found.pop("PR01", "")))
         assert missing <= inherited
     assert found == {}

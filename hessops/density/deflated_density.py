@@ -22,16 +22,11 @@ class DeflatedDensity(SpectralDensity):
     """A density whose rules are finer than Gauss rules, and settled eigenvalues are in it exactly.
 
     The nodes of a probe are the Ritz values of its block, and the settled eigenvalues with the weight
-    1/n each. Bounds come from the Gauss rule of each probe alone, for which there are theorems.
+    1/n each, filled up with nodes of weight 0. Bounds come from the Gauss rule of each probe alone, for
+    which there are theorems.
 
     Parameters
     ----------
-    nodes, weights, node_errors : numpy.ndarray, shape (num_probes, m)
-        As for every `SpectralDensity`; filled up with nodes of weight 0.
-    rounding : float
-        As there.
-    dim : int
-        As there.
     gauss_nodes, gauss_weights, gauss_couplings : numpy.ndarray, shape (num_probes, k)
         The Gauss rules of the single probes, before anything was taken out, and by how much each
         node is coupled to what the rule has not seen.

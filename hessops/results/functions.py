@@ -27,7 +27,7 @@ class TraceFunctionResult(Result):
     standard_error : float
         Of the probes alone; NaN after a single probe.
     interval : Interval
-        Confidence interval (low, high) by Student's t over probes.
+        Confidence interval (low, high) by Student's t over probes, wider by `rounding_error`.
     confidence : float
         Its nominal coverage.
     bracket : Interval

@@ -270,7 +270,9 @@ class Spectrum(Result):
         return TraceFunctionResult(
             value=float(estimate.value),
             standard_error=float(estimate.standard_error),
-            interval=estimate.interval,
+            interval=Interval(
+                estimate.interval.low - rules.rounding, estimate.interval.high + rules.rounding
+            ),
             confidence=_CONFIDENCE,
             bracket=Interval(float(np.mean(rules.lows)), float(np.mean(rules.highs))),
             bracket_kind=rules.kind,

@@ -6,6 +6,7 @@ import math
 
 from hessops.algorithms.functions.quadrature import QuadratureState
 from hessops.algorithms.trace._probe_plan import ProbePlan
+from hessops.arrays import eps
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.result import Interval
 
@@ -29,7 +30,10 @@ def enough(plan: ProbePlan[QuadratureState], state: QuadratureState) -> bool:
         return False
     if state.bracket_kind() == "none" and state.num_steps < _FEWEST_STEPS_WITHOUT_BRACKET:
         return False
-    return state.quadrature_error() <= _SHARE_OF_QUADRATURE * _target(plan, state)
+    # The first probes may already do better than asked: then for the width that their interval has.
+    half = state.quantile(plan.confidence) * state.standard_error()
+    width = min(_target(plan, state), max(half, _half_of_the_digits(state)))
+    return state.quadrature_error() <= _SHARE_OF_QUADRATURE * width
 
 
 def stop(plan: ProbePlan[QuadratureState], state: QuadratureState) -> str | None:
@@ -44,17 +48,18 @@ def stop(plan: ProbePlan[QuadratureState], state: QuadratureState) -> str | None
     return plan.stop(state)
 
 
-def allowed(
-    plan: ProbePlan[QuadratureState], state: QuadratureState, interval: Interval, precision: float
-) -> float:
-    """Return how wide the bracket may be: as the tolerance, or else as the interval."""
-    if plan.adaptive:
-        return _target(plan, state)
+def allowed(plan: ProbePlan[QuadratureState], state: QuadratureState, interval: Interval) -> float:
+    """Return how wide the bracket may be: as the interval, and no wider than the tolerance."""
     if state.num_probes < 2:
-        return _SHARE_FOR_ONE_PROBE * state.size()
-    # Probes that agree to all digits ask for no more than half of them.
-    half_of_the_digits = math.sqrt(ROUNDINGS * precision) * state.size()
-    return float(max(interval.high - interval.low, half_of_the_digits))
+        return _target(plan, state) if plan.adaptive else _SHARE_FOR_ONE_PROBE * state.size()
+    width = float(max(interval.high - interval.low, _half_of_the_digits(state)))
+    return min(width, _target(plan, state)) if plan.adaptive else width
+
+
+def _half_of_the_digits(state: QuadratureState) -> float:
+    """Return what probes that agree to all digits ask for."""
+    space = state.blocks[0].lanczos.space
+    return math.sqrt(ROUNDINGS * eps(space.xp, space.dtype)) * state.size()
 
 
 def verdict(
@@ -87,7 +92,8 @@ def verdict(
 def _too_coarse(plan: ProbePlan[QuadratureState], state: QuadratureState, allowed: float) -> str:
     """Say that the quadrature is too coarse, and what would do."""
     kind, steps = state.bracket_kind(), state.num_steps
-    beside = "the tolerance" if plan.adaptive else "the interval of the probes"
+    by_tolerance = plan.adaptive and allowed >= _target(plan, state)
+    beside = "the tolerance" if by_tolerance else "the interval of the probes"
     (low, high), needed = state.bracket(), state.steps_needed(allowed)
     sentence = f"the value is not to be trusted: after {steps} steps "
     if kind == "none":

@@ -125,7 +125,12 @@ class PolynomialControl:
     def _grams(self) -> HostArray:
         """Return z^H T_i(A) T_j(A) z by quadrature, shape (num_probes, degree + 1, degree + 1)."""
         parts = zip(self._vandermonde, self._rules, self._sizes, strict=True)
-        return np.stack([size * (V.T * rule.weights) @ V for V, rule, size in parts])
+        return np.stack(
+            [
+                size * np.tensordot(V * rule.weights[:, None], V, axes=(0, 0))
+                for V, rule, size in parts
+            ]
+        )
 
     @cached_property
     def _coefficients(self) -> HostArray:
