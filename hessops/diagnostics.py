@@ -136,12 +136,14 @@ def check_operator(
     if tol is not None and not tol >= 0:
         raise ValueError(f"tol={tol} must not be negative")
     tolerance = eps(operator.xp, operator.dtype) ** 0.75 if tol is None else tol
-    checker = _Checker(
-        operator,
-        num_vectors,
-        tolerance,
-        Stream(agreed_seed(operator.domain, rng), Purpose.CHECK_DOMAIN),
-    )
+    stream = Stream(agreed_seed(operator.domain, rng), Purpose.CHECK_DOMAIN)
+    try:
+        checker = _Checker(operator, num_vectors, tolerance, stream)
+    except (
+        TypeError
+    ) as error:  # what operators of functions raise where these return something else
+        refused = _verdict("dtype", 1.0, 0.0, f"a product raises TypeError: {error}")
+        return CheckReport(operator=repr(operator), checks=(refused,), num_products=num_vectors)
     checks = checker.basics()
     # Inner products of NaN say nothing more.
     if all(check.passed for check in checks):

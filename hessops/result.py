@@ -44,19 +44,22 @@ class Estimate:
         Its standard error, NaN where one probe leaves it unknown.
     freedom : float
         Degrees of freedom of the standard error.
+    confidence : float
+        Nominal coverage of `interval`.
     """
 
     value: float | HostArray
     standard_error: float | HostArray
     freedom: float
+    confidence: float = 0.95
 
     @property
     def interval(self) -> Interval:
-        """Return the 95 % confidence interval by Student's t; infinite after a single probe."""
+        """Return the confidence interval by Student's t; infinite after a single probe."""
         if self.freedom <= 0:
             infinite = np.full_like(np.asarray(self.value, dtype=np.float64), np.inf)
             return Interval(-infinite, infinite)
-        half = t_quantile(0.95, self.freedom) * self.standard_error
+        half = t_quantile(self.confidence, self.freedom) * self.standard_error
         return Interval(self.value - half, self.value + half)
 
     def __float__(self) -> float:

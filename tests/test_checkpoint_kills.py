@@ -114,6 +114,7 @@ def operator():
 """
 
 
+@pytest.mark.slow
 def test_a_killed_analysis_goes_on(tmp_path):
     pytest.importorskip("typer")
     (tmp_path / "slow.py").write_text(SLOW)

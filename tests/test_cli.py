@@ -128,8 +128,11 @@ def test_wrong_input_is_one_clear_line(tmp_path: Path, target: str) -> None:
         (["-a", "n=3"], "--arg n can do nothing for the matrix file a.npy"),
         (["--params", "w"], "--params w can do nothing for the matrix file a.npy"),
         (["--device", "cuda"], "--device cuda moves models, and a.npy is a matrix file"),
-        (["--confidence", "95"], "confidence=95"),
-        (["--rtol", "-1"], "rtol=-1"),
+        (["--confidence", "95"], "--confidence 95.0 must be between 0 and 1"),
+        (["--rtol", "-1"], "--rtol -1.0 must be positive"),
+        (["--tol", "nan"], "--tol nan must be positive"),
+        (["--seed", "-1"], "--seed -1 must be at least 0"),
+        (["-k", "4"], "--num-eigenvalues 4 is more than the 3"),
         (["--output", "a.npy"], "is a file"),
         (["--output", "a.npy/deep/out"], "is a file"),
         (["--trace-probes", "0"], "trace-probes"),
@@ -179,6 +182,7 @@ def test_long_runs_report_progress_without_a_terminal(tmp_path: Path) -> None:
     assert 2 <= len(counts) <= 40
 
 
+@pytest.mark.slow
 def test_same_seed_same_report(tmp_path: Path, matrix: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", matrix)
     values = []
@@ -188,6 +192,7 @@ def test_same_seed_same_report(tmp_path: Path, matrix: np.ndarray) -> None:
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.slow
 def test_demo_trains_and_reports(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("sklearn")
@@ -227,6 +232,7 @@ def operator():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.7])
 @pytest.mark.parametrize("program", [SLOW, NETWORK], ids=["function", "Hessian"])
 def test_interrupt_ends_without_a_traceback(tmp_path: Path, program: str, seconds: float) -> None:
@@ -366,3 +372,10 @@ def test_help_and_version(tmp_path: Path) -> None:
     )
     assert "3 if some are not" in described
     assert re.fullmatch(r"hessops \d+\.\d+\.\d+\n", run("--version", cwd=tmp_path).stdout)
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    done = run("demo", "--device", "nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hessops: --device nowhere cannot be used: ")
+    assert done.stderr.count("\n") == 1

@@ -47,6 +47,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_bias_and_coverage(name):
     """500 seeds: a bias of 4.5 standard errors, or a coverage 3 % off, are false alarms below 1 %."""
@@ -55,10 +56,11 @@ def test_no_bias_and_coverage(name):
     assert 0.92 <= covered(results) <= 0.98
 
 
+@pytest.mark.slow
 def test_it_pays_where_it_can_and_costs_little_where_it_cannot():
-    """Standard deviations of 300 runs are known to 4 %."""
-    plain = runs(300, num_probes=24)[1].std()
-    spread = {name: runs(300, control=c, max_products=24)[1].std() for name, c in CASES.items()}
+    """Standard deviations of 150 runs are known to 6 %."""
+    plain = runs(150, num_probes=24)[1].std()
+    spread = {name: runs(150, control=c, max_products=24)[1].std() for name, c in CASES.items()}
     assert spread["known and cheap"] < 0.15 * plain
     assert spread["known"] < 0.25 * plain
     assert spread["probed and cheap"] < 0.5 * plain

@@ -266,3 +266,12 @@ def test_an_operator_that_hands_out_one_buffer():
 def test_numbers_of_vectors_to_check_with(value):
     with pytest.raises(ValueError, match=f"num_vectors={value!r} must be a positive integer"):
         check_operator(np.eye(3), num_vectors=value)
+
+
+@pytest.mark.parametrize("function", [lambda X: X.astype(np.float32), lambda X: X * 1j])
+def test_a_function_that_returns_another_dtype_is_reported(function):
+    report = check_operator(aslinearoperator(function, shape=4), rng=0)
+    assert not report.passed
+    assert [check.name for check in report.checks] == ["dtype"]
+    assert re.search("float32|complex128", report.failures[0])
+    assert report.num_products == 4

@@ -135,6 +135,7 @@ def test_coverage_where_a_tolerance_fixes_the_number_of_probes(name, tolerance):
     assert share == pytest.approx(0.95, abs=0.012)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -142,8 +143,8 @@ def test_coverage_where_a_tolerance_fixes_the_number_of_probes(name, tolerance):
         ("heavy", {"num_probes": 12}),
         ("decaying", {"num_probes": 12}),
         ("heavy", {"num_probes": 4}),
-        ("shared", {"rtol": 0.1}),
-        ("heavy", {"rtol": 0.08}),
+        ("shared", {"rtol": 0.25}),
+        ("heavy", {"rtol": 0.15}),
     ],
     ids=str,
 )
@@ -337,6 +338,7 @@ def test_every_block_size_gives_the_same_values_and_finite_errors(num_probes, bl
         np.testing.assert_allclose(result.standard_errors, expected.standard_errors, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 2, 3])
 def test_errors_of_small_blocks_are_unbiased(block_size):
     """The mean of 400 variances deviates by at most 4 %, relatively: 15 % are about 4 sigma."""

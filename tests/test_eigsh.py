@@ -613,6 +613,7 @@ def test_a_check_says_what_it_leaves_in_doubt():
     assert result.eigenvalues[0] < float(match[1]) < 4.3
 
 
+@pytest.mark.slow
 def test_checks_are_as_right_as_they_say():
     """A special start hides the largest eigenvalue. Of 300 checks, each of which misses it with a
     probability of at most 1 %, more than 10 do so with a probability below 3e-4."""

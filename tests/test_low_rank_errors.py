@@ -114,6 +114,7 @@ def test_what_a_projection_from_both_sides_loses_is_in_the_bound(dtype):
     assert larger > NUM_SEEDS / 4
 
 
+@pytest.mark.slow
 @every_verb
 @every_dtype
 @pytest.mark.parametrize("values", [POLY, 0.7 ** np.arange(40.0)], ids=["poly", "exp"])
@@ -129,6 +130,7 @@ def test_the_bound_holds_as_often_as_it_says(name, dtype, values):
     assert failures <= allowed_failures(0.3)
 
 
+@pytest.mark.slow
 @every_verb
 def test_a_run_that_stops_at_its_bound_holds_it_as_often_as_it_says(name):
     """Looking after every block gives the bound many chances to fail; the confidence counts them."""

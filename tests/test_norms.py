@@ -145,6 +145,7 @@ def with_values(values):
     return hessops.Diagonal(np.asarray(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "steps"), list(zip(SPECTRA, [2, 6, 4, 2, 6], strict=True)))
 def test_certified_lower_bounds_hold_always_and_upper_ones_as_often_as_stated(name, steps):
     A, truth = with_values(SPECTRA[name]), np.max(np.abs(SPECTRA[name]))
@@ -272,6 +273,7 @@ SCHATTEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHATTEN)
 def test_schatten_coverage(name):
     matrix, p = SCHATTEN[name]
@@ -316,6 +318,7 @@ def test_effective_dimension_is_bracketed(shift):
     assert coarse.bracket.low <= result.value <= coarse.bracket.high
 
 
+@pytest.mark.slow
 def test_effective_dimension_coverage():
     values = np.linspace(0.0, 2.0, 24)
     A = aslinearoperator(with_spectrum(values, 0), positive_semidefinite=True)

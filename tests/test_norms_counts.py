@@ -109,6 +109,7 @@ def truth_of(name):
     return sum(m for value, m in problems.kneser_eigenvalues(7, 2).items() if low <= value <= high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTS)
 def test_count_coverage(name):
     A, interval, _ = COUNTS[name]
@@ -227,6 +228,7 @@ CONDITIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps", "sign"),
     [("laplacian", 7, 1.0), ("strakos", 6, -1.0), ("cluster", 3, 1.0), ("strakos", 2, 1.0)],

@@ -168,6 +168,7 @@ def test_power_iteration(device, make_problem):
     assert float(result.eigenvalues[0]) == pytest.approx(dominant, rel=1e-6)
 
 
+@pytest.mark.slow
 @every_device
 @some_problems
 def test_spectral_density(device, make_problem):

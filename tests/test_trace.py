@@ -29,6 +29,7 @@ HUTCHINSON_TABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HUTCHINSON_TABLE)
 def test_mean_relative_errors_of_the_xtrace_spectra(name):
     """T1. Each mean has a relative deviation of 5 to 7 %: a false alarm of factor 1.5 is 5 sigma."""
@@ -178,6 +179,7 @@ def test_coverage(name, probe):
     assert NOMINAL[0] <= share <= NOMINAL[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch", "num_probes"),
     [
@@ -191,6 +193,7 @@ def test_coverage_with_a_fresh_probe_for_every_term(name, batch, num_probes):
     assert NOMINAL[0] <= share <= NOMINAL[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tolerance"),
     [("flat", {"rtol": 0.01}), ("exponential", {"atol": 1.2}), ("step", {"rtol": 0.08})],
@@ -202,6 +205,7 @@ def test_coverage_of_the_two_stages_of_stein(name, tolerance):
     assert NOMINAL[0] <= share <= NOMINAL[1]
 
 
+@pytest.mark.slow
 def test_coverage_of_the_two_stages_of_stein_with_a_fresh_probe_for_every_term():
     operator, truth = gram_of_rows("isotropic", 16)
     share = coverage(operator, truth, rtol=0.05)
@@ -225,6 +229,7 @@ def probe_variance(A):
     return 2 * (np.sum(A**2) - np.sum(np.diag(A) ** 2))
 
 
+@pytest.mark.slow
 def test_fresh_probes_vary_as_theory_says():
     """Sums of squares of the terms instead of the square of the sum.
 
@@ -630,3 +635,17 @@ def test_a_fixed_number_of_probes_never_warns():
         warnings.simplefilter("error")
         result = hessops.trace(problems.laplacian_2d(5), num_probes=2, rng=0)
     assert result.converged
+
+
+def test_intervals_of_sections_have_the_confidence_that_was_asked_for():
+    space = ArraySpace(30, sections={"first": (0, 10), "second": (10, 30)})
+    operator = hessops.aslinearoperator(problems.matrix_of(np.linspace(-1, 4, 30)))
+    operator.domain = operator.codomain = space
+    results = {
+        confidence: hessops.trace(operator, num_probes=12, confidence=confidence, rng=0)
+        for confidence in (0.5, 0.95)
+    }
+    for name in space.sections:
+        narrow, wide = (result.sections[name] for result in results.values())
+        assert narrow.confidence == 0.5
+        assert 0.25 < np.diff(narrow.interval)[0] / np.diff(wide.interval)[0] < 0.4

@@ -221,6 +221,7 @@ TABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "products"), TABLE)
 def test_mean_relative_errors_are_those_of_the_literature(name, products):
     """T1 with 100 trials. A mean has a relative deviation of up to 12 %, and theirs of 8 %.
@@ -257,6 +258,7 @@ COVERAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "name", "products"), COVERAGE)
 def test_coverage(method, name, products):
     """500 seeds: the share has a deviation of 1 %."""
@@ -270,6 +272,7 @@ def test_coverage(method, name, products):
     assert low <= covered <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["poly", "slowexp", "fastexp"])
 @pytest.mark.parametrize("method", ["xtrace", "xnystrace", "auto"])
 def test_coverage_where_a_tolerance_ends_the_run(name, method):
@@ -287,6 +290,7 @@ def test_coverage_where_a_tolerance_ends_the_run(name, method):
     assert np.mean([low <= truth <= high for low, high in inside]) >= 0.915
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["xtrace", "xnystrace", "hutchpp"])
 @pytest.mark.parametrize(
     "spectrum",
@@ -403,6 +407,7 @@ def with_outliers(size, count=5):
     return [outliers / count + problems.matrix_of(rng.random(60), rng=i) for i in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 5, 50])
 def test_auto_deflates_a_finite_sum_where_that_pays(size):
     """100 seeds: standard deviations are known to 7 %; the pilot takes a sixth of the products."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -25,6 +26,7 @@ from hessops.results.trace import TraceResult
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 
 _DEFAULT_EIGENVALUES = 5
+_MAX_SEED = 2**64
 # In the order in which they are computed: what may take long comes last.
 _QUANTITIES = ("trace", "density", "eigenvalues")
 
@@ -59,7 +61,30 @@ class Settings:
             raise ValueError(
                 f"--which {which} is unknown: choose from {', '.join(get_args(Which))}"
             )
-        return cls(compute=wanted, which=which, **options)  # type: ignore[arg-type]
+        settings = cls(compute=wanted, which=which, **options)  # type: ignore[arg-type]
+        settings.require_sound()
+        return settings
+
+    def require_sound(self) -> None:
+        """Raise ValueError for the first option that is out of range, before anything is loaded."""
+        for name in ("tol", "rtol"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"--{name} {value} must be positive and finite")
+        if not 0 < self.confidence < 1:
+            raise ValueError(
+                f"--confidence {self.confidence} must be between 0 and 1, such as 0.95"
+            )
+        if not 0 <= self.seed < _MAX_SEED:
+            raise ValueError(f"--seed {self.seed} must be at least 0 and below 2**64")
+
+    def require_fit(self, operator: LinearOperator) -> None:
+        """Raise ValueError if more eigenvalues are asked for than the operator has."""
+        count, dim = self.num_eigenvalues or 1, operator.shape[0]
+        if "eigenvalues" in self.compute and count > dim:
+            raise ValueError(
+                f"--num-eigenvalues {count} is more than the {dim} that the operator has"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +174,7 @@ def analyze_operator(
         # Before a trace, which needs less, has taken its time.
         verb = "eigsh" if "eigenvalues" in wanted else "spectral_density"
         self_adjoint_operator(operator, verb)
+    settings.require_fit(operator)
     analysis = Analysis(operator=operator, settings=settings)
     missing: dict[str, str] = {}
     for index, name in enumerate(wanted):

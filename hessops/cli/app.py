@@ -20,7 +20,7 @@ from hessops.cli.progress import Progress
 from hessops.cli.report import print_tables, require_writable, write_report
 from hessops.cli.sentence import sentence_of
 from hessops.cli.tables import missing_tables, tables_of
-from hessops.cli.target import load_target, on_device, parse_arguments
+from hessops.cli.target import load_target, on_device, parse_arguments, require_device
 from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
 from hessops.wrap import aslinearoperator
@@ -74,6 +74,7 @@ def demo(
     console, progress = _console(), Progress()
     with _one_line_errors(traceback):
         require_writable(output)
+        require_device(device)
         with progress.busy("training a small network"):
             trained = importlib.import_module("hessops_torch.demo").train_on_digits()
         console.print(f"{trained.story}\n", markup=False)

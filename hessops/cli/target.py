@@ -18,7 +18,7 @@ from hessops.cli.matrix_file import MATRIX_FILES, is_matrix_file, read_matrix
 from hessops.operator import LinearOperator
 from hessops.wrap import aslinearoperator
 
-__all__ = ["load_target", "on_device", "parse_arguments"]
+__all__ = ["load_target", "on_device", "parse_arguments", "require_device"]
 
 
 def load_target(
@@ -79,10 +79,34 @@ def on_device(problem: tuple[Any, ...], device: str | None) -> tuple[Any, ...]:
     """
     if device is None:
         return problem
+    require_device(device)
     model, loss, *rest = problem
     # A criterion may hold weights of classes.
     moved_loss = loss.to(device) if hasattr(loss, "to") else loss
     return (model.to(device), moved_loss, *rest)
+
+
+def require_device(device: str | None) -> None:
+    """Raise an error that names the device if PyTorch cannot put anything there.
+
+    Parameters
+    ----------
+    device : str or None
+        Such as ``cuda`` or ``cuda:1``; None asks for nothing.
+
+    Raises
+    ------
+    ValueError
+        With PyTorch's reason.
+    """
+    if device is None:
+        return
+    torch = importlib.import_module("torch")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise ValueError(f"--device {device} cannot be used: {reason}") from None
 
 
 def parse_arguments(pairs: Sequence[str]) -> dict[str, Any]:

@@ -107,8 +107,8 @@ def trace_function(
         derivatives and of all its odd ones, from the second on. Without them there is no bracket.
     power_traces : 'auto' or sequence of float
         The traces tr A, tr A², ..., as many as are known: probes then only tell what polynomials of
-        that degree leave of f. 'auto' takes those that the operator knows: tr A and tr A² of a matrix, and
-        tr A³ and tr A⁴ too of a sparse one with short rows; () takes none.
+        that degree leave of f. 'auto' takes those that the operator knows: tr A and tr A² of a
+        matrix, and tr A³ and tr A⁴ too of a sparse one with short rows; () takes none.
     probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
         Distribution of the probes.
     block_size : int, optional

@@ -200,6 +200,7 @@ def _from_probes(
                 value=state.estimate(column),
                 standard_error=state.standard_error(column),
                 freedom=state.freedom(column),
+                confidence=plan.confidence,
             )
             for column, name in enumerate(sections, start=1)
         },
