@@ -50,7 +50,8 @@ def sparse_power_traces(matrix: Any) -> tuple[float, ...]:
     Returns
     -------
     tuple of float
-        tr A and tr A², and tr A³ and tr A⁴ too where A² costs no more than 16 products with a vector.
+        The traces of A and A², and of A³ and A⁴ too where A² costs no more than 16 products with a
+        vector.
     """
     if not matrix.has_canonical_format:
         matrix = matrix.copy()

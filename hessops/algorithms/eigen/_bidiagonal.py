@@ -142,7 +142,7 @@ class Bidiagonal:
 
         Returns
         -------
-        left, right : numpy.ndarray, shape (size, p)
+        tuple of two numpy.ndarray, shape (size, p)
             The new vectors of U and of V in the old ones, orthonormal.
         """
         spike = self.coupling * kept.left[-1]

@@ -40,8 +40,8 @@ def verified_pairs(
 
     Returns
     -------
-    values, residual_norms : numpy.ndarray, shape (k,)
-        Of each vector.
+    tuple of two numpy.ndarray, shape (k,)
+        Rayleigh quotient and residual norm of each vector.
 
     Raises
     ------

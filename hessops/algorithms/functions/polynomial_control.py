@@ -42,7 +42,7 @@ class PolynomialControl:
     blocks : sequence of GaussBrackets
         The probes' rules.
     power_traces : tuple of float
-        tr A, tr A², ...; none for no control.
+        The traces tr A, tr A², ...; none for no control.
     """
 
     blocks: Sequence[GaussBrackets]
@@ -163,7 +163,7 @@ def known_power_traces(
     Returns
     -------
     tuple of float
-        tr A, tr A², ...
+        The traces tr A, tr A², ...
 
     Raises
     ------

@@ -48,7 +48,7 @@ class QuadratureState:
     blocks : tuple of GaussBrackets
         The rules of every block of probes, the last one still growing.
     power_traces : tuple of float
-        tr A, tr A², ..., as far as they are known.
+        The traces tr A, tr A², ..., as far as they are known.
     """
 
     step: int
@@ -189,7 +189,7 @@ def quadrature_steps(
     known : Interval
         Bounds of the spectrum; infinite where there are none.
     power_traces : tuple of float
-        tr A, tr A², ..., as far as they are known.
+        The traces tr A, tr A², ..., as far as they are known.
     reorthogonalize : bool
         Keep and use the bases of a block.
     enough : callable

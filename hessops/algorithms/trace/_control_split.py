@@ -46,6 +46,11 @@ def left_out_slopes(together: HostArray, alone: HostArray) -> HostArray:
     ----------
     together, alone : numpy.ndarray, shape (m,)
         Products of each probe's deviations of A and B from their means, and squares of B's.
+
+    Returns
+    -------
+    numpy.ndarray, shape (m,)
+        Zero where B's samples do not vary.
     """
     m = len(together)
     if m < 2:
@@ -95,6 +100,11 @@ def split(
         Its standard error, then.
     budget : float
         In products with A, with the pilot.
+
+    Returns
+    -------
+    tuple of int
+        Both numbers, the pilot's probes among the first.
     """
     # No correlation is seen exactly: of a pilot of m probes, a square of 1 - 1/m² at most is believed.
     square = min(seen.correlation**2, 1 - 1 / seen.num_probes**2)

@@ -56,6 +56,11 @@ class EntryMoments:
         ----------
         samples_of_terms : iterable of array, shape (n, k)
             What k probes of its own say of each term.
+
+        Returns
+        -------
+        EntryMoments
+            Of all entries.
         """
         moments: EntryMoments | None = None
         for samples in samples_of_terms:

@@ -27,6 +27,18 @@ def paired_strata(
 ) -> Iterator[tuple[LinearOperator, ...]]:
     """Yield the terms of several operators that see the same probes.
 
+    Parameters
+    ----------
+    operators : iterable of LinearOperator
+        With as many terms each.
+    stratify : bool
+        Whether terms get probes of their own; if not, each operator is one.
+
+    Yields
+    ------
+    tuple of LinearOperator
+        One term of each.
+
     Raises
     ------
     ValueError
