@@ -374,8 +374,13 @@ def test_help_and_version(tmp_path: Path) -> None:
     assert re.fullmatch(r"hessops \d+\.\d+\.\d+\n", run("--version", cwd=tmp_path).stdout)
 
 
-def test_a_device_that_is_not_there_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
-    done = run("demo", "--device", "nowhere", cwd=tmp_path)
+@pytest.mark.parametrize("command", [["demo"], ["analyze", "slow.py:problem"]])
+def test_a_device_that_is_not_there_is_refused_before_anything_runs(
+    tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "slow.py").write_text("def problem():\n    open('started', 'w').close()\n")
+    done = run(*command, "--device", "nowhere", cwd=tmp_path)
+    assert not (tmp_path / "started").exists()
     assert done.returncode == 2
     assert done.stderr.startswith("hessops: --device nowhere cannot be used: ")
     assert done.stderr.count("\n") == 1

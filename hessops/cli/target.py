@@ -56,6 +56,7 @@ def load_target(
             f"cannot read target {target!r}: expected file.py:function, module:function, or a file "
             f"ending in {', '.join(MATRIX_FILES)}"
         )
+    require_device(device)
     with _importable(place) as module:
         function = _function(module, name, place)
         obj = _call(function, arguments, target)

@@ -61,7 +61,7 @@ class Compression:
 
     @cached_property
     def weights(self) -> HostArray:
-        """Return |P|², shape (m, N): the quadrature weights of each probe."""
+        """Return the quadrature weights of each probe, squared moduli of `probes`, shape (m, N)."""
         return np.asarray(np.abs(self.probes) ** 2)
 
     @property

@@ -73,7 +73,7 @@ class LanczosResult(Result):
 
         Examples
         --------
-        >>> import numpy as np, hessops
+        >>> import numpy as np, hessops, hessops.gallery
         >>> A = hessops.gallery.strakos(24).operator
         >>> start, cost = np.ones(24), {"num_steps": 48, "reorthogonalize": "none"}
         >>> int(hessops.lanczos(A, start=start, **cost).ghosts().sum())

@@ -126,8 +126,8 @@ def diagonal(
     The intervals of ``hutchinson`` are Student's, with coverage kept by Stein's two stages where there
     is a tolerance: stopping as soon as the error happens to look small would report errors that are
     too small. Those of ``xdiag`` take the geometric mean of two errors of its leave-one-out estimates,
-    one too small and one too large; they are calibrated and not a theorem: nominally 95 % held for 93
-    to 100 % of the entries on the spectra tried.
+    one too small and one too large; they are calibrated and not a theorem: nominally 95 % held for 94
+    to 99 % of the entries on the spectra tried.
 
     References
     ----------
