@@ -13,6 +13,8 @@ DATA = Path(
 # Derandomized by default, so that a change and not the hour decides whether the tests pass;
 # HYPOTHESIS_PROFILE=search looks for new examples.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=20, database=None)
+# For a second interpreter, where the first has searched.
+settings.register_profile("quick", settings.get_profile("ci"), max_examples=5)
 settings.register_profile(
     "search", deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -204,7 +204,7 @@ class Spectrum(Result):
 
     @property
     def condition_number(self) -> ConditionNumberResult | None:
-        """Return the largest modulus over the smallest; None for zero, or with Ritz values of both signs."""
+        """Return the largest modulus over the smallest; None for zero or if signs differ."""
         low, high = float(self.eigenvalues[0]), float(self.eigenvalues[-1])
         sign = 1.0 if high >= -low else -1.0
         least, most = (low, high) if sign > 0 else (-high, -low)
