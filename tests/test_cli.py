@@ -378,6 +378,7 @@ def test_help_and_version(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there_is_refused_before_anything_runs(
     tmp_path: Path, command: list[str]
 ) -> None:
+    pytest.importorskip("torch")
     (tmp_path / "slow.py").write_text("def problem():\n    open('started', 'w').close()\n")
     done = run(*command, "--device", "nowhere", cwd=tmp_path)
     assert not (tmp_path / "started").exists()

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import problems
 import pytest
-import scipy.io
 import scipy.sparse as sp
 import scipy.sparse.linalg
 from doubles import ShardedMatrix, run_on_ranks, splits
@@ -18,6 +17,7 @@ from strategies import with_spectrum
 
 import hessops
 from hessops import ConvergenceWarning, Diagonal, aslinearoperator
+from hessops.cli.matrix_file import read_matrix
 from hessops.structure import SELF_ADJOINT
 
 DATA = os.environ.get("HESSOPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -364,8 +364,8 @@ def test_the_seed_of_a_result_repeats_it():
 def read(name):
     path = MATRICES / name
     if path.suffix == ".mtx":
-        return sp.csr_array(scipy.io.mmread(path), dtype=np.float64)
-    return sp.csr_array(scipy.io.loadmat(path)["A"], dtype=np.float64)
+        return sp.csr_array(read_matrix(str(path)), dtype=np.float64)
+    return sp.csr_array(read_matrix(f"{path}:A"), dtype=np.float64)
 
 
 @pytest.mark.data

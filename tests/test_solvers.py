@@ -386,6 +386,19 @@ def test_minres_stops_at_least_squares_where_there_is_no_solution(scale, dtype):
     assert result.num_steps <= 150
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_minres_does_not_run_off_along_null_vectors(dtype):
+    """Over 30 systems without solution: how rounding falls out decides where a run would go astray."""
+    values = np.concatenate([np.zeros(5), np.linspace(-2, -1, 20), np.linspace(1, 3, 35)])
+    for seed in range(30):
+        Q, b = orthonormal(seed, (60, 60)), normal(seed + 1, 60).astype(dtype)
+        A = ((Q * values) @ Q.T).astype(dtype)
+        least = np.linalg.norm(Q[:, :5].T @ b) / np.linalg.norm(b)
+        with pytest.warns(ConvergenceWarning):
+            result = minres((A + A.T) / 2, b, tol=100 * float(np.finfo(dtype).eps))
+        assert result.residual_norms[0] <= 1.001 * least
+
+
 def test_minres_does_not_take_an_ill_conditioned_system_for_one_without_solution():
     A, b = with_spectrum([1e-9, *np.linspace(1, 3, 39)], 0), normal(1, 40)
     assert minres(A, b, tol=1e-6).converged

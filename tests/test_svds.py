@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 import scipy.sparse as sp
 import scipy.sparse.linalg
 from doubles import ShardedRectangle, gathered, run_on_ranks, splits
@@ -19,6 +18,7 @@ from test_golub_kahan import with_singular_values
 import hessops
 from hessops import ConvergenceWarning, NonFiniteError, aslinearoperator
 from hessops.arrays import dtype_name, to_numpy
+from hessops.cli.matrix_file import read_matrix
 
 DATA = os.environ.get("HESSOPS_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
 MATRICES = Path(DATA) / "matrices"
@@ -276,7 +276,7 @@ def test_products_are_counted_as_they_are_made():
 
 
 def read_1138_bus():
-    return sp.csr_array(scipy.io.mmread(MATRICES / "1138_bus.mtx"), dtype=np.float64)
+    return sp.csr_array(read_matrix(str(MATRICES / "1138_bus.mtx")), dtype=np.float64)
 
 
 REAL = [

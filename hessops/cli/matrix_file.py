@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ import scipy.io
 import scipy.sparse
 
 __all__ = ["MATRIX_FILES", "is_matrix_file", "read_matrix"]
+
+# SciPy before 1.15 has no such option, and makes sparse matrices, which do as well.
+_AS_ARRAYS: dict[str, Any] = (
+    {"spmatrix": False} if "spmatrix" in inspect.signature(scipy.io.mmread).parameters else {}
+)
 
 MATRIX_FILES = (".npy", ".npz", ".mtx", ".mtx.gz", ".mat")
 """Endings of the files that are read."""
@@ -105,7 +111,7 @@ def _read_npy(path: Path, variable: str | None) -> Any:
 
 def _read_market(path: Path, variable: str | None) -> Any:
     del variable
-    return scipy.io.mmread(path)
+    return scipy.io.mmread(path, **_AS_ARRAYS)
 
 
 def _read_npz(path: Path, variable: str | None) -> Any:
@@ -116,7 +122,7 @@ def _read_npz(path: Path, variable: str | None) -> Any:
 
 
 def _read_matlab(path: Path, variable: str | None) -> Any:
-    loaded = scipy.io.loadmat(path)
+    loaded = scipy.io.loadmat(path, **_AS_ARRAYS)
     variables: dict[str, Any] = {}
     for name, value in loaded.items():
         if not name.startswith("__"):

@@ -182,7 +182,8 @@ class _Progress:
         believed = np.isin(self.endings, ["converged", "exhausted"])
         self.endings = np.where(believed & ~above, "converged", self.endings)
         shrinking = self.residuals < _PROGRESS * self._previous
-        self._keep_better(believed & (self.residuals > self._previous))
+        ended = believed | (self.endings == "least squares")
+        self._keep_better(ended & (self.residuals > self._previous))
         self.pending = believed & above & shrinking
         self.endings = np.where(believed & above & ~shrinking, "stagnated", self.endings)
         stopped = outcome.reason is not None or self.step >= self.system.max_steps

@@ -33,7 +33,7 @@ from hessops.results.linear_solve import LinearSolveResult
 __all__ = ["minres", "minres_steps"]
 
 # In exact arithmetic ‖A r‖ vanishes for least squares; 1 to 2 roots of the precision were seen.
-_LEAST, _PATIENCE = 4.0, 20
+_LEAST, _PATIENCE, _FALLEN = 4.0, 20, 0.1
 
 
 def minres(
@@ -327,10 +327,12 @@ class _Rotations:
         `root` is ‖A r‖ / ‖r‖ of the iterate before this step, in the inner product of the
         preconditioner. Relative to ‖A‖ it falls to the root of the precision when r is orthogonal to
         the range; but also when an ill-conditioned system is about to be solved along its small
-        eigenvalues. Then the residual goes on to fall: it is given as many steps again to halve.
+        eigenvalues. Then the residual goes on to fall: it is given as many steps again to fall to a
+        tenth. To fall by less is no sign: iterates that run off along a null vector round so badly
+        that the residual of the recurrence, though not the true one, goes down.
         """
         v, step = self._values, self.columns.step
-        fallen = (v["least_step"] > 0) & (v["norm"] <= v["least_norm"] / 2)
+        fallen = (v["least_step"] > 0) & (v["norm"] <= _FALLEN * v["least_norm"])
         v["least_step"] = np.where(fallen, 0, v["least_step"])
         rounding = root <= ROUNDINGS * self._eps * scale
         small = rounding | (root <= _LEAST * np.sqrt(self._eps) * scale)
