@@ -139,10 +139,9 @@ def check_operator(
     stream = Stream(agreed_seed(operator.domain, rng), Purpose.CHECK_DOMAIN)
     try:
         checker = _Checker(operator, num_vectors, tolerance, stream)
-    except (
-        TypeError
-    ) as error:  # what operators of functions raise where these return something else
-        refused = _verdict("dtype", 1.0, 0.0, f"a product raises TypeError: {error}")
+    except TypeError as error:
+        # What operators of functions raise where a function returns something else.
+        refused = _verdict("product", 1.0, 0.0, f"a product raises TypeError: {error}")
         return CheckReport(operator=repr(operator), checks=(refused,), num_products=num_vectors)
     checks = checker.basics()
     # Inner products of NaN say nothing more.

@@ -45,7 +45,7 @@ class Purpose(IntEnum):
 
 _WORDS_PER_BLOCK = 4
 _BITS_PER_WORD = 64
-_MAX_SEED = 2**64
+MAX_SEED = 2**64
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def seed_from(rng: RandomState) -> int:
     if isinstance(rng, bool):
         raise TypeError(f"rng={rng} is a truth value; pass an integer seed, a Generator or None")
     if isinstance(rng, int | np.integer):
-        if not 0 <= int(rng) < _MAX_SEED:
+        if not 0 <= int(rng) < MAX_SEED:
             raise ValueError(f"rng={rng} is no seed: it must be at least 0 and below 2**64")
         return int(rng)
     if rng is None or isinstance(rng, np.random.Generator):

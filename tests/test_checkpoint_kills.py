@@ -114,7 +114,6 @@ def operator():
 """
 
 
-@pytest.mark.slow
 def test_a_killed_analysis_goes_on(tmp_path):
     pytest.importorskip("typer")
     (tmp_path / "slow.py").write_text(SLOW)

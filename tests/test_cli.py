@@ -182,7 +182,6 @@ def test_long_runs_report_progress_without_a_terminal(tmp_path: Path) -> None:
     assert 2 <= len(counts) <= 40
 
 
-@pytest.mark.slow
 def test_same_seed_same_report(tmp_path: Path, matrix: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", matrix)
     values = []
@@ -232,7 +231,6 @@ def operator():
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.0, 0.7])
 @pytest.mark.parametrize("program", [SLOW, NETWORK], ids=["function", "Hessian"])
 def test_interrupt_ends_without_a_traceback(tmp_path: Path, program: str, seconds: float) -> None:

@@ -272,6 +272,6 @@ def test_numbers_of_vectors_to_check_with(value):
 def test_a_function_that_returns_another_dtype_is_reported(function):
     report = check_operator(aslinearoperator(function, shape=4), rng=0)
     assert not report.passed
-    assert [check.name for check in report.checks] == ["dtype"]
+    assert [check.name for check in report.checks] == ["product"]
     assert re.search("float32|complex128", report.failures[0])
     assert report.num_products == 4

@@ -19,7 +19,6 @@ def test_there_is_a_program_for_each_kind_of_user() -> None:
     assert len(PROGRAMS) == len(re.findall("```python", TEXT)) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("program", "printed"), PROGRAMS, ids=["operator", "network", "course"])
 def test_readme_program_prints_what_stands_below_it(
     program: str, printed: str, tmp_path: Path

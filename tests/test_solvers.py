@@ -387,13 +387,15 @@ def test_minres_stops_at_least_squares_where_there_is_no_solution(scale, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_minres_does_not_run_off_along_null_vectors(dtype):
+@pytest.mark.parametrize("nullity", [1, 5])
+def test_minres_does_not_run_off_along_null_vectors(dtype, nullity):
     """Over 30 systems without solution: how rounding falls out decides where a run would go astray."""
-    values = np.concatenate([np.zeros(5), np.linspace(-2, -1, 20), np.linspace(1, 3, 35)])
+    values = np.concatenate([np.zeros(nullity), np.linspace(-2, -1, 20), np.linspace(1, 3, 35)])
+    dim = len(values)
     for seed in range(30):
-        Q, b = orthonormal(seed, (60, 60)), normal(seed + 1, 60).astype(dtype)
+        Q, b = orthonormal(seed, (dim, dim)), normal(seed + 1, dim).astype(dtype)
         A = ((Q * values) @ Q.T).astype(dtype)
-        least = np.linalg.norm(Q[:, :5].T @ b) / np.linalg.norm(b)
+        least = np.linalg.norm(Q[:, :nullity].T @ b) / np.linalg.norm(b)
         with pytest.warns(ConvergenceWarning):
             result = minres((A + A.T) / 2, b, tol=100 * float(np.finfo(dtype).eps))
         assert result.residual_norms[0] <= 1.001 * least

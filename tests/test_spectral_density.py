@@ -664,5 +664,6 @@ def test_a_spectrum_away_from_zero_says_nothing_of_zero():
 def test_the_density_at_a_single_point():
     density = hessops.spectral_density(problems.matrix_of(np.arange(1.0, 51.0)), rng=0)
     at, along = density.density(20.0), density.density(np.array([20.0, 30.0]))
+    # Sums of one column and of several are taken in different orders.
     assert at.value == pytest.approx(along.value[0], rel=1e-14)
     assert at.standard_error == pytest.approx(along.standard_error[0], rel=1e-12)

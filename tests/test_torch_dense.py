@@ -99,7 +99,6 @@ def test_batch_norm_without_running_statistics(device, sizes, seed):
     assert_is_hessian(hessian(*problem.arguments, mode="eval"), problem.dense())
 
 
-@pytest.mark.slow
 @every_device
 @few_examples
 @given(
@@ -133,7 +132,6 @@ def test_multihead_attention(device, with_bias, sizes, seed):
     assert_is_hessian(operator, dense_hessian(model, lambda f: F.mse_loss(f(x), y)))
 
 
-@pytest.mark.slow
 @every_device
 @pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
 @few_examples

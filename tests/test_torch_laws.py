@@ -78,7 +78,6 @@ def test_terms_of_a_sum_are_the_hessians_of_the_batches(device):
         assert_same(term.to_dense(), hessian(problem.model, loss, batch).to_dense(), ROUNDING)
 
 
-@pytest.mark.slow
 @every_device
 @some_problems
 @few_examples

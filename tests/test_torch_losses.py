@@ -166,7 +166,6 @@ def test_functional_losses_of_probabilities(device, function):
     assert_is_hessian(operator, dense_hessian(model, lambda f: function(f(x), y)))
 
 
-@pytest.mark.slow
 @every_device
 @pytest.mark.parametrize("as_number", [False, True])
 @few_examples

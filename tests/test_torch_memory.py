@@ -28,7 +28,6 @@ def live_tensors():
     return sum(issubclass(type(obj), Tensor) for obj in gc.get_objects())
 
 
-@pytest.mark.slow
 @every_device
 @some_problems
 def test_operators_leave_no_tensors_behind(device, make_problem):
@@ -79,7 +78,6 @@ def memory_in_use(device):
     return int(STATM.read_text().split()[1]) * 4096
 
 
-@pytest.mark.slow
 @every_device
 def test_hundreds_of_operators_take_no_more_memory_than_a_few(device):
     """A leak of the graphs would take about a gigabyte; a twentieth of it is allowed."""

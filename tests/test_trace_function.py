@@ -203,7 +203,6 @@ def test_hilbert_matrix_is_flagged(num_steps):
     assert "not to be trusted" in result.status
 
 
-@pytest.mark.slow
 def test_a_hilbert_matrix_that_is_singular_to_rounding_is_flagged_or_refused():
     """T19: also where Krylov spaces are exhausted, rounding is part of the answer."""
     A = scipy.linalg.hilbert(10)
@@ -258,7 +257,6 @@ def test_a_single_probe():
     assert not wide.converged
 
 
-@pytest.mark.slow
 def test_float32_says_what_rounding_may_do():
     """1e-6 beside 1 is about ten roundings of single precision."""
     A = with_spectrum(np.geomspace(4e-5, 1.0, 40), 0, "float32")

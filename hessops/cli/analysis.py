@@ -20,13 +20,13 @@ from hessops.cli.progress import Progress
 from hessops.cli.sentence import sentence_of
 from hessops.density.spectral_density import SpectralDensity
 from hessops.operator import LinearOperator
+from hessops.random import MAX_SEED
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.trace import TraceResult
 
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 
 _DEFAULT_EIGENVALUES = 5
-_MAX_SEED = 2**64
 # In the order in which they are computed: what may take long comes last.
 _QUANTITIES = ("trace", "density", "eigenvalues")
 
@@ -75,7 +75,7 @@ class Settings:
             raise ValueError(
                 f"--confidence {self.confidence} must be between 0 and 1, such as 0.95"
             )
-        if not 0 <= self.seed < _MAX_SEED:
+        if not 0 <= self.seed < MAX_SEED:
             raise ValueError(f"--seed {self.seed} must be at least 0 and below 2**64")
 
     def require_fit(self, operator: LinearOperator) -> None:

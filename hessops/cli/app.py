@@ -73,6 +73,7 @@ def demo(
     settings = Settings(seed=seed, density_probes=6, density_steps=48, trace_probes=24)
     console, progress = _console(), Progress()
     with _one_line_errors(traceback):
+        settings.require_sound()
         require_writable(output)
         require_device(device)
         with progress.busy("training a small network"):

@@ -80,7 +80,6 @@ def on_device(problem: tuple[Any, ...], device: str | None) -> tuple[Any, ...]:
     """
     if device is None:
         return problem
-    require_device(device)
     model, loss, *rest = problem
     # A criterion may hold weights of classes.
     moved_loss = loss.to(device) if hasattr(loss, "to") else loss
@@ -99,10 +98,17 @@ def require_device(device: str | None) -> None:
     ------
     ValueError
         With PyTorch's reason.
+    ImportError
+        If there is no PyTorch.
     """
     if device is None:
         return
-    torch = importlib.import_module("torch")
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        raise ImportError(
+            f"--device {device} needs PyTorch: pip install 'hessops[torch]'"
+        ) from None
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

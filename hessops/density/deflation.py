@@ -69,7 +69,7 @@ class Deflation:
         forms : numpy.ndarray, shape (N,)
             Quadratic forms, or bounds of them.
         values : numpy.ndarray, shape (m + c,)
-            Of f, at the nodes of the compression and at the settled ones.
+            Values of f at the nodes of the compression, and at the settled ones.
 
         Returns
         -------

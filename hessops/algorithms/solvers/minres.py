@@ -33,7 +33,7 @@ from hessops.results.linear_solve import LinearSolveResult
 __all__ = ["minres", "minres_steps"]
 
 # In exact arithmetic ‖A r‖ vanishes for least squares; 1 to 2 roots of the precision were seen.
-_LEAST, _PATIENCE, _FALLEN = 4.0, 20, 0.1
+_LEAST, _PATIENCE, _FALLEN = 4.0, 20, 0.01
 
 
 def minres(
@@ -328,7 +328,7 @@ class _Rotations:
         preconditioner. Relative to ‖A‖ it falls to the root of the precision when r is orthogonal to
         the range; but also when an ill-conditioned system is about to be solved along its small
         eigenvalues. Then the residual goes on to fall: it is given as many steps again to fall to a
-        tenth. To fall by less is no sign: iterates that run off along a null vector round so badly
+        hundredth. To fall by less is no sign: iterates that run off along a null vector round so badly
         that the residual of the recurrence, though not the true one, goes down.
         """
         v, step = self._values, self.columns.step
