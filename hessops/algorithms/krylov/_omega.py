@@ -18,11 +18,15 @@ from hessops.arrays import HostArray
 __all__ = ["OrthogonalityEstimate"]
 
 
+_NUM_GUESSES = 4
+
+
 class OrthogonalityEstimate:
     """Estimates of the inner products of the next Lanczos vector with all before, for m recurrences.
 
-    The sign of ϑ is unknown; it is taken to be that of the sum, so that errors add up. Estimates tend
-    to be too large for that, and never go beyond 1.
+    The signs of ϑ are unknown. One guess takes that of the sum, so that errors add up; as terms of
+    earlier steps may still cancel in it that did not in the run, others take random signs, and the
+    largest counts. Estimates tend to be too large for that, and never go beyond 1.
 
     Parameters
     ----------
@@ -34,15 +38,17 @@ class OrthogonalityEstimate:
 
     def __init__(self, count: int, precision: float) -> None:
         self.precision = precision
+        self._signs = np.random.default_rng(0)  # the same for every run, whatever its seed
         self._level = np.zeros(count)
-        self._before: HostArray = np.zeros((count, 0))
-        self._latest: HostArray = np.ones((count, 1))
-        self._next: HostArray = np.zeros((count, 0))
+        # Guesses, recurrences, earlier vectors.
+        self._before: HostArray = np.zeros((_NUM_GUESSES, count, 0))
+        self._latest: HostArray = np.ones((_NUM_GUESSES, count, 1))
+        self._next: HostArray = np.zeros((_NUM_GUESSES, count, 0))
 
     @property
     def estimates(self) -> HostArray:
         """Return the moduli of ω_{k+1,j} for j = 1 ... k, shape (m, k)."""
-        moduli: HostArray = np.abs(self._next)
+        moduli: HostArray = np.abs(self._next).max(axis=0)
         return moduli
 
     @property
@@ -64,15 +70,19 @@ class OrthogonalityEstimate:
         diagonal, couplings, last = alphas.T, betas[:-1].T, betas[-1]
         latest = self._latest
         new = (diagonal - diagonal[:, -1:]) * latest
-        new[:, :-1] += couplings * latest[:, 1:]
-        new[:, 1:] += couplings * latest[:, :-1]
-        # A product and its recurrence round at the size of their row of T.
+        new[..., :-1] += couplings * latest[..., 1:]
+        new[..., 1:] += couplings * latest[..., :-1]
+        if couplings.shape[1]:
+            new[..., :-1] -= couplings[:, -1:] * self._before
+        # A product rounds at the size of A, of which T knows its largest row, however small the row
+        # of this step: a dense A cancels to reach it.
         sizes = np.abs(diagonal) + betas.T
         sizes[:, 1:] += couplings
-        if couplings.shape[1]:
-            new[:, :-1] -= couplings[:, -1:] * self._before
-        new += np.copysign(self.precision * (sizes + sizes[:, -1:]), new)
-        new[:, -1] = self.precision * sizes[:, -1]
+        rounding = self.precision * sizes.max(axis=1, keepdims=True)
+        signs = self._signs.choice([-1.0, 1.0], new.shape)
+        signs[0] = np.copysign(1.0, new[0])
+        new += 2 * rounding * signs
+        new[..., -1:] = rounding * signs[..., -1:]
         going = last > 0
         divisor = np.where(going, last, 1.0)[:, None]
         self._next = np.where(going[:, None], np.clip(new / divisor, -1.0, 1.0), 0.0)
@@ -80,8 +90,8 @@ class OrthogonalityEstimate:
     def clear(self, ranges: list[slice] | None = None) -> None:
         """Note that the next vector was just orthogonalised against some before it, or all."""
         for chosen in [slice(None)] if ranges is None else ranges:
-            rest = self._next[:, chosen]
-            self._next[:, chosen] = np.where(rest == 0, 0.0, np.copysign(self.precision, rest))
+            rest = self._next[..., chosen]
+            self._next[..., chosen] = np.where(rest == 0, 0.0, np.copysign(self.precision, rest))
 
     def measured(self, inner: HostArray) -> None:
         """Begin anew with what was measured of a single recurrence.
@@ -91,9 +101,9 @@ class OrthogonalityEstimate:
         inner : numpy.ndarray, shape (2, k)
             Moduli of the inner products with the k vectors, of the last of them and of the next.
         """
-        self._before = np.zeros((1, inner.shape[1] - 1))
-        self._latest, self._next = inner[:1].copy(), inner[1:].copy()
-        self._latest[:, -1] = 1.0
+        self._before = np.zeros((_NUM_GUESSES, 1, inner.shape[1] - 1))
+        self._latest, self._next = np.repeat(inner[:, None, None], _NUM_GUESSES, axis=1)
+        self._latest[..., -1] = 1.0
 
     def purge(self, coefficients: list[HostArray]) -> None:
         """Note that the next vectors were just orthogonalised against some Ritz vectors.
@@ -103,15 +113,15 @@ class OrthogonalityEstimate:
         coefficients : list of numpy.ndarray, shape (k, g)
             For every recurrence, those of its Ritz vectors in its basis.
         """
-        for row, known in zip(self._next, coefficients, strict=True):
-            part = row[: len(known)]
-            part -= known @ (part @ known)
+        for index, known in enumerate(coefficients):
+            part = self._next[:, index, : len(known)]
+            part -= (part @ known) @ known.T
 
     def _accept(self, size: int) -> None:
         """Make the next vector the latest one, unless there is none yet."""
-        if self._latest.shape[1] == size:
+        if self._latest.shape[-1] == size:
             return
         self._level = self.level
         self._before = self._latest
-        ones = np.ones((len(self._next), 1))
-        self._latest = np.concatenate([self._next, ones], axis=1)
+        ones = np.ones((*self._next.shape[:-1], 1))
+        self._latest = np.concatenate([self._next, ones], axis=-1)
