@@ -43,6 +43,21 @@ def test_coverage(f, eigenvalues, options):
     assert 0.93 <= inside / SEEDS <= 0.975
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_probes", "low", "high"), [(16, 0.87, 0.93), (32, 0.92, 0.975)])
+def test_intervals_of_few_probes_cover_less_where_few_eigenvectors_count(num_probes, low, high):
+    """What the docstring says of it: about 90 % with 16 probes, 94 % with 32. The standard error of a
+    share of 500 seeds is 1.3 % at 90 %: a false alarm in 3 % of all cases."""
+    eigenvalues = np.linspace(0.0, 2.0, 24)
+    A = problems.matrix_of(eigenvalues)
+    exact = np.sum(eigenvalues / (eigenvalues + 0.1))
+    inside = 0
+    for seed in range(SEEDS):
+        result = trace_function(A, lambda x: x / (x + 0.1), num_probes=num_probes, rng=seed)
+        inside += result.interval.low <= exact <= result.interval.high
+    assert low <= inside / SEEDS <= high
+
+
 def test_an_interval_beside_a_wide_bracket_does_not_cover():
     """The reason for brackets: five steps of a hundred needed, and the interval knows nothing."""
     A = problems.matrix_of(np.geomspace(1e-6, 1.0, 60))

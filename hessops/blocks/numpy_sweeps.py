@@ -203,7 +203,9 @@ def _sweep(
         with np.errstate(over="ignore", invalid="ignore"):
             return [work(*views) for views in stretches]
 
-    return in_threads(share, list(_stretches(blocks)), num_threads)
+    stretches = list(_stretches(blocks))
+    # Handing work to a thread takes longer than a stretch that is not full.
+    return in_threads(share, stretches, min(num_threads, blocks[0].size // _STRETCH))
 
 
 def _stretches(blocks: Sequence[HostArray]) -> Iterator[list[HostArray]]:
