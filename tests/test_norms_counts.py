@@ -120,6 +120,17 @@ def test_count_coverage(name):
     assert COVERED[0] <= hits / len(SEEDS) <= COVERED[1]
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(("interval", "truth"), [((-math.inf, 0.0), 0), ((0.0, math.inf), 200)])
+def test_where_none_or_all_are_counted_the_interval_holds_what_is_left_open(interval, truth, seed):
+    """The probes then agree, and their scatter alone would say that nothing is."""
+    A = aslinearoperator(np.diag(np.linspace(1.0, 2.0, 200)), self_adjoint=True)
+    result = hessops.eigenvalue_count(A, interval, rng=seed)
+    assert result.interval.low <= truth <= result.interval.high
+    rank = hessops.numerical_rank(A, 0.5, rng=seed)
+    assert rank.interval.low <= 200 <= rank.interval.high
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 20])
 @pytest.mark.parametrize("interval", [(0.2, 0.7), (-math.inf, 0.5), (0.5, 0.5), (-5.0, 5.0)])
 def test_the_bracket_holds_the_exact_mean_of_the_probes(steps, interval):

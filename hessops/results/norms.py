@@ -189,8 +189,7 @@ class EigenvalueCountResult(Result):
     """An estimate of how many eigenvalues or singular values lie where they were asked for.
 
     Two errors of different kind: the scatter of the probes (`interval`), and what so few Lanczos steps
-    leave open (`bracket`). The interval covers the true number at its nominal rate only where the
-    bracket is narrower.
+    leave open (`bracket`). The interval goes as far beyond both ends of the bracket as the probes scatter.
 
     Parameters
     ----------
@@ -199,7 +198,8 @@ class EigenvalueCountResult(Result):
     standard_error : float
         Of the probes alone; NaN after a single probe.
     interval : Interval
-        Confidence interval (low, high) by Student's t over probes, cut to [0, n].
+        Confidence interval (low, high): the bracket, and on each side of it the half-width of Student's
+        t over probes; cut to [0, n].
     confidence : float
         Its nominal coverage.
     bracket : Interval

@@ -86,19 +86,24 @@ class CountState:
         return float(self._moments.deviation) / math.sqrt(self._moments.count)
 
     def interval(self, confidence: float) -> Interval:
-        """Return Student's interval, cut to what is possible."""
-        half = math.inf
-        if self._moments.count > 1:
-            half = float(t_quantile(confidence, self._moments.count - 1.0)) * self.standard_error()
-        most = float(self.lanczos.space.dim)
-        return Interval(max(self.estimate() - half, 0.0), min(self.estimate() + half, most))
+        """Return Student's interval about both ends of the bracket, cut to what is possible.
+
+        Probes that count none, or all, agree: what is left open is then all the error there is.
+        """
+        half, most = self._half_width(confidence), float(self.lanczos.space.dim)
+        low, high = self.bracket
+        return Interval(max(low - half, 0.0), min(high + half, most))
 
     def allowed(self, confidence: float) -> float:
         """Return how wide the bracket may be."""
         if self._moments.count < 2:
             return max(_HALF, _SHARE_FOR_ONE_PROBE * self.estimate())
-        interval = self.interval(confidence)
-        return max(_HALF, float(interval.high - interval.low))
+        return max(_HALF, 2.0 * self._half_width(confidence))
+
+    def _half_width(self, confidence: float) -> float:
+        if self._moments.count < 2:
+            return math.inf
+        return float(t_quantile(confidence, self._moments.count - 1.0)) * self.standard_error()
 
     @cached_property
     def _moments(self) -> MeanVariance:

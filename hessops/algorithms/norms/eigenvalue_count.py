@@ -36,7 +36,7 @@ def eigenvalue_count(
     """Estimate how many eigenvalues of a self-adjoint operator lie in an interval.
 
     Costs at most ``num_probes * num_steps`` products, `num_probes` at a time: it stops where the
-    bracket is a tenth as wide as the statistical interval.
+    bracket is a tenth as wide as the interval of the probes alone.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def eigenvalue_count(
     Returns
     -------
     EigenvalueCountResult
-        Value, statistical interval, and bracket of the quadrature.
+        Value, bracket of the quadrature, and Student's interval about both ends of it.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def eigenvalue_count(
     Warns
     -----
     ConvergenceWarning
-        If the bracket is wider than the statistical interval.
+        If the bracket is wider than the scatter of the probes, and than half an eigenvalue.
 
     Notes
     -----

@@ -78,7 +78,7 @@ def numerical_rank(
     Warns
     -----
     ConvergenceWarning
-        If the bracket is wider than the statistical interval.
+        If the bracket is wider than the scatter of the probes, and than half an eigenvalue.
 
     Notes
     -----
