@@ -419,27 +419,35 @@ def test_quantiles_invert_the_cdf():
     assert quantiles[-1] == result.support[1]
 
 
-@pytest.mark.slow
-def test_quantile_errors_and_brackets_hold():
-    """On a smooth spectrum, over 100 seeds and three quantiles.
+QUANTILES = {
+    "smooth": np.linspace(-1, 1, 300) ** 3,
+    "graded": np.geomspace(1e-6, 1, 200),
+    "outlier": np.r_[100.0, np.full(39, 0.1)],
+    "levels": np.repeat([-2.0, 0.0, 1.0, 4.0], [10, 20, 40, 30]),
+    "outliers beside a crowd": np.r_[np.linspace(-1e-3, 1e-3, 380), np.logspace(-1, 1.5, 20)],
+}
 
-    A correct 2-standard-error statement with 7 degrees of freedom holds in 91.4 % of runs. The
-    standard error of a quantile leaves out what 40 nodes do not resolve: it holds in about 85 %
-    here, and what is missing is in the bracket.
-    """
-    eigenvalues = np.linspace(-1, 1, 300) ** 3
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUANTILES)
+@pytest.mark.parametrize(("num_probes", "num_steps"), [(3, 12), (4, 40), (8, 20)])
+def test_quantile_intervals_hold(name, num_probes, num_steps):
+    """200 seeds at 95 %. What nodes do not resolve makes most of them hold always; 91 % is two and a
+    half standard deviations below the nominal rate, a false alarm in 1 % of the cases it is close to."""
+    eigenvalues = np.sort(QUANTILES[name])
     A = problems.matrix_of(eigenvalues)
-    held, bracketed = [], []
-    for seed in range(100):
-        result = hessops.spectral_density(A, num_probes=8, num_steps=40, rng=seed)
-        for q in (0.1, 0.5, 0.8):
-            truth = np.quantile(eigenvalues, q)
-            estimate, bracket = result.quantile(q), result.quantile_bracket(q)
-            held.append(abs(float(estimate) - truth) <= 2 * estimate.standard_error)
-            slack = 3 * estimate.standard_error
-            bracketed.append(bracket.low - slack <= truth <= bracket.high + slack)
-    assert np.mean(held) > 0.8
-    assert np.mean(bracketed) > 0.95
+    for q in (0.1, 0.5, 0.8, 0.99):
+        truth, held = np.quantile(eigenvalues, q, method="inverted_cdf"), 0
+        for seed in range(200):
+            density = hessops.spectral_density(
+                A, num_probes=num_probes, num_steps=num_steps, rng=seed
+            )
+            interval, estimate = density.quantile_interval(q), density.quantile(q)
+            held += interval.low <= truth <= interval.high
+            # What is printed as value and error says no less.
+            assert estimate.interval.low <= interval.low + density.rounding
+            assert interval.high <= estimate.interval.high + density.rounding
+        assert held / 200 >= 0.91
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "normal"])
@@ -648,10 +656,16 @@ def test_nodes_within_rounding_of_a_point_may_lie_on_either_side_of_it():
     rule = hessops.spectral_density(np.diag(np.arange(1.0, 5.0)), num_probes=1, rng=0)
     nodes = np.array([[-1.0, -1e-13, 0.0, 1e-13, 1.0, 2.0]])
     weights = np.array([[0.1, 0.2, 0.1, 0.2, 0.3, 0.1]])
-    density = replace(rule, nodes=nodes, weights=weights, node_errors=0 * nodes, rounding=1e-12)
+    errors = 0 * nodes
+    errors[:, 0] = 0.5
+    density = replace(rule, nodes=nodes, weights=weights, node_errors=errors, rounding=1e-12)
     # Not below is what precedes the last node that is surely below; not above what the next ends.
     assert density.cdf_bracket(0.0) == pytest.approx((0.0, 0.9))
     assert density.cdf_bracket(0.5) == pytest.approx((0.4, 0.9))
+    # Of an exhausted space the nodes are all there is.
+    exhausted = replace(density, node_errors=0 * nodes)
+    assert exhausted.cdf_bracket(0.0) == pytest.approx((0.1, 0.6))
+    assert exhausted.cdf_bracket(0.5) == pytest.approx((0.6, 0.6))
     assert "50.000% on nodes that may be zero" in str(density)
 
 

@@ -199,8 +199,8 @@ def _density_table(density: SpectralDensity) -> ResultTable:
         "mean eigenvalue": (density.moment(1), None),
         "mean square": (density.moment(2), None),
         "share below zero": (density.mass_below(0.0), density.cdf_bracket(0.0)),
-        "median": (density.quantile(0.5), density.quantile_bracket(0.5)),
-        "99 % quantile": (density.quantile(0.99), density.quantile_bracket(0.99)),
+        "median": (density.quantile(0.5), density.quantile_interval(0.5)),
+        "99 % quantile": (density.quantile(0.99), density.quantile_interval(0.99)),
     }
     values, errors = _estimates([estimate for estimate, _ in named.values()])
     columns = {

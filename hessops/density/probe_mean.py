@@ -9,7 +9,7 @@ import numpy as np
 from hessops.arrays import HostArray
 from hessops.result import Estimate
 
-__all__ = ["over_probes"]
+__all__ = ["estimate_of", "over_probes"]
 
 
 def over_probes(samples: HostArray) -> Estimate:
@@ -30,6 +30,24 @@ def over_probes(samples: HostArray) -> Estimate:
     error = np.full_like(value, math.nan)
     if count > 1:
         error = samples.std(axis=0, ddof=1) / math.sqrt(count)
+    return estimate_of(value, error, count - 1)
+
+
+def estimate_of(value: HostArray, error: HostArray, freedom: int) -> Estimate:
+    """Return an estimate of floats for a single number and of arrays for many.
+
+    Parameters
+    ----------
+    value, error : numpy.ndarray
+        Of one shape.
+    freedom : int
+        Degrees of freedom of the error.
+
+    Returns
+    -------
+    Estimate
+        The same.
+    """
     if value.ndim == 0:
-        return Estimate(value=float(value), standard_error=float(error), freedom=count - 1)
-    return Estimate(value=value, standard_error=error, freedom=count - 1)
+        return Estimate(value=float(value), standard_error=float(error), freedom=freedom)
+    return Estimate(value=value, standard_error=error, freedom=freedom)

@@ -11,8 +11,11 @@ import numpy as np
 from scipy.special import ndtr
 
 from hessops.arrays import HostArray
+from hessops.density.cdf_bounds import Rules, quantile_between
 from hessops.density.plot import plot_density
+from hessops.density.probe_mean import estimate_of, over_probes
 from hessops.result import Estimate, Interval, Result
+from hessops.statistics import t_quantile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +34,8 @@ class SpectralDensity(Result):
     """The density of eigenvalues, (1/n) Σ δ(x - λ_i), as one quadrature rule per probe.
 
     Everything read off it is a mean over probes with a standard error from their spread, NaN for a
-    single probe. That error is statistical; how finely `nodes` resolve the spectrum is a question
-    of the number of steps, and `node_errors` speak of it.
+    single probe. That error is statistical, but for `quantile`; how finely `nodes` resolve the spectrum
+    is a question of the number of steps, and `node_errors` speak of it.
 
     Parameters
     ----------
@@ -156,8 +159,10 @@ class SpectralDensity(Result):
         Returns
         -------
         Estimate
-            The quantile of the mean over probes, of the shape of `q`. Its standard error is that of
-            the cdf, seen through the cdf.
+            The quantile of the mean over probes, of the shape of `q`. Its standard error is such that
+            Student's 95 % interval about it holds `quantile_interval`: the scatter of the probes and
+            what the nodes do not resolve are both in it, and where they leave an end open it is
+            infinite. NaN for a single probe.
 
         Raises
         ------
@@ -169,12 +174,38 @@ class SpectralDensity(Result):
         if not np.all(inside):
             raise ValueError(f"q={shares[~inside].flat[0]} must lie between 0 and 1")
         values = _quantile(self.nodes, self.weights, shares)
-        # The error of the cdf, seen through the cdf: where that is flat, a quantile is uncertain.
-        of_cdf = np.asarray(self.cdf(values).standard_error)
-        low = _quantile(self.nodes, self.weights, np.maximum(shares - of_cdf, 0.0))
-        high = _quantile(self.nodes, self.weights, np.minimum(shares + of_cdf, 1.0))
-        error = np.where(np.isnan(of_cdf), math.nan, (high - low) / 2)
-        return _estimate(values, error, len(self.nodes) - 1)
+        freedom, error = len(self.nodes) - 1, np.full_like(values, math.nan)
+        if freedom > 0:
+            ends = self._quantile_intervals(list(shares.flat), 0.95)
+            between = np.reshape(ends, (*shares.shape, 2))
+            half = np.maximum(between[..., 1] - values, values - between[..., 0])
+            error = half / t_quantile(0.95, freedom)
+        return estimate_of(values, error, freedom)
+
+    def quantile_interval(self, q: float, confidence: float = 0.95) -> Interval:
+        """Return where the quantile lies, by the scatter of the probes and by what nodes resolve.
+
+        Student's intervals for the shares of eigenvalues below every node, which begin and end at the
+        bounds of `cdf_bracket`: the quantile is where they hold `q`.
+
+        Parameters
+        ----------
+        q : float
+            Between 0 and 1.
+        confidence : float
+            Nominal coverage.
+
+        Returns
+        -------
+        Interval
+            Infinite on a side where more steps or more probes are needed.
+
+        Raises
+        ------
+        ValueError
+            If `q` or `confidence` is out of range.
+        """
+        return self._quantile_intervals([_share(q)], confidence)[0]
 
     def cdf_bracket(self, x: float) -> Interval:
         """Return bounds on what finer quadrature of the same probes could make of ``cdf(x)``.
@@ -195,13 +226,8 @@ class SpectralDensity(Result):
         Interval
             Mean over probes of the lower and of the upper bound.
         """
-        point = float(_real("x", x))
-        bounds = [
-            _staircases(nodes[weights > 0], weights[weights > 0], point, self.rounding)
-            for nodes, weights in zip(self.nodes, self.weights, strict=True)
-        ]
-        low, high = np.mean(bounds, axis=0)
-        return Interval(float(low), float(high))
+        low, high = self._rules.mean_bounds(np.atleast_1d(float(_real("x", x))))
+        return Interval(float(low[0]), float(high[0]))
 
     def quantile_bracket(self, q: float) -> Interval:
         """Return bounds on what finer quadrature of the same probes could make of ``quantile(q)``.
@@ -216,11 +242,8 @@ class SpectralDensity(Result):
         Interval
             Where `cdf_bracket` reaches `q`, infinite where it does not.
         """
-        points = np.unique(self.nodes[self.weights > 0])
-        brackets = np.array([self.cdf_bracket(x) for x in points])
-        below, above = points[brackets[:, 1] < q], points[brackets[:, 0] >= q]
-        low = float(below[-1]) if len(below) else -math.inf
-        return Interval(low, float(above[0]) if len(above) else math.inf)
+        points = self._rules.points()
+        return quantile_between(points, self._rules.mean_bounds(points), _share(q), self.rounding)
 
     def moment(self, p: int) -> Estimate:
         """Return the mean p-th power of the eigenvalues, tr(A^p) / n.
@@ -341,31 +364,30 @@ class SpectralDensity(Result):
         return np.maximum(self.node_errors, floor)
 
     def _over_probes(self, of_probe: Callable[[int], HostArray]) -> Estimate:
-        samples = np.array([of_probe(index) for index in range(len(self.nodes))])
-        mean = samples.mean(axis=0)
-        error = np.full_like(mean, math.nan)
-        if len(samples) > 1:
-            error = samples.std(axis=0, ddof=1) / math.sqrt(len(samples))
-        return _estimate(mean, error, len(samples) - 1)
+        return over_probes(np.array([of_probe(index) for index in range(len(self.nodes))]))
 
+    def _quantile_intervals(self, shares: list[float], confidence: float) -> list[Interval]:
+        errors = float(t_quantile(confidence, len(self.nodes) - 1))
+        if not math.isfinite(errors):
+            return [Interval(-math.inf, math.inf)] * len(shares)
+        points = self._rules.points()
+        bounds = self._rules.mean_bounds(points, errors)
+        return [quantile_between(points, bounds, share, self.rounding) for share in shares]
 
-def _estimate(value: HostArray, error: HostArray, freedom: int) -> Estimate:
-    """Return floats for a single number and arrays for many."""
-    if value.ndim == 0:
-        return Estimate(value=float(value), standard_error=float(error), freedom=freedom)
-    return Estimate(value=value, standard_error=error, freedom=freedom)
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.nodes, self.weights, self.node_errors, self.rounding)
 
 
 def _step(distance: HostArray, rounding: float) -> HostArray:
     return np.where(np.abs(distance) <= rounding, 0.5, distance > 0)
 
 
-def _staircases(
-    nodes: HostArray, weights: HostArray, x: float, rounding: float
-) -> tuple[float, float]:
-    """Return the sums of weights that bound the cdf of one probe's measure at `x`."""
-    below, reached = int(np.sum(nodes < x - rounding)), int(np.sum(nodes <= x + rounding))
-    return float(weights[: max(below - 1, 0)].sum()), float(weights[: reached + 1].sum())
+def _share(q: float) -> float:
+    share = float(_real("q", q, nan=True))
+    if not 0 <= share <= 1:
+        raise ValueError(f"q={share} must lie between 0 and 1")
+    return share
 
 
 def _real(name: str, value: Any, *, nan: bool = False) -> HostArray:

@@ -188,8 +188,8 @@ class ConditionNumberResult(Result):
 class EigenvalueCountResult(Result):
     """An estimate of how many eigenvalues or singular values lie where they were asked for.
 
-    Two errors of different kind: the scatter of the probes (`interval`), and what so few Lanczos steps
-    leave open (`bracket`). The interval goes as far beyond both ends of the bracket as the probes scatter.
+    Two errors of different kind: what so few Lanczos steps leave open (`bracket`), and the scatter of
+    the probes. The `interval` goes as far beyond both ends of the bracket as the probes scatter.
 
     Parameters
     ----------
