@@ -21,7 +21,7 @@ from rich.table import Table
 
 import hessops
 
-_STATED = {"slq": "3 blocks", "density": "3 blocks", "eigsh": "basis + eighth"}
+_STATED = {"slq": "3 blocks", "density": "3 blocks", "eigsh": "9/8 of the basis (40) + 2 blocks"}
 _KIB_PER_MIB = 1024
 
 

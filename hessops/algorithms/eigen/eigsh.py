@@ -127,6 +127,10 @@ def eigsh(
     Until its Krylov space is exhausted, a block of b start vectors sees b copies of a multiple
     eigenvalue; the others may be missing from the result.
 
+    The run keeps at most `max_basis` vectors and an eighth more, besides the start vectors and a few
+    blocks of `block_size` for its step. At the end the eigenvectors and their products come on top,
+    2 k vectors, or 3 k where an operator does not give its products away (`returns_own_memory`).
+
     References
     ----------
     Parlett (1998), The Symmetric Eigenvalue Problem, chapter 13; Wu & Simon (2000), SIAM J. Matrix
