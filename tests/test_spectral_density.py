@@ -433,7 +433,7 @@ QUANTILES = {
 @pytest.mark.parametrize(("num_probes", "num_steps"), [(3, 12), (4, 40), (8, 20)])
 def test_quantile_intervals_hold(name, num_probes, num_steps):
     """200 seeds at 95 %. What nodes do not resolve makes most of them hold always; 91 % is two and a
-    half standard deviations below the nominal rate, a false alarm in 1 % of the cases it is close to."""
+    half standard deviations below the nominal rate: 1 % of false alarms where one is close to it."""
     eigenvalues = np.sort(QUANTILES[name])
     A = problems.matrix_of(eigenvalues)
     for q in (0.1, 0.5, 0.8, 0.99):

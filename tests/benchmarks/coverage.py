@@ -1,4 +1,4 @@
-"""Coverage of every interval that hessops prints, over many seeds, at a nominal 95 %.
+"""Coverage of the confidence intervals that hessops prints, over many seeds, at a nominal 95 %.
 
 One line per estimator and problem: the share of intervals that hold the truth (of entrywise intervals,
 the mean over entries), its standard error, and how long the run took. Shares outside of 93 to 97.5 %
@@ -93,22 +93,56 @@ def _of_matrix(problem: str, A: LinearOperator, spectrum: Any) -> Iterator[Case]
     exp = float(np.sum(np.exp(spectrum)))
     options = {"num_probes": 20, "num_steps": 20}
     yield _case("trace_function exp", problem, hessops.trace_function, A, exp, f=np.exp, **options)
+    yield from _of_functions(problem, spectrum)
     count = int(np.sum(spectrum > 0.5))
-    yield "eigenvalue_count, with its bracket", problem, lambda seed: _count(A, seed), count
+    bounds = {"interval": (0.5, math.inf)}
+    yield _case("eigenvalue_count", problem, hessops.eigenvalue_count, A, count, **bounds)
+    yield _case("numerical_rank", problem, hessops.numerical_rank, A, count, tol=0.5)
     square = float(np.mean(spectrum**2))
     yield "spectral_density moment 2", problem, lambda seed: _moment(A, seed), square
+    for q in (0.5, 0.9):
+        quantile = float(np.quantile(spectrum, q, method="inverted_cdf"))
+        yield f"quantile {q}", problem, lambda seed, q=q: _quantile(A, seed, q), quantile
+    yield "spectrum trace", problem, lambda seed: _spectrum(A, seed).trace.interval, trace
+
+
+def _of_functions(problem: str, spectrum: Any) -> Iterator[Case]:
+    """Yield functions of a definite matrix, whose bracket is narrow."""
+    A, options = _semidefinite(spectrum + 0.1), {"num_probes": 20, "num_steps": 40}
+    logs, inverses = float(np.sum(np.log(spectrum + 0.1))), float(np.sum(1 / (spectrum + 0.1)))
+    yield _case("logdet", problem, hessops.logdet, A, logs, **options)
+    yield _case("trace_inverse", problem, hessops.trace_inverse, A, inverses, **options)
+    yield (
+        "spectrum log_determinant",
+        problem,
+        lambda seed: _spectrum(A, seed).log_determinant.interval,
+        logs,
+    )
+    dimension = float(np.sum(spectrum / (spectrum + 0.1)))
+    yield _case(
+        "effective_dimension",
+        problem,
+        hessops.effective_dimension,
+        _semidefinite(spectrum),
+        dimension,
+        shift=0.1,
+        **options,
+    )
+
+
+def _spectrum(A: LinearOperator, seed: int) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", hessops.ConvergenceWarning)
+        return hessops.spectrum(A, budget=60, rng=seed)
+
+
+def _quantile(A: LinearOperator, seed: int, q: float) -> Interval:
+    return hessops.spectral_density(A, num_probes=8, num_steps=40, rng=seed).quantile_interval(q)
 
 
 def _moment(A: LinearOperator, seed: int) -> Interval:
     found = hessops.spectral_density(A, num_probes=20, num_steps=20, rng=seed).moment(2)
     return found.interval
-
-
-def _count(A: LinearOperator, seed: int) -> Interval:
-    """Return the interval of the probes, widened by what the bracket leaves open."""
-    found = hessops.eigenvalue_count(A, (0.5, math.inf), rng=seed)
-    half = (found.bracket.high - found.bracket.low) / 2
-    return Interval(found.interval.low - half, found.interval.high + half)
 
 
 def _of_sums() -> Iterator[Case]:
