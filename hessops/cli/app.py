@@ -21,6 +21,7 @@ from hessops.cli.report import print_tables, require_writable, write_report
 from hessops.cli.sentence import sentence_of
 from hessops.cli.tables import missing_tables, tables_of
 from hessops.cli.target import load_target, on_device, parse_arguments, require_device
+from hessops.cli.threads import one_torch_thread
 from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
 from hessops.wrap import aslinearoperator
@@ -76,13 +77,18 @@ def demo(
         settings.require_sound()
         require_writable(output)
         require_device(device)
-        with progress.busy("training a small network"):
-            trained = importlib.import_module("hessops_torch.demo").train_on_digits()
-        console.print(f"{trained.story}\n", markup=False)
-        problem = on_device((trained.model, trained.loss, trained.data), device)
-        operator = aslinearoperator(problem)
-        title = "Hessian of a network trained on handwritten digits"
-        _report(console, progress, operator, settings, output, "hessops demo", [], title, traceback)
+        with progress.busy("loading PyTorch"):
+            demonstration = importlib.import_module("hessops_torch.demo")
+        with one_torch_thread():
+            with progress.busy("training a small network"):
+                trained = demonstration.train_on_digits()
+            console.print(f"{trained.story}\n", markup=False)
+            problem = on_device((trained.model, trained.loss, trained.data), device)
+            operator = aslinearoperator(problem)
+            title = "Hessian of a network trained on handwritten digits"
+            _report(
+                console, progress, operator, settings, output, "hessops demo", [], title, traceback
+            )
 
 
 @app.command(epilog=_EXIT_CODES)
