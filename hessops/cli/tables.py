@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hessops.cli.analysis import Analysis
-from hessops.cli.numbers import (
+from hessops.results.numbers import (
     errors_in_column,
     estimates_in_column,
     interval_text,
