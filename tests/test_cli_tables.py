@@ -65,6 +65,7 @@ def test_unconverged_results_are_said(tmp_path: Path) -> None:
 
 def test_a_trace_that_misses_its_tolerance_is_said(tmp_path: Path, matrix: np.ndarray) -> None:
     np.save(tmp_path / "a.npy", matrix)
+    # With a number of probes it is estimated, though the diagonal is there.
     options = ("--compute", "trace", "--rtol", "1e-6", "--trace-probes", "16")
     done = run("analyze", "a.npy", *options, cwd=tmp_path)
     assert done.returncode == 3
@@ -176,3 +177,67 @@ def test_an_interval_is_rounded_outwards_and_not_by_much(low: float, width: floa
     if high - low > 1e-7 * max(abs(low), abs(high)):
         assert Decimal(low) - unit / 10 <= ends[0] <= Decimal(low)
         assert Decimal(high) <= ends[1] <= Decimal(high) + unit / 10
+
+
+FUNCTION = """
+import numpy, hessops
+def operator():
+    values = numpy.linspace(1.0, 2.0, 300)[:, None]
+    basis = numpy.linalg.qr(numpy.random.default_rng(0).normal(size=(300, 300)))[0]
+    return hessops.aslinearoperator(
+        lambda X: basis @ (values * (basis.T @ X)), shape=300, self_adjoint=True
+    )
+"""
+
+
+def analysis(tmp_path: Path, target: str, *options: str) -> tuple[str, dict]:
+    done = run("analyze", target, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "hessops-report" / "report.json").read_text())
+    return " ".join(done.stdout.split()), report
+
+
+def test_what_stored_entries_tell_is_not_estimated(tmp_path: Path, matrix: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", matrix)
+    printed, report = analysis(tmp_path, "a.npy", "--compute", "trace,density", "--rtol", "0.01")
+    assert "exact: sum of the diagonal" in printed
+    assert re.search(r"mean eigenvalue \S+ exact", printed)
+    assert re.search(r"mean square \S+ exact", printed)
+    assert report["trace"]["num_products"] == 0
+    assert report["trace"]["value"] == pytest.approx(np.trace(matrix), rel=1e-13)
+    assert report["known"] == {
+        "mean eigenvalue": pytest.approx(np.trace(matrix) / 60, rel=1e-13),
+        "mean square": pytest.approx(np.sum(matrix**2) / 60, rel=1e-13),
+    }
+
+
+def test_the_diagonal_of_a_matrix_that_is_not_symmetric_has_a_sum(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.triu(np.ones((5, 5))))
+    _, report = analysis(tmp_path, "a.npy", "--compute", "trace")
+    assert report["trace"]["value"] == 5.0
+    assert report["known"] == {"mean eigenvalue": 1.0}
+
+
+def test_probes_that_are_asked_for_are_used(tmp_path: Path, matrix: np.ndarray) -> None:
+    np.save(tmp_path / "a.npy", matrix)
+    printed, report = analysis(tmp_path, "a.npy", "--compute", "trace", "--trace-probes", "1")
+    assert report["trace"]["num_products"] == 1
+    assert "standard error unknown 95% interval unknown" in printed
+    assert "use --trace-probes=2 or more (1 product," in printed
+
+
+def test_what_only_products_tell_is_estimated(tmp_path: Path) -> None:
+    (tmp_path / "function.py").write_text(FUNCTION)
+    options = ("--compute", "trace,density", "--confidence", "0.9", "--density-probes", "3")
+    printed, report = analysis(tmp_path, "function.py:operator", *options)
+    assert report["known"] == {}
+    assert report["trace"]["num_products"] > 0
+    assert "another estimate of the trace, from other probes" in printed
+    assert "± (90% interval)" in printed
+    # Student's t of two degrees of freedom: 2.92 standard errors.
+    samples = np.sum(
+        np.array(report["density"]["weights"]) * np.array(report["density"]["nodes"]), axis=1
+    )
+    half = float(re.search(r"mean eigenvalue \S+ (\S+)", printed)[1])
+    expected = 2.919986 * samples.std(ddof=1) / np.sqrt(3)
+    assert half == pytest.approx(expected, rel=0.06)

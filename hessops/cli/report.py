@@ -22,7 +22,8 @@ from rich.table import Table
 import hessops
 from hessops.cli.analysis import Analysis
 from hessops.cli.picture import density_picture
-from hessops.cli.tables import ResultTable, missing_tables, tables_of
+from hessops.cli.result_table import ResultTable
+from hessops.cli.tables import missing_tables, tables_of
 
 __all__ = ["print_tables", "require_writable", "write_report"]
 
@@ -34,9 +35,10 @@ def print_tables(console: Console, tables: list[ResultTable]) -> None:
     """Print tables of results, each with its error, its status and how to read it."""
     for result in tables:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for index, column in enumerate(result.header):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-        for row, marked in zip(result.rows, result.marked, strict=True):
+        header, *rows = _padded(result)
+        for column in header:
+            table.add_column(column, no_wrap=True)
+        for row, marked in zip(rows, result.marked, strict=True):
             table.add_row(*map(escape, row), style="bold red" if marked else None)
         console.print(result.title, style="bold", markup=False)
         # A name of a layer that does not fit would end in dots where there is no terminal.
@@ -51,6 +53,22 @@ def print_tables(console: Console, tables: list[ResultTable]) -> None:
         console.print()
     # What is behind a pipe may wait for it.
     console.file.flush()
+
+
+def _padded(result: ResultTable) -> list[tuple[str, ...]]:
+    """Return header and rows with all columns but the first to the right.
+
+    Rich would cut the spaces at the end of cells, which keep points below each other.
+    """
+    lines = [result.header, *result.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        tuple(
+            cell.rjust(width) if index else cell
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
 
 
 def require_writable(folder: Path) -> None:
@@ -140,6 +158,8 @@ def _document(target: str, arguments: list[str], analysis: Analysis) -> dict[str
         "settings": asdict(analysis.settings),
         "converged": not analysis.missed() and not analysis.missing,
         "missing": dict(analysis.missing),
+        # Exact, where the density only estimates them.
+        "known": analysis.known_moments(),
     }
     for name, result in results.items():
         if result is not None:
