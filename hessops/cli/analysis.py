@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -112,6 +113,8 @@ class Analysis:
         What was asked for and is not there, and why.
     interrupted : bool
         Whether the user ended it.
+    seconds : float
+        Wall time of all of it.
     """
 
     operator: LinearOperator = field(repr=False)
@@ -123,6 +126,7 @@ class Analysis:
     density: SpectralDensity | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    seconds: float = 0.0
 
     def reached_eigenvalues(self) -> HostArray:
         """Return the eigenvalues whose residual norm is as small as was asked for."""
@@ -185,6 +189,7 @@ def analyze_operator(
         verb = "eigsh" if "eigenvalues" in wanted else "spectral_density"
         self_adjoint_operator(operator, verb)
     settings.require_fit(operator)
+    start = time.perf_counter()
     analysis = Analysis(operator=operator, settings=settings, known=known_traces(operator))
     missing: dict[str, str] = {}
     for index, name in enumerate(wanted):
@@ -194,7 +199,8 @@ def analyze_operator(
             if not analysis.results():
                 raise
             missing |= dict.fromkeys(wanted[index:], "interrupted")
-            return replace(analysis, missing=missing, interrupted=True)
+            seconds = time.perf_counter() - start
+            return replace(analysis, missing=missing, interrupted=True, seconds=seconds)
         except Exception as error:
             if raising or not analysis.results():
                 raise
@@ -202,7 +208,7 @@ def analyze_operator(
             continue
         analysis = replace(analysis, **results)
         show(analysis, name)
-    return replace(analysis, missing=missing)
+    return replace(analysis, missing=missing, seconds=time.perf_counter() - start)
 
 
 def _eigenpairs(analysis: Analysis, progress: Progress) -> dict[str, Any]:

@@ -30,7 +30,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     help="The spectrum of any operator you can multiply with.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -45,7 +45,9 @@ _EXIT_CODES = (
 Output = Annotated[Path, typer.Option(help="Folder for report.json, density.png, report.html.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random probes; repeats a run.")]
 Device = Annotated[str | None, typer.Option(help="Device to move a model to, such as cuda.")]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+Traceback = Annotated[
+    bool, typer.Option("--traceback", metavar="", help="Show where an error came from.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -56,11 +58,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -116,7 +124,12 @@ def analyze(
         int | None,
         typer.Option("--num-eigenvalues", "-k", help="How many; 5 where not given.", min=1),
     ] = None,
-    which: Annotated[str, typer.Option(help="LM, LA, SA or BE: which end of the spectrum.")] = "LM",
+    which: Annotated[
+        str,
+        typer.Option(
+            help="Which eigenvalues: LM largest in modulus, LA largest, SA smallest, BE both ends."
+        ),
+    ] = "LM",
     tol: Annotated[
         float | None, typer.Option(help="Residual norm of eigenpairs, relative to the largest.")
     ] = None,

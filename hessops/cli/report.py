@@ -22,6 +22,7 @@ from rich.table import Table
 import hessops
 from hessops.cli.analysis import Analysis
 from hessops.cli.picture import density_picture
+from hessops.cli.provenance import provenance, provenance_text
 from hessops.cli.result_table import ResultTable
 from hessops.cli.tables import missing_tables, tables_of
 
@@ -129,7 +130,8 @@ def write_report(
     # The whole command stands below the title.
     title = title or Path(target).name
     folder.mkdir(parents=True, exist_ok=True)
-    document = _document(target, arguments, analysis)
+    run = provenance(analysis.seconds)
+    document = _document(target, arguments, analysis) | {"run": run}
     # A picture of an earlier analysis must not stand beside this one.
     (folder / "density.png").unlink(missing_ok=True)
     written = [folder / "report.json"]
@@ -140,7 +142,8 @@ def write_report(
         written.append(folder / "density.png")
         written[-1].write_bytes(picture)
     written.append(folder / "report.html")
-    written[-1].write_text(_page(title, target, arguments, analysis, picture), encoding="utf-8")
+    called = f"{_called(target, arguments, analysis)}\n{provenance_text(run)}"
+    written[-1].write_text(_page(title, called, analysis, picture), encoding="utf-8")
     return written
 
 
@@ -203,9 +206,12 @@ $tables
 """)
 
 
-def _page(
-    title: str, target: str, arguments: list[str], analysis: Analysis, picture: bytes | None
-) -> str:
+def _called(target: str, arguments: list[str], analysis: Analysis) -> str:
+    given = f" with {', '.join(arguments)}" if arguments else ""
+    return f"{target}{given}; hessops {hessops.__version__}, seed {analysis.settings.seed}"
+
+
+def _page(title: str, called: str, analysis: Analysis, picture: bytes | None) -> str:
     image = ""
     if picture is not None:
         encoded = base64.b64encode(picture).decode("ascii")
@@ -214,12 +220,10 @@ def _page(
             "<p class='note'>The mean over probes; the band is two standard errors. Where no width "
             "is given, each node is drawn as wide as it is resolved.</p>"
         )
-    given = f" with {', '.join(arguments)}" if arguments else ""
-    called = f"{target}{given}; hessops {hessops.__version__}, seed {analysis.settings.seed}"
     return _PAGE.substitute(
         title=html.escape(title),
         operator=html.escape(repr(analysis.operator)),
-        called=html.escape(called),
+        called=html.escape(called).replace("\n", "<br>"),
         picture=image,
         tables="\n".join(map(_section, [*tables_of(analysis), *missing_tables(analysis)])),
     )
