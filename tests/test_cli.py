@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 from command_line import HESSOPS, run
 
-from hessops.cli.threads import one_torch_thread
-
 pytest.importorskip("typer")
 pytest.importorskip("rich")
 
@@ -191,18 +189,6 @@ def test_same_seed_same_report(tmp_path: Path, matrix: np.ndarray) -> None:
         run("analyze", "a.npy", "--seed", seed, *options, cwd=tmp_path)
         values.append(json.loads((tmp_path / "out" / "report.json").read_text())["trace"]["value"])
     assert values[0] == values[1] != values[2]
-
-
-def test_the_demo_computes_in_one_thread_and_leaves_none_behind() -> None:
-    torch = pytest.importorskip("torch")
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with one_torch_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

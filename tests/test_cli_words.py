@@ -1,4 +1,4 @@
-"""What the command line says of itself: help, typing errors, where a report comes from."""
+"""What the command line says of itself, and the threads in which its demo computes."""
 
 import json
 import re
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from command_line import run
 
+from hessops.cli.threads import one_torch_thread
 from hessops.results.counted import counted
 
 pytest.importorskip("typer")
@@ -74,3 +75,15 @@ def test_a_report_says_when_where_and_with_what(tmp_path: Path) -> None:
 
 def test_one_of_a_thing_is_not_several() -> None:
     assert [counted(number, "step") for number in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+
+
+def test_the_demo_computes_in_one_thread_and_leaves_none_behind() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_torch_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
