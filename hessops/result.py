@@ -18,6 +18,8 @@ from hessops.archive import BROKEN, read_archive, write_archive
 from hessops.arrays import HostArray, is_array, to_numpy
 from hessops.errors import ConvergenceError
 from hessops.record import History
+from hessops.results.counted import counted
+from hessops.results.numbers import estimate_text
 from hessops.statistics import t_quantile
 
 __all__ = ["Estimate", "Interval", "Result", "load"]
@@ -69,7 +71,9 @@ class Estimate:
         return np.array(self.value, dtype=dtype, copy=True if copy is None else copy)
 
     def __str__(self) -> str:
-        return f"{self.value} ± {self.standard_error}"
+        if np.ndim(self.value):
+            return f"{self.value} ± {self.standard_error}"
+        return estimate_text(float(self.value), float(self.standard_error))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +168,7 @@ class Result:
         }
 
     def _cost(self) -> str:
-        return f"{self.num_products} products, {self.seconds:.3g} s"
+        return f"{counted(self.num_products, 'product')}, {self.seconds:.3g} s"
 
 
 def load(path: str | Path) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -219,7 +220,7 @@ def test_a_result_prints_as_readable_text(name):
     first, *rest = text.splitlines()
     assert 20 < len(first) <= 250
     assert len(rest) <= (20 if name == "Spectrum" else 2)  # a table of all that it knows
-    assert " products, " in first
+    assert re.search(r" products?, ", first)
     assert "array(" not in text
     assert "object at" not in text
 
@@ -346,7 +347,9 @@ def test_an_estimate_is_its_value_as_a_number(value, error):
     estimate = Estimate(value=value, standard_error=error, freedom=7)
     assert np.array_equal(float(estimate), value, equal_nan=True)
     assert np.array_equal(np.asarray(estimate), np.asarray(value), equal_nan=True)
-    assert str(estimate) == f"{value} ± {error}"
+    shown = str(estimate)
+    assert re.fullmatch(r"[^±]+ ± [^±]+|\([^±]+ ± [^±]+\)e[+-]\d+", shown)
+    assert shown.endswith("unknown") == (not math.isfinite(error))
 
 
 def test_an_estimate_of_many_is_its_values_as_an_array():

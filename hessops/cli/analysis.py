@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from hessops.algorithms.eigen.eigsh import Which
 from hessops.algorithms.eigen.eigsh_state import EigshState
 from hessops.arrays import HostArray, eps
 from hessops.blocks.rounding import rounding
+from hessops.cli.known_traces import exact_trace, known_traces
 from hessops.cli.progress import Progress
 from hessops.cli.sentence import sentence_of
 from hessops.density.spectral_density import SpectralDensity
@@ -97,6 +99,8 @@ class Analysis:
         What was analysed.
     settings : Settings
         How.
+    known : tuple of float
+        tr A and tr A², as far as stored entries tell them.
     eigenpairs : EigenResult or None
         The eigenvalues.
     reached : numpy.ndarray of bool or None
@@ -109,22 +113,32 @@ class Analysis:
         What was asked for and is not there, and why.
     interrupted : bool
         Whether the user ended it.
+    seconds : float
+        Wall time of all of it.
     """
 
     operator: LinearOperator = field(repr=False)
     settings: Settings
+    known: tuple[float, ...] = ()
     eigenpairs: EigenResult | None = None
     reached: HostArray | None = None
     trace: TraceResult | None = None
     density: SpectralDensity | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    seconds: float = 0.0
 
     def reached_eigenvalues(self) -> HostArray:
         """Return the eigenvalues whose residual norm is as small as was asked for."""
         if self.eigenpairs is None or self.reached is None:
             return np.empty(0)
         return self.eigenpairs.eigenvalues[self.reached]
+
+    def known_moments(self) -> dict[str, float]:
+        """Return what is known of the mean over eigenvalues without an estimate, by name."""
+        names = ("mean eigenvalue", "mean square")
+        dim = self.operator.shape[0]
+        return {name: trace / dim for name, trace in zip(names, self.known, strict=False)}
 
     def results(self) -> dict[str, EigenResult | TraceResult | SpectralDensity]:
         """Return what there is, by name, in the order in which it was computed."""
@@ -175,16 +189,18 @@ def analyze_operator(
         verb = "eigsh" if "eigenvalues" in wanted else "spectral_density"
         self_adjoint_operator(operator, verb)
     settings.require_fit(operator)
-    analysis = Analysis(operator=operator, settings=settings)
+    start = time.perf_counter()
+    analysis = Analysis(operator=operator, settings=settings, known=known_traces(operator))
     missing: dict[str, str] = {}
     for index, name in enumerate(wanted):
         try:
-            results = _COMPUTE[name](operator, settings, progress)
+            results = _COMPUTE[name](analysis, progress)
         except KeyboardInterrupt:
             if not analysis.results():
                 raise
             missing |= dict.fromkeys(wanted[index:], "interrupted")
-            return replace(analysis, missing=missing, interrupted=True)
+            seconds = time.perf_counter() - start
+            return replace(analysis, missing=missing, interrupted=True, seconds=seconds)
         except Exception as error:
             if raising or not analysis.results():
                 raise
@@ -192,10 +208,11 @@ def analyze_operator(
             continue
         analysis = replace(analysis, **results)
         show(analysis, name)
-    return replace(analysis, missing=missing)
+    return replace(analysis, missing=missing, seconds=time.perf_counter() - start)
 
 
-def _eigenpairs(operator: LinearOperator, settings: Settings, progress: Progress) -> dict[str, Any]:
+def _eigenpairs(analysis: Analysis, progress: Progress) -> dict[str, Any]:
+    operator, settings = analysis.operator, analysis.settings
     count = settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0])
     asked = settings.tol or eps(operator.xp, operator.dtype) ** (2 / 3)
     goal = Goal(count, settings.which, asked, 1)
@@ -236,7 +253,14 @@ def _reached(pairs: EigenResult, operator: LinearOperator, asked: float, scale: 
     return np.asarray(pairs.residual_norms <= allowed)
 
 
-def _trace(operator: LinearOperator, settings: Settings, progress: Progress) -> dict[str, Any]:
+def _trace(analysis: Analysis, progress: Progress) -> dict[str, Any]:
+    operator, settings = analysis.operator, analysis.settings
+    # Who asks for probes wants to see what they do.
+    if analysis.known and settings.trace_probes is None:
+        exact = exact_trace(
+            operator, analysis.known, confidence=settings.confidence, seed=settings.seed
+        )
+        return {"trace": exact}
     with progress.bar("trace", settings.trace_probes) as advance:
         trace = hessops.trace(
             operator,
@@ -250,7 +274,8 @@ def _trace(operator: LinearOperator, settings: Settings, progress: Progress) -> 
     return {"trace": trace}
 
 
-def _density(operator: LinearOperator, settings: Settings, progress: Progress) -> dict[str, Any]:
+def _density(analysis: Analysis, progress: Progress) -> dict[str, Any]:
+    operator, settings = analysis.operator, analysis.settings
     total = settings.density_probes * settings.density_steps
     with progress.bar("density", total) as advance:
         density = hessops.spectral_density(

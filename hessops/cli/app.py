@@ -21,6 +21,7 @@ from hessops.cli.report import print_tables, require_writable, write_report
 from hessops.cli.sentence import sentence_of
 from hessops.cli.tables import missing_tables, tables_of
 from hessops.cli.target import load_target, on_device, parse_arguments, require_device
+from hessops.cli.threads import one_torch_thread
 from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
 from hessops.wrap import aslinearoperator
@@ -29,7 +30,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     help="The spectrum of any operator you can multiply with.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -44,7 +45,9 @@ _EXIT_CODES = (
 Output = Annotated[Path, typer.Option(help="Folder for report.json, density.png, report.html.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random probes; repeats a run.")]
 Device = Annotated[str | None, typer.Option(help="Device to move a model to, such as cuda.")]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+Traceback = Annotated[
+    bool, typer.Option("--traceback", metavar="", help="Show where an error came from.")
+]
 
 
 def _version(wanted: bool) -> None:
@@ -55,11 +58,17 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -76,13 +85,18 @@ def demo(
         settings.require_sound()
         require_writable(output)
         require_device(device)
-        with progress.busy("training a small network"):
-            trained = importlib.import_module("hessops_torch.demo").train_on_digits()
-        console.print(f"{trained.story}\n", markup=False)
-        problem = on_device((trained.model, trained.loss, trained.data), device)
-        operator = aslinearoperator(problem)
-        title = "Hessian of a network trained on handwritten digits"
-        _report(console, progress, operator, settings, output, "hessops demo", [], title, traceback)
+        with progress.busy("loading PyTorch"):
+            demonstration = importlib.import_module("hessops_torch.demo")
+        with one_torch_thread():
+            with progress.busy("training a small network"):
+                trained = demonstration.train_on_digits()
+            console.print(f"{trained.story}\n", markup=False)
+            problem = on_device((trained.model, trained.loss, trained.data), device)
+            operator = aslinearoperator(problem)
+            title = "Hessian of a network trained on handwritten digits"
+            _report(
+                console, progress, operator, settings, output, "hessops demo", [], title, traceback
+            )
 
 
 @app.command(epilog=_EXIT_CODES)
@@ -110,7 +124,12 @@ def analyze(
         int | None,
         typer.Option("--num-eigenvalues", "-k", help="How many; 5 where not given.", min=1),
     ] = None,
-    which: Annotated[str, typer.Option(help="LM, LA, SA or BE: which end of the spectrum.")] = "LM",
+    which: Annotated[
+        str,
+        typer.Option(
+            help="Which eigenvalues: LM largest in modulus, LA largest, SA smallest, BE both ends."
+        ),
+    ] = "LM",
     tol: Annotated[
         float | None, typer.Option(help="Residual norm of eigenpairs, relative to the largest.")
     ] = None,

@@ -11,6 +11,7 @@ import numpy as np
 
 from hessops.arrays import HostArray
 from hessops.density.spectral_density import SpectralDensity
+from hessops.results.counted import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,13 +79,9 @@ def caption(density: SpectralDensity) -> str:
     """
     probes, steps = density.nodes.shape
     return (
-        f"n = {density.dim:,} eigenvalues, {_counted(probes, 'probe')} x "
-        f"{_counted(steps, 'Lanczos step')}"
+        f"n = {density.dim:,} eigenvalues, {counted(probes, 'probe')} x "
+        f"{counted(steps, 'Lanczos step')}"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _bulk(density: SpectralDensity) -> tuple[float, float] | None:
@@ -122,7 +119,7 @@ def _draw_bulk(ax: Axes, density: SpectralDensity, bulk: tuple[float, float]) ->
     if np.all(np.isfinite(error)):
         low, high = np.maximum(mean - 2 * error, lowest), np.maximum(mean + 2 * error, lowest)
         ax.fill_between(grid, low, high, alpha=0.3, color=line.get_color(), linewidth=0)
-    label = f"eigenvalue (each node drawn {width:.1g} wide)"
+    label = f"eigenvalue (each node drawn {float(f'{width:.1g}'):g} wide)"
     ax.set(xlim=bulk, ylim=(lowest, top), xlabel=label)
     ax.locator_params(axis="x", nbins=5)
     ax.set_title(f"the shaded range: all but {_outside(density, bulk)}", fontsize="medium")
@@ -132,8 +129,9 @@ def _outside(density: SpectralDensity, bulk: tuple[float, float]) -> str:
     """Return how many eigenvalues lie outside of the bulk, with the standard error."""
     share = density.mean_of(lambda x: ((x < bulk[0]) | (x > bulk[1])).astype(np.float64))
     count, error = density.dim * float(share), density.dim * float(share.standard_error)
-    number = f"{count:,.0f}" if math.isnan(error) else f"{count:,.0f} ± {error:,.0f}"
-    return f"{number} eigenvalues"
+    certain = math.isnan(error) or round(error) == 0
+    number = f"{count:,.0f}" if certain else f"{count:,.0f} ± {error:,.0f}"
+    return f"{number} {'eigenvalue' if number == '1' else 'eigenvalues'}"
 
 
 def _spacing(density: SpectralDensity, bulk: tuple[float, float]) -> float:
@@ -156,7 +154,9 @@ def _mark(ax: Axes, eigenvalues: HostArray) -> None:
         np.full(len(shown), bottom),
         "^",
         color="tab:red",
+        # Whole, and above the line of the axis.
         clip_on=False,
+        zorder=3,
         label="eigenvalues computed",
     )
     ax.legend(frameon=False)

@@ -16,6 +16,8 @@ from typing import Any
 from rich import progress as rich_progress
 from rich.console import Console
 
+from hessops.results.counted import counted
+
 __all__ = ["Progress"]
 
 _FIRST, _INTERVAL = 2.0, 10.0
@@ -69,7 +71,7 @@ class Progress:
             task = shown.add_task(text, total=total, note="")
 
             def advance(state: Any) -> None:
-                parts = [f"{state.num_products} products", *([note(state)] if note else [])]
+                parts = [counted(state.num_products, "product"), *([note(state)] if note else [])]
                 shown.update(task, completed=state.num_products, note=", ".join(parts))
 
             yield advance
@@ -113,7 +115,7 @@ class _Lines:
         sys.stderr.flush()
 
     def _products(self) -> str:
-        return f", {self._num_products} products" if self._num_products else ""
+        return f", {counted(self._num_products, 'product')}" if self._num_products else ""
 
     def _so_far(self) -> str:
         seconds, count = time.monotonic() - self._start, self._num_products
@@ -124,4 +126,4 @@ class _Lines:
             left = max(self._total - count, 0) * seconds / count
             return f"{count} of {self._total:.0f} products, {so_far}, {left:.0f} s left"
         note = f", {self._note(self._latest)}" if self._note else ""
-        return f"{count} products{note}, {so_far}"
+        return f"{counted(count, 'product')}{note}, {so_far}"

@@ -22,7 +22,9 @@ from rich.table import Table
 import hessops
 from hessops.cli.analysis import Analysis
 from hessops.cli.picture import density_picture
-from hessops.cli.tables import ResultTable, missing_tables, tables_of
+from hessops.cli.provenance import provenance, provenance_text
+from hessops.cli.result_table import ResultTable
+from hessops.cli.tables import missing_tables, tables_of
 
 __all__ = ["print_tables", "require_writable", "write_report"]
 
@@ -34,9 +36,10 @@ def print_tables(console: Console, tables: list[ResultTable]) -> None:
     """Print tables of results, each with its error, its status and how to read it."""
     for result in tables:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for index, column in enumerate(result.header):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-        for row, marked in zip(result.rows, result.marked, strict=True):
+        header, *rows = _padded(result)
+        for column in header:
+            table.add_column(column, no_wrap=True)
+        for row, marked in zip(rows, result.marked, strict=True):
             table.add_row(*map(escape, row), style="bold red" if marked else None)
         console.print(result.title, style="bold", markup=False)
         # A name of a layer that does not fit would end in dots where there is no terminal.
@@ -51,6 +54,22 @@ def print_tables(console: Console, tables: list[ResultTable]) -> None:
         console.print()
     # What is behind a pipe may wait for it.
     console.file.flush()
+
+
+def _padded(result: ResultTable) -> list[tuple[str, ...]]:
+    """Return header and rows with all columns but the first to the right.
+
+    Rich would cut the spaces at the end of cells, which keep points below each other.
+    """
+    lines = [result.header, *result.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        tuple(
+            cell.rjust(width) if index else cell
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
 
 
 def require_writable(folder: Path) -> None:
@@ -111,7 +130,8 @@ def write_report(
     # The whole command stands below the title.
     title = title or Path(target).name
     folder.mkdir(parents=True, exist_ok=True)
-    document = _document(target, arguments, analysis)
+    run = provenance(analysis.seconds)
+    document = _document(target, arguments, analysis) | {"run": run}
     # A picture of an earlier analysis must not stand beside this one.
     (folder / "density.png").unlink(missing_ok=True)
     written = [folder / "report.json"]
@@ -122,7 +142,8 @@ def write_report(
         written.append(folder / "density.png")
         written[-1].write_bytes(picture)
     written.append(folder / "report.html")
-    written[-1].write_text(_page(title, target, arguments, analysis, picture), encoding="utf-8")
+    called = f"{_called(target, arguments, analysis)}\n{provenance_text(run)}"
+    written[-1].write_text(_page(title, called, analysis, picture), encoding="utf-8")
     return written
 
 
@@ -140,6 +161,8 @@ def _document(target: str, arguments: list[str], analysis: Analysis) -> dict[str
         "settings": asdict(analysis.settings),
         "converged": not analysis.missed() and not analysis.missing,
         "missing": dict(analysis.missing),
+        # Exact, where the density only estimates them.
+        "known": analysis.known_moments(),
     }
     for name, result in results.items():
         if result is not None:
@@ -183,9 +206,12 @@ $tables
 """)
 
 
-def _page(
-    title: str, target: str, arguments: list[str], analysis: Analysis, picture: bytes | None
-) -> str:
+def _called(target: str, arguments: list[str], analysis: Analysis) -> str:
+    given = f" with {', '.join(arguments)}" if arguments else ""
+    return f"{target}{given}; hessops {hessops.__version__}, seed {analysis.settings.seed}"
+
+
+def _page(title: str, called: str, analysis: Analysis, picture: bytes | None) -> str:
     image = ""
     if picture is not None:
         encoded = base64.b64encode(picture).decode("ascii")
@@ -194,12 +220,10 @@ def _page(
             "<p class='note'>The mean over probes; the band is two standard errors. Where no width "
             "is given, each node is drawn as wide as it is resolved.</p>"
         )
-    given = f" with {', '.join(arguments)}" if arguments else ""
-    called = f"{target}{given}; hessops {hessops.__version__}, seed {analysis.settings.seed}"
     return _PAGE.substitute(
         title=html.escape(title),
         operator=html.escape(repr(analysis.operator)),
-        called=html.escape(called),
+        called=html.escape(called).replace("\n", "<br>"),
         picture=image,
         tables="\n".join(map(_section, [*tables_of(analysis), *missing_tables(analysis)])),
     )

@@ -208,6 +208,7 @@ def _function(module: ModuleType, name: str, place: str) -> Callable[..., Any]:
 
 
 def _call(function: Callable[..., Any], arguments: dict[str, Any], target: str) -> Any:
+    _require_known(function, arguments, target)
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
@@ -219,6 +220,19 @@ def _call(function: Callable[..., Any], arguments: dict[str, Any], target: str) 
         return function(**arguments)
     except Exception as error:
         raise RuntimeError(f"{target} raised {type(error).__name__}: {error}") from error
+
+
+def _require_known(function: Callable[..., Any], arguments: dict[str, Any], target: str) -> None:
+    """Raise TypeError for a name that a function does not know, with the one that was meant."""
+    parameters = inspect.signature(function).parameters
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values()):
+        return
+    for name in arguments:
+        if name not in parameters:
+            near = difflib.get_close_matches(name, parameters, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            takes = f"it takes {', '.join(parameters)}" if parameters else "it takes no arguments"
+            raise TypeError(f"--arg {name}: {target} has no argument {name!r}{hint}; {takes}")
 
 
 def _prepared(obj: Any, target: str, params: Sequence[str], device: str | None) -> Any:

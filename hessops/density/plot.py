@@ -51,7 +51,7 @@ def plot_density(
     ax.set_ylim(lowest, 3 * float(mean.max()))
     ax.set_xlim(grid[0], grid[-1])
     ax.set_xlabel("eigenvalue")
-    ax.set_ylabel("density")
+    ax.set_ylabel("density (integrates to 1)")
     return ax
 
 
@@ -123,6 +123,7 @@ def mark_eigenvalues(ax: Axes, values: HostArray, errors: HostArray) -> Axes:
         markersize=5,
         elinewidth=1,
         color="black",
+        clip_on=False,
         transform=ax.get_xaxis_transform(),
         label="outermost eigenvalues",
     )

@@ -8,6 +8,8 @@ import numpy as np
 
 from hessops.arrays import Array, HostArray, to_numpy
 from hessops.result import Interval, Result
+from hessops.results.counted import counted
+from hessops.results.numbers import estimate_text
 from hessops.statistics import t_quantile
 
 __all__ = ["DiagonalResult"]
@@ -72,8 +74,9 @@ class DiagonalResult(Result):
         return Interval(values - half, values + half)
 
     def __str__(self) -> str:
-        vectors = "vectors" if self.method == "exact" else "probes"
+        vectors = "vector" if self.method == "exact" else "probe"
         return (
-            f"diagonal of {self.dim} entries, norm {self.norm:.6g} ± {self.norm_error:.2g} "
-            f"({self.method} with {self.num_probes} {self.probe} {vectors}, {self._cost()})"
+            f"diagonal of {self.dim} entries, norm {estimate_text(self.norm, self.norm_error)} "
+            f"({self.method} with {counted(self.num_probes, f'{self.probe} {vectors}')}, "
+            f"{self._cost()})"
         )

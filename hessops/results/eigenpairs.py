@@ -9,6 +9,8 @@ import numpy as np
 from hessops.arrays import Array, HostArray
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.result import Result
+from hessops.results.counted import counted
+from hessops.results.numbers import errors_in_column, values_in_column
 
 __all__ = ["EigenResult", "error_bounds"]
 
@@ -39,14 +41,18 @@ class EigenResult(Result):
     error_bounds: HostArray
 
     def __str__(self) -> str:
+        columns = (
+            values_in_column(list(self.eigenvalues), list(self.error_bounds)),
+            errors_in_column(list(self.residual_norms)),
+            errors_in_column(list(self.error_bounds)),
+        )
         rows = [
-            f"{value:15.8g}   residual {residual:8.2g}   error bound {bound:8.2g}"
-            for value, residual, bound in zip(
-                self.eigenvalues, self.residual_norms, self.error_bounds, strict=True
-            )
+            f"      {value}   residual {residual}   error bound {bound}"
+            for value, residual, bound in zip(*columns, strict=True)
         ]
-        pairs = "1 eigenpair" if len(rows) == 1 else f"{len(rows)} eigenpairs"
-        return "\n".join([f"{pairs} ({self._cost()}); {self.status}", *rows])
+        return "\n".join(
+            [f"{counted(len(rows), 'eigenpair')} ({self._cost()}); {self.status}", *rows]
+        )
 
 
 def error_bounds(

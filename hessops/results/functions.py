@@ -8,8 +8,18 @@ import numpy as np
 
 from hessops.arrays import Array, HostArray
 from hessops.result import Interval, Result
+from hessops.results.counted import counted
+from hessops.results.numbers import interval_text
+from hessops.results.quadrature_text import headline, is_resolved, statistics_text
 
-__all__ = ["MatrixFunctionResult", "TraceFunctionResult"]
+__all__ = ["LOWER_BOUND", "MatrixFunctionResult", "TraceFunctionResult"]
+
+LOWER_BOUND = (
+    "a lower bound of the spectrum, interval=(low, high): a shift that was added to a positive "
+    "semidefinite operator, or what hessops.eigsh(A, 1, which='SA') shows, its eigenvalue less its "
+    "error bound"
+)
+"""How to find what keeps the spectrum away from where a function is singular."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,15 +87,27 @@ class TraceFunctionResult(Result):
     control_degree: int = 0
 
     def __str__(self) -> str:
-        low, high = self.interval
-        bracket = f"[{self.bracket.low:.6g}, {self.bracket.high:.6g}]"
-        trust = "" if self.converged else "; not to be trusted"
+        name, resolved = f"tr {self.function}(A)", self.resolved
+        probes = counted(self.num_probes, f"{self.probe} probe")
+        said = statistics_text(self.interval, self.confidence, resolved=resolved)
         return (
-            f"tr {self.function}(A) = {self.value:.6g} ± {self.standard_error:.2g} "
-            f"({self.confidence:.0%} interval [{low:.6g}, {high:.6g}]; quadrature between {bracket}, "
-            f"{self.bracket_kind}; {self.num_probes} {self.probe} probes, {self.num_steps} steps, "
-            f"{self._cost()}){trust}"
+            f"{headline(name, self.value, self.standard_error, resolved=resolved)} "
+            f"({said} between {interval_text(*self.bracket)}, {self.bracket_kind}; {probes}, "
+            f"{counted(self.num_steps, 'step')}, {self._cost()}){self._advice()}"
         )
+
+    @property
+    def resolved(self) -> bool:
+        """Return whether the quadrature leaves no more open than the probes do."""
+        return is_resolved(self.interval, self.bracket, converged=self.converged)
+
+    def _advice(self) -> str:
+        """Return, in a line of its own, what to do about a value that is not as asked for."""
+        if self.converged:
+            return ""
+        if not self.resolved and self.bracket_kind == "open":
+            return f"\n    give {LOWER_BOUND}"
+        return f"\n    {self.status}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,5 +140,5 @@ class MatrixFunctionResult(Result):
     def __str__(self) -> str:
         return (
             f"{self.function}(A) v of shape {tuple(self.value.shape)}: largest {self.error_kind} "
-            f"{np.max(self.errors):.2g} after {self.num_steps} steps ({self._cost()})"
+            f"{np.max(self.errors):.2g} after {counted(self.num_steps, 'step')} ({self._cost()})"
         )

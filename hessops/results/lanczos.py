@@ -10,6 +10,7 @@ from scipy.linalg import eigh_tridiagonal
 
 from hessops.arrays import Array, HostArray
 from hessops.result import Result
+from hessops.results.counted import counted
 
 __all__ = ["LanczosResult"]
 
@@ -84,7 +85,7 @@ class LanczosResult(Result):
     def __str__(self) -> str:
         values, _ = self.ritz()
         return (
-            f"Lanczos: {len(self.alphas)} steps, Ritz values in [{values[0]:.6g}, "
+            f"Lanczos: {counted(len(self.alphas), 'step')}, Ritz values in [{values[0]:.6g}, "
             f"{values[-1]:.6g}], residual norm {self.residual_norm:.2g} ({self._cost()})"
         )
 

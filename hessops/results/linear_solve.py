@@ -8,6 +8,7 @@ import numpy as np
 
 from hessops.arrays import Array, HostArray
 from hessops.result import Result
+from hessops.results.counted import counted
 
 __all__ = ["LinearSolveResult"]
 
@@ -53,6 +54,6 @@ class LinearSolveResult(Result):
         sides = "one right-hand side" if count == 1 else f"{count} right-hand sides"
         return (
             f"{self.method} for {sides}: largest relative {kind} "
-            f"{np.max(self.residual_norms):.2g} after {self.num_steps} steps ({self._cost()}); "
-            f"{self.status}"
+            f"{np.max(self.residual_norms):.2g} after {counted(self.num_steps, 'step')} "
+            f"({self._cost()}); {self.status}"
         )

@@ -6,9 +6,19 @@ without a probability; what holds but for unlucky start vectors says how unlikel
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hessops.result import Interval, Result
+from hessops.results.counted import counted
+from hessops.results.numbers import (
+    at_least_text,
+    at_most_text,
+    estimate_cells,
+    estimate_text,
+    interval_text,
+)
+from hessops.results.quadrature_text import headline, is_resolved, statistics_text
 
 __all__ = [
     "ConditionNumberResult",
@@ -48,11 +58,10 @@ class FrobeniusNormResult(Result):
     probe: str
 
     def __str__(self) -> str:
-        low, high = self.interval
         return (
-            f"Frobenius norm = {self.value:.6g} ± {self.standard_error:.2g} "
-            f"({self.confidence:.0%} interval [{low:.6g}, {high:.6g}]; "
-            f"{self.num_probes} {self.probe} probes, {self._cost()})"
+            f"Frobenius norm = {estimate_text(self.value, self.standard_error)} "
+            f"({self.confidence:.0%} interval {interval_text(*self.interval)}; "
+            f"{counted(self.num_probes, f'{self.probe} probe')}, {self._cost()})"
         )
 
 
@@ -102,14 +111,14 @@ class SchattenNormResult(Result):
     num_steps: int
 
     def __str__(self) -> str:
-        low, high = self.interval
-        bracket = f"[{self.bracket.low:.6g}, {self.bracket.high:.6g}]"
-        trust = "" if self.converged else "; not to be trusted"
+        resolved = is_resolved(self.interval, self.bracket, converged=self.converged)
+        name, probes = _norm_name(self.p), counted(self.num_probes, f"{self.probe} probe")
+        said = statistics_text(self.interval, self.confidence, resolved=resolved)
+        failure = "" if self.converged else f"\n    {self.status}"
         return (
-            f"{_norm_name(self.p)} = {self.value:.6g} ± {self.standard_error:.2g} "
-            f"({self.confidence:.0%} interval [{low:.6g}, {high:.6g}]; quadrature between {bracket}, "
-            f"{self.bracket_kind}; {self.num_probes} {self.probe} probes, {self.num_steps} steps, "
-            f"{self._cost()}){trust}"
+            f"{headline(name, self.value, self.standard_error, resolved=resolved)} "
+            f"({said} between {interval_text(*self.bracket)}, {self.bracket_kind}; {probes}, "
+            f"{counted(self.num_steps, 'step')}, {self._cost()}){failure}"
         )
 
 
@@ -139,8 +148,10 @@ class SpectralNormResult(Result):
 
     def __str__(self) -> str:
         return (
-            f"spectral norm = {self.value:.8g} (certified at least {self.lower_bound:.8g}, at most "
-            f"{self.upper_bound:.8g} with probability {1 - self.failure:.6g}; {self._cost()})"
+            f"spectral norm = {estimate_cells(self.value, self.upper_bound - self.lower_bound)[0]} "
+            f"(certified at least {at_least_text(self.lower_bound)}, at most "
+            f"{at_most_text(self.upper_bound)} with probability {1 - self.failure:.6g}; "
+            f"{self._cost()})"
         )
 
 
@@ -178,9 +189,16 @@ class ConditionNumberResult(Result):
     num_steps: int
 
     def __str__(self) -> str:
+        if math.isinf(self.upper_bound):
+            return (
+                f"condition number >= {at_least_text(self.lower_bound)} (certified; nothing excludes "
+                f"the eigenvalue 0, so there is no upper bound; {self._cost()})"
+            )
         return (
-            f"condition number = {self.value:.6g} (certified at least {self.lower_bound:.6g}, at most "
-            f"{self.upper_bound:.6g} with probability {1 - self.failure:.6g}; {self._cost()})"
+            f"condition number = {estimate_cells(self.value, self.upper_bound - self.lower_bound)[0]} "
+            f"(certified at least {at_least_text(self.lower_bound)}, at most "
+            f"{at_most_text(self.upper_bound)} with probability {1 - self.failure:.6g}; "
+            f"{self._cost()})"
         )
 
 
@@ -230,13 +248,14 @@ class EigenvalueCountResult(Result):
     probe: str
 
     def __str__(self) -> str:
-        low, high = self.interval
-        bracket = f"[{self.bracket.low:.4g}, {self.bracket.high:.4g}]"
-        trust = "" if self.converged else "; not to be trusted"
+        resolved = is_resolved(self.interval, self.bracket, converged=self.converged)
+        probes = counted(self.num_probes, f"{self.probe} probe")
+        said = statistics_text(self.interval, self.confidence, resolved=resolved)
+        failure = "" if self.converged else f"\n    {self.status}"
         return (
-            f"{self.value:.6g} ± {self.standard_error:.2g} of {self.dim} ({self.confidence:.0%} "
-            f"interval [{low:.6g}, {high:.6g}]; quadrature between {bracket}; {self.num_probes} "
-            f"{self.probe} probes, {self.num_steps} steps, {self._cost()}){trust}"
+            f"{headline('', self.value, self.standard_error, resolved=resolved)} of {self.dim} "
+            f"({said} between {interval_text(*self.bracket)}; {probes}, "
+            f"{counted(self.num_steps, 'step')}, {self._cost()}){failure}"
         )
 
 

@@ -8,7 +8,9 @@ import numpy as np
 
 from hessops.arrays import Array, HostArray
 from hessops.result import Result
+from hessops.results.counted import counted
 from hessops.results.eigenpairs import error_bounds
+from hessops.results.numbers import errors_in_column, values_in_column
 
 __all__ = ["SingularResult", "singular_error_bounds"]
 
@@ -42,14 +44,18 @@ class SingularResult(Result):
     error_bounds: HostArray
 
     def __str__(self) -> str:
+        columns = (
+            values_in_column(list(self.singular_values), list(self.error_bounds)),
+            errors_in_column(list(self.residual_norms)),
+            errors_in_column(list(self.error_bounds)),
+        )
         rows = [
-            f"{value:15.8g}   residual {residual:8.2g}   error bound {bound:8.2g}"
-            for value, residual, bound in zip(
-                self.singular_values, self.residual_norms, self.error_bounds, strict=True
-            )
+            f"      {value}   residual {residual}   error bound {bound}"
+            for value, residual, bound in zip(*columns, strict=True)
         ]
-        triplets = "1 singular triplet" if len(rows) == 1 else f"{len(rows)} singular triplets"
-        return "\n".join([f"{triplets} ({self._cost()}); {self.status}", *rows])
+        return "\n".join(
+            [f"{counted(len(rows), 'singular triplet')} ({self._cost()}); {self.status}", *rows]
+        )
 
 
 def singular_error_bounds(

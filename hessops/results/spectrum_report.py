@@ -10,12 +10,19 @@ from hessops.arrays import HostArray
 from hessops.density.deflated_density import DeflatedDensity
 from hessops.density.deflation import Deflation
 from hessops.result import Estimate, Interval
-from hessops.results.functions import TraceFunctionResult
+from hessops.results.functions import LOWER_BOUND, TraceFunctionResult
 from hessops.results.norms import (
     ConditionNumberResult,
     EigenvalueCountResult,
     FrobeniusNormResult,
     SpectralNormResult,
+)
+from hessops.results.numbers import (
+    at_least_text,
+    at_most_text,
+    estimate_cells,
+    interval_text,
+    number_text,
 )
 
 __all__ = ["Finding", "findings", "written"]
@@ -144,21 +151,24 @@ def _eigenvalues(spectrum: _Numbers) -> Iterator[Finding]:
             advice = f"the {end} eigenvalue has a residual norm of {residuals[place]:.1g}"
         # What is rounding is not written out.
         value = values[place] if abs(values[place]) > spectrum.rounding else 0.0
-        yield Finding(name, f"{value:.8g}", f"± {bounds[place]:.1g}", kind, advice)
+        shown, error = estimate_cells(float(value), float(bounds[place]), digits=1)
+        yield Finding(name, shown, f"± {error}", kind, advice)
 
 
 def _bounds(spectrum: _Numbers) -> Finding:
     low, high = spectrum.bounds
-    kind = "certified: the basis is complete"
-    if not spectrum.filled:
-        kind = f"probable: fails by a chance of {spectrum.failure:g}"
-    return Finding("all eigenvalues in", f"[{low:.6g}, {high:.6g}]", "", kind)
+    if spectrum.filled:
+        kind = "certified: the basis is complete"
+        return Finding("all eigenvalues in", f"[{number_text(low)}, {number_text(high)}]", "", kind)
+    kind = f"probable: fails by a chance of {spectrum.failure:g}"
+    return Finding("all eigenvalues in", f"[{at_least_text(low)}, {at_most_text(high)}]", "", kind)
 
 
 def _norm(spectrum: _Numbers) -> Finding:
     norm = spectrum.spectral_norm
-    within = f"[{norm.lower_bound:.6g}, {norm.upper_bound:.6g}]"
-    return Finding("spectral norm", f"{norm.value:.8g}", within, "certified low, probable high")
+    within = interval_text(norm.lower_bound, norm.upper_bound)
+    value = estimate_cells(norm.value, norm.upper_bound - norm.lower_bound)[0]
+    return Finding("spectral norm", value, within, "certified low, probable high")
 
 
 def _trace(spectrum: _Numbers) -> Finding:
@@ -175,17 +185,19 @@ def _trace(spectrum: _Numbers) -> Finding:
 
 def _moments(spectrum: _Numbers) -> Iterator[Finding]:
     mean = spectrum.mean
-    scale = 1 / spectrum.dim
-    low, high = spectrum.trace.interval
+    low, high = (float(end) / spectrum.dim for end in spectrum.trace.interval)
     yield Finding(
         "mean eigenvalue",
-        f"{float(mean):.6g}",
-        _interval(Interval(low * scale, high * scale)),
+        estimate_cells(float(mean), float(spectrum.trace.standard_error) / spectrum.dim)[0],
+        interval_text(low, high),
         "interval of the trace, divided by n",
     )
     norm = spectrum.frobenius_norm
     yield Finding(
-        "Frobenius norm", f"{norm.value:.6g}", _interval(norm.interval), _scatter(spectrum)
+        "Frobenius norm",
+        estimate_cells(norm.value, norm.standard_error)[0],
+        interval_text(*norm.interval),
+        _scatter(spectrum),
     )
     yield Finding(
         "effective rank",
@@ -198,53 +210,64 @@ def _log_determinant(spectrum: _Numbers) -> Finding:
     result = spectrum.log_determinant
     if result is None:
         return Finding("log-determinant", "none", "", "not positive definite to rounding")
+    value = estimate_cells(result.value, result.standard_error)[0]
+    if not result.converged:
+        return Finding("log-determinant", f"about {value}", *_unresolved(result))
     kind = f"95 % interval; quadrature within {result.quadrature_error:.1g}, {result.bracket_kind}"
+    return Finding("log-determinant", value, interval_text(*result.interval), kind)
+
+
+def _unresolved(result: TraceFunctionResult) -> tuple[str, str, str]:
+    """Return, in place of an interval that would not hold, what is wrong and what helps."""
+    kind = f"quadrature may be off by {result.quadrature_error:.1g}, more than the probes scatter"
+    advice = "the log-determinant is not to be trusted: more steps"
     if math.isinf(result.quadrature_error):
-        kind = "95 % interval, of which quadrature may be off by any amount: 0 is not excluded"
-    advice = "" if result.converged else "the log-determinant is not to be trusted: more steps"
-    return Finding(
-        "log-determinant", f"{result.value:.6g}", _interval(result.interval), kind, advice
-    )
+        kind = "quadrature may be off by any amount: 0 is not excluded"
+        advice = f"the log-determinant is not to be trusted: more steps, or {LOWER_BOUND}"
+    return "not resolved", kind, advice
 
 
 def _condition(spectrum: _Numbers) -> Finding:
     result = spectrum.condition_number
     if result is None:
         return Finding("condition number", "none", "", "not definite, or zero")
-    advice = ""
-    if math.isinf(result.upper_bound) and math.isfinite(result.value):
-        advice = "nothing excludes the eigenvalue 0 yet, which the condition number needs"
+    if math.isinf(result.upper_bound):
+        kind, advice = "certified: a lower bound, there is no upper one", ""
+        if math.isfinite(result.value):
+            advice = "nothing excludes the eigenvalue 0 yet, which the condition number needs"
+        value = f">= {at_least_text(result.lower_bound)}"
+        return Finding("condition number", value, "", kind, advice)
     return Finding(
         "condition number",
-        f"{result.value:.6g}",
-        f"[{result.lower_bound:.6g}, {result.upper_bound:.6g}]",
+        estimate_cells(result.value, result.upper_bound - result.lower_bound)[0],
+        interval_text(result.lower_bound, result.upper_bound),
         "certified low, probable high",
-        advice,
     )
 
 
 def _negative(spectrum: _Numbers) -> Finding:
     if spectrum.semidefinite:
-        return Finding("eigenvalues below 0", "none", "", "declared positive semidefinite")
+        return Finding(
+            "eigenvalues below 0", "none", "", "declared positive semidefinite, not computed"
+        )
     count = spectrum.count_below(0.0)
     low, high = count.bracket
-    kind = f"95 % interval; the steps taken leave [{low:.4g}, {high:.4g}] open"
+    kind = f"95 % interval; the steps taken leave {interval_text(low, high)} open"
     advice = ""
     if not count.converged:
         advice = f"on which side of 0 {high - low:.3g} eigenvalues are takes more steps"
     return Finding(
-        "eigenvalues below 0", f"{count.value:.6g}", _interval(count.interval), kind, advice
+        "eigenvalues below 0",
+        estimate_cells(count.value, count.standard_error)[0],
+        interval_text(*count.interval),
+        kind,
+        advice,
     )
 
 
 def _estimated(estimate: Estimate) -> tuple[str, str]:
-    return f"{float(estimate):.6g}", _interval(estimate.interval)
-
-
-def _interval(interval: Interval) -> str:
-    if math.isinf(float(interval.high)) or math.isnan(float(interval.high)):
-        return "unknown"
-    return f"[{float(interval.low):.6g}, {float(interval.high):.6g}]"
+    value = estimate_cells(float(estimate), float(estimate.standard_error))[0]
+    return value, interval_text(*map(float, estimate.interval))
 
 
 def _scatter(spectrum: _Numbers) -> str:

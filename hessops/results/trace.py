@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hessops.result import Estimate, Interval, Result
+from hessops.results.counted import counted
+from hessops.results.numbers import estimate_text, interval_text
 
 __all__ = ["TraceResult"]
 
@@ -58,10 +60,9 @@ class TraceResult(Result):
     sections: Mapping[str, Estimate] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        low, high = self.interval
+        vectors = "vector" if self.method == "exact" else "probe"
         return (
-            f"trace = {self.value:.6g} ± {self.standard_error:.2g} "
-            f"({self.confidence:.0%} interval [{low:.6g}, {high:.6g}]; {self.method} with "
-            f"{self.num_probes} {self.probe} {'vectors' if self.method == 'exact' else 'probes'}, "
-            f"{self._cost()})"
+            f"trace = {estimate_text(self.value, self.standard_error)} "
+            f"({self.confidence:.0%} interval {interval_text(*self.interval)}; {self.method} with "
+            f"{counted(self.num_probes, f'{self.probe} {vectors}')}, {self._cost()})"
         )

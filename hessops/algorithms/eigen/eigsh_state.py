@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.arrays import HostArray, eps
 from hessops.blocks.basis import Basis
 from hessops.results.eigenpairs import error_bounds
@@ -60,6 +61,8 @@ class EigshState:
     num_restarts: int
     basis: Basis
     orthogonality: float = math.nan
+
+    __repr__ = one_line
 
     @property
     def filled(self) -> bool:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessops.algorithms._common import start_norms
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.eigen._bidiagonal import Bidiagonal, SmallTriplets
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.arrays import Array, HostArray, eps
@@ -82,6 +83,8 @@ class SvdsState:
     num_restarts: int
     left: Basis
     right: Basis
+
+    __repr__ = one_line
 
     @property
     def filled(self) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
 from hessops.algorithms.solvers._lock_step import preconditioned, require_definite
 from hessops.arrays import Array, HostArray, eps, is_complex
@@ -67,6 +68,8 @@ class LobpcgState:
     X: Array
     product: Array
     size: float
+
+    __repr__ = one_line
 
 
 def lobpcg_steps(

@@ -29,6 +29,7 @@ from hessops.algorithms._common import (
     start_block,
     warn_if_failed,
 )
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.eigen._rayleigh_ritz import rayleigh_ritz
 from hessops.algorithms.eigen._ties import TRUSTED, describe_ties, two_block_pairs
 from hessops.arrays import Array, HostArray
@@ -78,6 +79,8 @@ class PowerState:
     X: Array
     product: Array
     previous: PowerState | None
+
+    __repr__ = one_line
 
 
 def power_iteration(

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from hessops.agreement import to_host
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
 from hessops.arrays import Array, HostArray
 from hessops.blocks.basis import Basis
@@ -55,6 +56,8 @@ class LanczosFAState:
     norms: HostArray
     operator: LinearOperator
     start: Array
+
+    __repr__ = one_line
 
     @property
     def step(self) -> int:

@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.functions.gauss_brackets import BracketKind, GaussBrackets, worst
 from hessops.algorithms.functions.polynomial_control import PolynomialControl
 from hessops.algorithms.krylov.lanczos import lanczos_steps
@@ -56,6 +57,8 @@ class QuadratureState:
     complete: bool
     blocks: tuple[GaussBrackets, ...]
     power_traces: tuple[float, ...] = ()
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

@@ -28,6 +28,7 @@ from hessops.algorithms._common import (
     start_norms,
     start_vector,
 )
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.krylov._recurrence import Recurrence
 from hessops.algorithms.krylov._reorthogonalize import (
     Reorthogonalize,
@@ -96,6 +97,8 @@ class LanczosState:
     basis: Basis | None
     orthogonality: float = math.nan
     num_inner_products: int = 0
+
+    __repr__ = one_line
 
     @property
     def residual(self) -> Array:

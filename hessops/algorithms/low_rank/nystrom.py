@@ -17,6 +17,7 @@ from scipy.linalg import solve_triangular
 
 from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import self_adjoint_operator, warn_if_failed
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.low_rank._rank_plan import RankPlan
 from hessops.algorithms.low_rank._sketch_error import ErrorProbes
 from hessops.algorithms.low_rank.range_finder import orthonormal_remainder, product_in_blocks
@@ -55,6 +56,8 @@ class NystromState:
     basis: Array
     product: Array
     coefficients: HostArray
+
+    __repr__ = one_line
 
 
 def nystrom(

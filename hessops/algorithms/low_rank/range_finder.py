@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._one_line import one_line
 from hessops.arrays import Array, eps, to_numpy
 from hessops.blocks.orthogonalize import orthonormalize
 from hessops.blocks.rounding import rounding
@@ -58,6 +59,8 @@ class RangeState:
     num_blocks: int
     finished: bool
     exhausted: bool
+
+    __repr__ = one_line
 
 
 def range_finder_steps(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.arrays import Array, HostArray
 from hessops.space import Space
 
@@ -53,6 +54,8 @@ class LinearSolveState:
     curvature: float = math.nan
     _active: Array = field(repr=False, kw_only=True)
     _finished: Array | None = field(repr=False, kw_only=True)
+
+    __repr__ = one_line
 
     @property
     def solution(self) -> Array:

@@ -17,6 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.eigen._block_tridiagonal import SmallPairs
 from hessops.algorithms.eigen.thick_restart import ThickRestart
 from hessops.algorithms.functions.quadrature import checkpoint
@@ -73,6 +74,8 @@ class BlockKrylovState:
     breadth: int
     scale: float
     pairs: SmallPairs
+
+    __repr__ = one_line
 
     @property
     def filled(self) -> bool:

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.functions.quadrature import checkpoint
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
 from hessops.algorithms.spectrum.block_krylov import BlockKrylovState, block_krylov_steps
@@ -54,6 +55,8 @@ class SpectrumState:
     dim: int
     compressions: tuple[Compression, ...]
     block: BlockKrylovState | None
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

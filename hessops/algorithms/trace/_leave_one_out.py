@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.arrays import Array, HostArray
 from hessops.statistics import length, t_quantile
 
@@ -101,6 +102,8 @@ class LeaveOneOutState:
     num_probes: int
     leave_one_out: LeaveOneOut
     products: Array
+
+    __repr__ = one_line
 
     def estimate(self) -> float:
         """Return the estimate of the trace."""

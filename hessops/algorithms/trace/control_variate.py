@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._control_split import (
     Likeness,
     control_operator,
@@ -129,6 +130,8 @@ class ControlState:
     pairs: HostArray
     extra: HostArray
     control: Control
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

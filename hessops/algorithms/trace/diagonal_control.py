@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._control_split import (
     Likeness,
     control_operator,
@@ -166,6 +167,8 @@ class DiagonalControlState:
     freedom: float | Array
     norm: float
     error_norm: float
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._entry_moments import entry_norms
 from hessops.arrays import Array, eps
 from hessops.operator import LinearOperator
@@ -40,6 +41,8 @@ class ExactDiagonalState:
     standard_errors: Array
     norm: float
     error_norm: float
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.arrays import HostArray, eps, to_numpy
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
@@ -36,6 +37,8 @@ class ExactTraceState:
     num_products: int
     sums: HostArray
     rounding: HostArray
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import strata
 from hessops.arrays import HostArray, to_numpy
@@ -54,6 +55,8 @@ class HutchinsonState:
     num_products: int
     moments: MeanVariance
     num_samples: tuple[float, ...]
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

@@ -13,6 +13,7 @@ from itertools import chain
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norms, entry_samples
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import strata
@@ -45,6 +46,8 @@ class DiagonalState:
     moments: EntryMoments
     norm: float
     error_norm: float
+
+    __repr__ = one_line
 
     @property
     def num_probes(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import multiplied
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
 from hessops.arrays import Array, HostArray, eps, to_numpy
@@ -50,6 +51,8 @@ class DeflatedState(HutchinsonState):
     known: HostArray = field(default_factory=lambda: np.zeros(1))
     num_directions: int = 0
     rounding: float = 0.0
+
+    __repr__ = one_line
 
     def standard_error(self, column: int = 0) -> float:
         """Return the standard error that the probes and rounding leave."""

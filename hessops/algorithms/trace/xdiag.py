@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.algorithms.trace.xtrace import MOST, removed_directions
 from hessops.arrays import Array, HostArray, eps, is_complex, namespace, to_numpy
@@ -59,6 +60,8 @@ class XDiagState:
     standard_errors: Array
     norm: float
     error_norm: float
+
+    __repr__ = one_line
 
 
 def xdiag_steps(
