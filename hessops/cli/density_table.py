@@ -41,11 +41,14 @@ def density_table(
         "median": (density.quantile(0.5), density.quantile_bracket(0.5)),
         "99 % quantile": (density.quantile(0.99), density.quantile_bracket(0.99)),
     }
+    intervals = {name: replace(e, confidence=confidence).interval for name, (e, _) in named.items()}
+    for name, q in (("median", 0.5), ("99 % quantile", 0.99)):
+        intervals[name] = density.quantile_interval(q, confidence)
     exact = [name in known for name in named]
     values, halves = estimates_in_column(
         [known.get(name, float(estimate)) for name, (estimate, _) in named.items()],
         [
-            0.0 if name in known else _half_width(estimate, confidence)
+            0.0 if name in known else _half_width(estimate, intervals[name])
             for name, (estimate, _) in named.items()
         ],
     )
@@ -64,10 +67,9 @@ def density_table(
     return result_table(title, columns, _note(density, known), result=density)
 
 
-def _half_width(estimate: Estimate, confidence: float) -> float:
-    """Return half of Student's interval: of so few probes, far more than two standard errors."""
-    low, high = replace(estimate, confidence=confidence).interval
-    return max(float(high) - float(estimate), float(estimate) - float(low))
+def _half_width(estimate: Estimate, interval: Interval) -> float:
+    """Return half of an interval: of so few probes, far more than two standard errors."""
+    return max(float(interval.high) - float(estimate), float(estimate) - float(interval.low))
 
 
 def _note(density: SpectralDensity, known: Mapping[str, float]) -> str:
@@ -75,8 +77,8 @@ def _note(density: SpectralDensity, known: Mapping[str, float]) -> str:
     probes, steps = density.nodes.shape
     note = (
         f"{counted(probes, 'probe')} x {counted(steps, 'Lanczos step')}, nodes from {low:.6g} to "
-        f"{high:.6g}. The interval is of the probes, by Student's t; more steps would narrow what the "
-        "last column shows."
+        f"{high:.6g}. The interval is of the probes, by Student's t; a quantile's holds what is not "
+        "resolved, too: the last column, which more steps would narrow."
     )
     if known:
         return f"{note} What is exact comes from the entries of the matrix."
