@@ -437,17 +437,23 @@ def test_quantile_intervals_hold(name, num_probes, num_steps):
     eigenvalues = np.sort(QUANTILES[name])
     A = problems.matrix_of(eigenvalues)
     for q in (0.1, 0.5, 0.8, 0.99):
-        truth, held = np.quantile(eigenvalues, q, method="inverted_cdf"), 0
+        truth = np.quantile(eigenvalues, q, method="inverted_cdf")
+        held = shares_held = 0
         for seed in range(200):
             density = hessops.spectral_density(
                 A, num_probes=num_probes, num_steps=num_steps, rng=seed
             )
             interval, estimate = density.quantile_interval(q), density.quantile(q)
+            low, high = density.cdf_interval(truth)
+            shares_held += low <= np.mean(eigenvalues <= truth) and high >= np.mean(
+                eigenvalues < truth
+            )
             held += interval.low <= truth <= interval.high
             # What is printed as value and error says no less.
             assert estimate.interval.low <= interval.low + density.rounding
             assert interval.high <= estimate.interval.high + density.rounding
         assert held / 200 >= 0.91
+        assert shares_held / 200 >= 0.91
 
 
 @pytest.mark.parametrize("probe", ["rademacher", "normal"])

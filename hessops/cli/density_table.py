@@ -42,6 +42,7 @@ def density_table(
         "99 % quantile": (density.quantile(0.99), density.quantile_bracket(0.99)),
     }
     intervals = {name: replace(e, confidence=confidence).interval for name, (e, _) in named.items()}
+    intervals["share below zero"] = density.cdf_interval(0.0, confidence)
     for name, q in (("median", 0.5), ("99 % quantile", 0.99)):
         intervals[name] = density.quantile_interval(q, confidence)
     exact = [name in known for name in named]
@@ -77,8 +78,8 @@ def _note(density: SpectralDensity, known: Mapping[str, float]) -> str:
     probes, steps = density.nodes.shape
     note = (
         f"{counted(probes, 'probe')} x {counted(steps, 'Lanczos step')}, nodes from {low:.6g} to "
-        f"{high:.6g}. The interval is of the probes, by Student's t; a quantile's holds what is not "
-        "resolved, too: the last column, which more steps would narrow."
+        f"{high:.6g}. Intervals are of the probes, by Student's t; those of shares and quantiles hold "
+        "what is not resolved, too: the last column, which more steps would narrow."
     )
     if known:
         return f"{note} What is exact comes from the entries of the matrix."

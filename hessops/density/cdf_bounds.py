@@ -89,6 +89,26 @@ class Rules(NamedTuple):
             np.asarray(high.value + errors * high.standard_error),
         )
 
+    def quantiles(self, shares: HostArray) -> HostArray:
+        """Return the quantiles of the mean over probes.
+
+        Parameters
+        ----------
+        shares : numpy.ndarray
+            Between 0 and 1.
+
+        Returns
+        -------
+        numpy.ndarray
+            Nodes, of the shape of `shares`.
+        """
+        used = self.weights.ravel() > 0
+        nodes, weights = self.nodes.ravel()[used], self.weights.ravel()[used]
+        order = np.argsort(nodes)
+        sums = np.cumsum(weights[order]) / np.sum(weights)
+        indices = np.searchsorted(sums, shares * (1 - _ROUNDING_OF_SUMS))
+        return np.asarray(nodes[order][np.minimum(indices, len(nodes) - 1)])
+
     def _of_probe(self, index: int, points: HostArray) -> tuple[HostArray, HostArray]:
         used = self.weights[index] > 0
         nodes, sums = self.nodes[index][used], np.cumsum(self.weights[index][used])

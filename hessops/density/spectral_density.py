@@ -173,7 +173,7 @@ class SpectralDensity(Result):
         inside = (shares >= 0) & (shares <= 1)
         if not np.all(inside):
             raise ValueError(f"q={shares[~inside].flat[0]} must lie between 0 and 1")
-        values = _quantile(self.nodes, self.weights, shares)
+        values = self._rules.quantiles(shares)
         freedom, error = len(self.nodes) - 1, np.full_like(values, math.nan)
         if freedom > 0:
             ends = self._quantile_intervals(list(shares.flat), 0.95)
@@ -228,6 +228,32 @@ class SpectralDensity(Result):
         """
         low, high = self._rules.mean_bounds(np.atleast_1d(float(_real("x", x))))
         return Interval(float(low[0]), float(high[0]))
+
+    def cdf_interval(self, x: float, confidence: float = 0.95) -> Interval:
+        """Return where ``cdf(x)`` lies, by the scatter of the probes and by what nodes resolve.
+
+        Parameters
+        ----------
+        x : float
+            Where.
+        confidence : float
+            Nominal coverage.
+
+        Returns
+        -------
+        Interval
+            Within 0 and 1: Student's interval, beyond both ends of `cdf_bracket`.
+
+        Raises
+        ------
+        ValueError
+            If `x` is NaN, or `confidence` is out of range.
+        """
+        errors, point = t_quantile(confidence, len(self.nodes) - 1), float(_real("x", x))
+        if not math.isfinite(errors):
+            return Interval(0.0, 1.0)
+        low, high = self._rules.mean_bounds(np.atleast_1d(point), float(errors))
+        return Interval(max(float(low[0]), 0.0), min(float(high[0]), 1.0))
 
     def quantile_bracket(self, q: float) -> Interval:
         """Return bounds on what finer quadrature of the same probes could make of ``quantile(q)``.
@@ -398,12 +424,3 @@ def _real(name: str, value: Any, *, nan: bool = False) -> HostArray:
     if not nan and np.any(np.isnan(array)):
         raise ValueError(f"{name}={value} must not be NaN")
     return array.astype(np.float64)
-
-
-def _quantile(nodes: HostArray, weights: HostArray, shares: HostArray) -> HostArray:
-    order = np.argsort(nodes, axis=None)
-    sorted_nodes, sorted_weights = nodes.ravel()[order], weights.ravel()[order]
-    used = sorted_weights > 0
-    cumulative = np.cumsum(sorted_weights[used]) / np.sum(sorted_weights)
-    indices = np.searchsorted(cumulative, shares * (1 - 1e-12))
-    return np.asarray(sorted_nodes[used][np.minimum(indices, np.sum(used) - 1)])
