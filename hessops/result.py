@@ -90,8 +90,8 @@ class Result:
         Whether the accuracy asked for was reached.
     history : History
         One record per step.
-    seed : int
-        Passing it as `rng` repeats the run.
+    seed : int or None
+        Passing it as `rng` repeats the run; None where nothing is random.
     seconds : float
         Wall time.
     """
@@ -100,7 +100,7 @@ class Result:
     status: str
     converged: bool
     history: History = field(repr=False)
-    seed: int
+    seed: int | None
     seconds: float
 
     kinds: ClassVar[dict[str, type[Result]]] = {}

@@ -133,7 +133,7 @@ def control(A):
 
 def solved_by_inverse(A):
     inverse = hessops.inverse(A, method="minres")
-    return inverse @ vector(A), inverse.num_inner_products
+    return inverse @ vector(A), inverse.num_solver_products
 
 
 def xdiag(A):

@@ -50,10 +50,11 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_no_bias_and_coverage(name):
-    """500 seeds: a bias of 4.5 standard errors, or a coverage 3 % off, are false alarms below 1 %."""
+    """500 seeds: a bias of 4.5 standard errors is a false alarm of 7e-6."""
     results, values = runs(500, control=CASES[name], max_products=24)
     assert abs(values.mean() - TRUTH) < 4.5 * values.std() / np.sqrt(500)
-    assert 0.92 <= covered(results) <= 0.98
+    low, high = problems.coverage_band()
+    assert low <= covered(results) <= high
 
 
 @pytest.mark.slow
@@ -73,9 +74,9 @@ def test_the_budget_is_kept(name):
     control = CASES[name]
     cost = control.cost if isinstance(control, Control) else 1.0
     result = hessops.trace(A, control=control, max_products=40, rng=0)
-    of_control = int(result.status.split(" with the control")[0].split()[-1])
     assert result.method == "control"
-    assert 0.9 * 40 <= result.num_products + cost * of_control <= 40
+    assert 0.9 * 40 <= result.num_products + cost * result.num_control_products <= 40
+    assert hessops.trace(A, max_products=40, rng=0).num_control_products == 0
 
 
 def test_an_estimated_trace_brings_its_error():
@@ -111,7 +112,8 @@ def test_fresh_probes_for_every_term_of_both():
     results, values = runs(300, total, control=(control, known), max_products=24)
     plain = runs(300, total, num_probes=24)[1].std()
     assert values.std() < 0.2 * plain
-    assert 0.91 <= covered(results, truth) <= 0.985
+    low, high = problems.coverage_band(0.95, len(results))
+    assert low <= covered(results, truth) <= high
     with pytest.raises(ValueError, match="different numbers of terms"):
         hessops.trace(total, control=(FiniteSum([aslinearoperator(parts[0])] * 3), 0.0), rng=0)
 

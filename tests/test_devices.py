@@ -98,7 +98,7 @@ RUNS = {
     "svds": (lambda p: hessops.svds(p.G, 2, tol=1e-7, rng=0), 2),
     "trace": (lambda p: hessops.trace(p.S, num_probes=60, rng=0), 1),
     "trace of normal probes": (
-        lambda p: hessops.trace(p.S, num_probes=60, probe="sphere", rng=0),
+        lambda p: hessops.trace(p.S, num_probes=60, probe="normal", rng=0),
         1,
     ),
     "trace by hutchpp": (run_trace("hutchpp", max_products=60), 3),

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 from problems import XTRACE_SPECTRA, matrix_of
-from scipy.stats import binom, norm
+from scipy.stats import binom, chi2, norm
 from strategies import normal, with_spectrum
 
 from hessops import Diagonal, aslinearoperator
@@ -236,8 +236,10 @@ def test_all_of_a_large_spectrum_is_bounded(spectrum):
     """T1, in random directions: A - U S V^H has the norm that is claimed, and not much less."""
     values = XTRACE_SPECTRA[spectrum][::5]
     A = matrix_of(values, 3)
+    # Squares of what ten normal probes see scatter most where one direction is all of the error.
+    least, most = np.sqrt(chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], 10) / 10)
     for verb in (randomized_svd, randomized_eigh):
         result = verb(A, 15, rng=1)
         true = np.linalg.norm(A - dense(result), 2)
         assert values[15] - 1e-14 <= true <= result.spectral_bound
-        assert np.linalg.norm(A - dense(result)) == pytest.approx(result.error, rel=0.5)
+        assert least <= result.error / np.linalg.norm(A - dense(result)) <= most

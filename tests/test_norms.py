@@ -15,8 +15,7 @@ import hessops
 from hessops import ConvergenceWarning, aslinearoperator, gallery
 
 SEEDS = range(500)
-# An exact 95 % interval leaves [0.93, 0.975] over 500 seeds with probability 2.2 %.
-COVERED = (0.93, 0.975)
+COVERED = problems.coverage_band()
 
 
 def quiet(verb, *arguments, **options):
@@ -70,11 +69,13 @@ def test_frobenius_coverage_of_two_stages():
 
 
 def test_frobenius_coverage_where_one_singular_value_is_all_is_what_the_docstring_says():
-    A = hessops.LowRank(np.ones((40, 1)))
+    """8,000 seeds gave 90.7 ± 0.3 %; from 2,000, the band does not reach up to 95 %."""
+    A, seeds = hessops.LowRank(np.ones((40, 1))), range(2000)
     share = covered(
-        lambda seed: hessops.frobenius_norm(A, num_probes=32, probe="normal", rng=seed), 40.0
+        lambda seed: hessops.frobenius_norm(A, num_probes=32, probe="normal", rng=seed), 40.0, seeds
     )
-    assert share == pytest.approx(0.92, abs=0.015)
+    low, high = problems.coverage_band(0.907, len(seeds))
+    assert low <= share <= high < 0.95
 
 
 @every_problem

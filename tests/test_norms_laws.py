@@ -98,7 +98,9 @@ def test_single_precision_loses_digits_and_no_more(name, dtype, wide):
     verb, _ = verbs()[name]
     expected = run(verb, definite(MATRICES[dtype].astype(wide)))
     found = run(verb, definite(MATRICES[dtype]))
-    assert found.value == pytest.approx(expected.value, rel=1e-3)
+    # Squares lose half of the digits of what is small, and an iteration that stops there is off by as
+    # much: three of these.
+    assert found.value == pytest.approx(expected.value, rel=3 * math.sqrt(np.finfo(dtype).eps))
 
 
 @every_verb

@@ -48,7 +48,7 @@ def test_the_inverse_keeps_its_promises_up_to_its_tolerance(library, dtype, defi
     off = np.linalg.norm(to_numpy(inverted @ place.put(B)) - exact, axis=0)
     # Moving A to its precision costs roundings.
     assert np.all(off <= (inverted.tol + 32 * n * place.eps) * np.linalg.norm(B, axis=0))
-    assert inverted.num_inner_products > 0
+    assert inverted.num_solver_products > 0
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.7, 3.3])
@@ -77,7 +77,7 @@ def test_the_inverse_takes_a_preconditioner():
     )
     b = normal(1, 60)
     assert helped @ b == pytest.approx(plain @ b, abs=1e-9)
-    assert helped.num_inner_products < plain.num_inner_products / 5
+    assert helped.num_solver_products < plain.num_solver_products / 5
 
 
 def test_a_product_that_misses_its_tolerance_raises():

@@ -140,8 +140,7 @@ def test_value_error_and_interval_are_those_of_students_t(probe):
 # --- coverage -------------------------------------------------------------------------------
 
 SEEDS = range(500)
-# An exact 95 % interval leaves [0.93, 0.975] over 500 seeds with probability 2.2 %.
-NOMINAL = (0.93, 0.975)
+NOMINAL = problems.coverage_band()
 
 SPECTRA = {
     "flat": np.linspace(3.0, 1.0, 100),
@@ -213,12 +212,11 @@ def test_coverage_of_the_two_stages_of_stein_with_a_fresh_probe_for_every_term()
 
 
 def test_coverage_of_other_confidences():
-    """An exact interval leaves these bounds, 2.6 deviations wide, with probability 1 % each."""
     A = problems.matrix_of(SPECTRA["flat"])
     for confidence in (0.5, 0.8, 0.99):
-        deviation = math.sqrt(confidence * (1 - confidence) / len(SEEDS))
         share = coverage(A, 200.0, num_probes=8, probe="sphere", confidence=confidence)
-        assert abs(share - confidence) <= 2.6 * deviation, confidence
+        low, high = problems.coverage_band(confidence)
+        assert low <= share <= high, confidence
 
 
 # --- fresh probes for every term ------------------------------------------------------------

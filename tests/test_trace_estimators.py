@@ -243,25 +243,27 @@ def test_mean_relative_errors_are_those_of_the_literature(name, products):
         assert covered >= 0.87, method
 
 
+EXACT, CALIBRATED = problems.coverage_band(), (problems.coverage_band(0.93)[0], 1.0)
+# Hutch++ has independent probes, and in a flat spectrum the others find nothing that probes share:
+# these are Student's intervals. Elsewhere `trace` promises 93 to 100 %.
 COVERAGE = {
-    ("xtrace", "poly", 30): (0.93, 1.0),
-    ("xtrace", "slowexp", 40): (0.93, 1.0),
-    ("xtrace", "flat", 30): (0.93, 0.975),
-    ("xnystrace", "poly", 30): (0.93, 0.99),
-    ("xnystrace", "slowexp", 30): (0.93, 0.995),
-    ("xnystrace", "fastexp", 20): (0.93, 0.99),
-    ("xnystrace", "flat", 30): (0.93, 0.975),
-    ("xnystrace", "smallstep", 40): (0.93, 0.99),
-    ("hutchpp", "poly", 60): (0.925, 0.98),
-    ("hutchpp", "slowexp", 60): (0.925, 0.98),
-    ("hutchpp", "flat", 60): (0.925, 0.98),
+    ("xtrace", "poly", 30): CALIBRATED,
+    ("xtrace", "slowexp", 40): CALIBRATED,
+    ("xtrace", "flat", 30): EXACT,
+    ("xnystrace", "poly", 30): CALIBRATED,
+    ("xnystrace", "slowexp", 30): CALIBRATED,
+    ("xnystrace", "fastexp", 20): CALIBRATED,
+    ("xnystrace", "flat", 30): EXACT,
+    ("xnystrace", "smallstep", 40): CALIBRATED,
+    ("hutchpp", "poly", 60): EXACT,
+    ("hutchpp", "slowexp", 60): EXACT,
+    ("hutchpp", "flat", 60): EXACT,
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "name", "products"), COVERAGE)
 def test_coverage(method, name, products):
-    """500 seeds: the share has a deviation of 1 %."""
     spectrum = problems.XTRACE_SPECTRA[name][:300]
     truth = float(np.sum(spectrum))
     _, inside, _ = estimates(
@@ -276,7 +278,6 @@ def test_coverage(method, name, products):
 @pytest.mark.parametrize("name", ["poly", "slowexp", "fastexp"])
 @pytest.mark.parametrize("method", ["xtrace", "xnystrace", "auto"])
 def test_coverage_where_a_tolerance_ends_the_run(name, method):
-    """300 seeds: a share of 0.95 has a deviation of 1.3 %."""
     spectrum = problems.XTRACE_SPECTRA[name][:300]
     truth = float(np.sum(spectrum))
     _, inside, results = estimates(
@@ -287,7 +288,8 @@ def test_coverage_where_a_tolerance_ends_the_run(name, method):
         high - low <= 2.0000001e-2 * abs(r.value)
         for (low, high), r in zip(inside, results, strict=True)
     )
-    assert np.mean([low <= truth <= high for low, high in inside]) >= 0.915
+    share = np.mean([low <= truth <= high for low, high in inside])
+    assert share >= problems.coverage_band(0.95, 300)[0]
 
 
 @pytest.mark.slow
@@ -298,13 +300,14 @@ def test_coverage_where_a_tolerance_ends_the_run(name, method):
     ids=["fast", "faster", "step"],
 )
 def test_errors_in_single_precision_do_not_fall_below_rounding(method, spectrum):
-    """100 seeds: without a floor XTrace held in 5 % at 100 products of the step; 0.9 is 2 sigma off."""
+    """100 seeds: without a floor XTrace held in 5 % at 100 products of the step."""
     A = problems.matrix_of(spectrum, rng=5).astype(np.float32)
     truth = np.trace(A.astype(np.float64))
     operator = aslinearoperator(A, positive_semidefinite=True)
     for products in (40, 100):
         _, inside, _ = estimates(operator, 100, method=method, max_products=products)
-        assert np.mean([low <= truth <= high for low, high in inside]) >= 0.9
+        share = np.mean([low <= truth <= high for low, high in inside])
+        assert share >= problems.coverage_band(0.95, 100)[0]
 
 
 # The choice.
@@ -408,9 +411,14 @@ def with_outliers(size, count=5):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [0, 5, 50])
-def test_auto_deflates_a_finite_sum_where_that_pays(size):
-    """100 seeds: standard deviations are known to 7 %; the pilot takes a sixth of the products."""
+@pytest.mark.parametrize(
+    ("size", "shares"), [(0, (0, 0.1)), (5, problems.coverage_band(0.1, 100)), (50, (0.9, 1))]
+)
+def test_auto_deflates_a_finite_sum_where_that_pays(size, shares):
+    """100 seeds: standard deviations are known to 7 %; the pilot takes a sixth of the products.
+
+    Outliers of a size that hardly pays are deflated in 10 % of 300 runs.
+    """
     total = sum_of(with_outliers(size))
     options = {"max_products": 48}
     plain, _, _ = estimates(total, 100, method="hutchinson", **options)
@@ -418,10 +426,11 @@ def test_auto_deflates_a_finite_sum_where_that_pays(size):
     chosen, inside, results = estimates(total, 100, **options)
     assert np.std(chosen) < 1.35 * min(np.std(plain) * np.sqrt(6 / 5), np.std(deflated))
     share = np.mean([result.method == "hutchpp" for result in results])
-    assert share < 0.1 if size == 0 else share > 0.9 if size == 50 else True
+    assert shares[0] <= share <= shares[1]
     assert all(result.num_products <= 48 for result in results)
     truth = np.trace(total.to_dense())
-    assert 0.88 <= np.mean([low <= truth <= high for low, high in inside]) <= 1
+    low, high = problems.coverage_band(0.95, 100)
+    assert low <= np.mean([first <= truth <= last for first, last in inside]) <= high
 
 
 # Directions that are known already.
@@ -489,7 +498,8 @@ def test_deflation_and_fresh_probes_for_every_term_together():
     spread = {method: np.std(values) for method, (values, _, _) in runs.items()}
     assert spread["hutchpp"] < spread["hutchinson"] / 3
     covered = np.mean([low <= truth <= high for low, high in runs["hutchpp"][1]])
-    assert 0.90 <= covered <= 0.99
+    low, high = problems.coverage_band(0.95, 200)
+    assert low <= covered <= high
 
 
 def test_traces_of_sections_by_hutchpp():

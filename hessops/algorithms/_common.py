@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import sys
 import warnings
+from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ __all__ = [
     "default_block_size",
     "require_count",
     "require_in_range",
+    "require_options",
     "require_positive",
     "require_real",
     "self_adjoint_operator",
@@ -73,6 +78,16 @@ def require_real(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
+
+
+def require_options(verb: str, given: Mapping[str, Any], known: type) -> None:
+    """Raise if an option is none of those that a typed dictionary knows, by the name of the verb."""
+    for name in given:
+        names = sorted(known.__annotations__)
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+            raise TypeError(f"{verb} has no option {name!r}: {hint}")
 
 
 def require_in_range(operator: LinearOperator, scale: float, product: Array) -> None:
@@ -145,9 +160,22 @@ def default_block_size(space: Space, wanted: int) -> int:
 
 
 def warn_if_failed(converged: bool, status: str) -> None:
-    """Warn of a result that missed its target, at the caller of the verb."""
+    """Warn of a result that missed its target, at the first caller outside of hessops."""
     if not converged:
-        warnings.warn(status, ConvergenceWarning, stacklevel=3)
+        warnings.warn(status, ConvergenceWarning, stacklevel=_level_outside())
+
+
+def _level_outside() -> int:
+    """Return the `stacklevel` of that caller; how deep it is depends, as verbs call one another."""
+    # The caller of this function, from where `warn` counts.
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == "hessops"
 
 
 def _describe(start: object) -> str:

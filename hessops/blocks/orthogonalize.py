@@ -11,7 +11,13 @@ from hessops.arrays import Array, eps, is_complex, namespace
 from hessops.random import Stream
 from hessops.space import Space
 
-__all__ = ["complete_orthonormal", "extend_orthonormal", "orthonormalize"]
+__all__ = ["LITTLE_TAKEN_OFF", "complete_orthonormal", "extend_orthonormal", "orthonormalize"]
+
+LITTLE_TAKEN_OFF = 0.5
+"""Share of the norm that a projection has to leave for what is left to be orthogonal to rounding.
+
+Errors of size eps stay, and count for eps over that share: at a half, one bit is lost, and a second
+pass is for those that lose more (Daniel, Gragg, Kaufman & Stewart 1976)."""
 
 
 def orthonormalize(space: Space, X: Array) -> Array:

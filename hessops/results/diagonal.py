@@ -44,6 +44,8 @@ class DiagonalResult(Result):
         Probes used (for every term, if stratified); unit vectors, if exact.
     probe : str
         Their distribution.
+    num_control_products : int
+        Columns multiplied by the operator that helps, if there is one; not in `num_products`.
     """
 
     values: Array = field(metadata={"long": True}, repr=False)
@@ -57,6 +59,7 @@ class DiagonalResult(Result):
     reason: str
     num_probes: int
     probe: str
+    num_control_products: int = 0
 
     @property
     def interval(self) -> Interval:

@@ -33,12 +33,15 @@ class EigenResult(Result):
         Sharper bounds on the error of each eigenvalue, 2 residual² / gap (Kato 1949; Temple 1933;
         the 2 for safety), with the gap to the other Ritz values, where residual and neighbours have
         converged; the residual elsewhere. They hold if no eigenvalue was missed inside the gap.
+    num_preconditioned : int
+        Columns multiplied by a preconditioner; not in `num_products`.
     """
 
     eigenvalues: HostArray
     eigenvectors: Array = field(metadata={"long": True}, repr=False)
     residual_norms: HostArray
     error_bounds: HostArray
+    num_preconditioned: int = 0
 
     def __str__(self) -> str:
         columns = (

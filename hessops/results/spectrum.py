@@ -16,6 +16,7 @@ from hessops.density.compression import Compression, probable_bounds, unlucky_sh
 from hessops.density.deflated_density import DeflatedDensity, deflated_density
 from hessops.density.deflation import Deflation, settled
 from hessops.density.plot import mark_eigenvalues
+from hessops.density.trace_samples import trace_samples
 from hessops.result import Estimate, Interval, Result
 from hessops.results._spectrum_verdicts import known_bounds, quadrature_verdict
 from hessops.results.functions import TraceFunctionResult
@@ -367,13 +368,7 @@ class Spectrum(Result):
         return written(title, self.report())
 
     def _estimate(self, f: Callable[[HostArray], HostArray]) -> Estimate:
-        deflation = self.deflation
-        return self._estimate_of(
-            np.concatenate([
-                deflation.forms(c, f(c.nodes) @ c.weights, f(np.append(c.nodes, deflation.nodes)))
-                for c in self.compressions
-            ])
-        )  # fmt: skip
+        return self._estimate_of(trace_samples(f, self.compressions, self.deflation))
 
     def _estimate_of(self, samples: HostArray) -> Estimate:
         """Return the mean over probes, with the deviation of those that decided on their number."""

@@ -45,6 +45,8 @@ class TraceResult(Result):
     sections : mapping of str to Estimate
         The trace of each named section of the space (such as a layer) from the same products; empty
         where the method gives none.
+    num_control_products : int
+        Columns multiplied by the operator that helps, if there is one; not in `num_products`.
     """
 
     value: float
@@ -58,6 +60,7 @@ class TraceResult(Result):
     num_terms: int
     term_scatter: float
     sections: Mapping[str, Estimate] = field(default_factory=dict)
+    num_control_products: int = 0
 
     def __str__(self) -> str:
         vectors = "vector" if self.method == "exact" else "probe"

@@ -10,6 +10,7 @@ import numpy as np
 from hessops.agreement import to_host
 from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
+from hessops.blocks.orthogonalize import LITTLE_TAKEN_OFF
 from hessops.space import Space
 
 __all__ = ["Negligible", "OrthonormalRest", "orthonormal_rest", "projected", "truncated"]
@@ -17,7 +18,6 @@ __all__ = ["Negligible", "OrthonormalRest", "orthonormal_rest", "projected", "tr
 Negligible = Callable[[HostArray, HostArray], float]
 
 _MOST_ROUNDS = 6
-_LITTLE_TAKEN_OFF = 0.5
 _TINY = 1e-150
 
 
@@ -87,7 +87,7 @@ def orthonormal_rest(basis: Basis, W: Array, negligible: Negligible) -> Orthonor
         if factor.shape[0] == 0:
             return OrthonormalRest(space.zeros(0), coefficients, factor, dropped)
         W = W @ space.from_host(transform @ kept)
-        if width == 1 or (turn > 0 and sizes.min() > _LITTLE_TAKEN_OFF):
+        if width == 1 or (turn > 0 and sizes.min() > LITTLE_TAKEN_OFF):
             break
     return OrthonormalRest(W, coefficients, factor, dropped)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.arrays import Array, HostArray, eps, is_complex
-from hessops.blocks.rounding import precision_hint
-from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
 
@@ -61,8 +60,4 @@ def rayleigh_ritz(
 
 def _require_symmetric(operator: LinearOperator, asymmetry: float, scale: float) -> None:
     if asymmetry > np.sqrt(eps(operator.xp, operator.dtype)) * scale:
-        raise NotSelfAdjointError(
-            f"{operator} is declared self-adjoint, but its products are not: inner products <x, A y> "
-            f"and <A x, y> differ by {asymmetry:.3g} at a scale of {scale:.3g}; see "
-            f"hessops.check_operator{precision_hint(operator.domain)}"
-        )
+        raise not_self_adjoint(operator, asymmetry, scale)

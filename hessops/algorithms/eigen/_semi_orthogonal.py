@@ -24,6 +24,7 @@ from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal
 from hessops.algorithms.krylov._omega import OrthogonalityEstimate
 from hessops.arrays import Array, HostArray
 from hessops.blocks.basis import Basis
+from hessops.blocks.orthogonalize import LITTLE_TAKEN_OFF
 
 __all__ = ["SemiOrthogonal"]
 
@@ -34,7 +35,6 @@ _MOST, _LEAST_UNITS = 1 / 4, 100
 # and measures rounding.
 _AT_FIRST = 16
 _CAUTION = 4.0
-_LITTLE_TAKEN_OFF = 0.5
 _MOST_SWEEPS = 4
 
 
@@ -107,7 +107,7 @@ class SemiOrthogonal:
                 coefficients, beta = coefficients + inner, _root(gram)
                 if turn == 0:
                     self._learn(float(np.linalg.norm(inner)) / max(before, 1e-300), lost)
-                if beta >= _LITTLE_TAKEN_OFF * before:
+                if beta >= LITTLE_TAKEN_OFF * before:
                     break
             self._estimate.clear()
         space = basis.space

@@ -176,6 +176,7 @@ def lobpcg(
         # Rounding is relative to the largest eigenvalue, which is not among the smallest.
         error_bounds=np.maximum(bounds, rounding(space, state.size)),
         num_products=state.num_products + (k if verify else 0),
+        num_preconditioned=state.num_preconditioned,
         status=status,
         converged=converged,
         history=outcome.history,

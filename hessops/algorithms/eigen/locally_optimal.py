@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
 from hessops.algorithms.solvers._lock_step import preconditioned, require_definite
 from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
 from hessops.blocks.orthogonalize import complete_orthonormal, orthonormalize
-from hessops.blocks.rounding import ROUNDINGS, precision_hint
-from hessops.errors import NotSelfAdjointError
+from hessops.blocks.rounding import ROUNDINGS
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.record import require_finite
@@ -274,8 +274,4 @@ class _LocallyOptimal:
     def _require_self_adjoint(self, own: HostArray) -> None:
         asymmetry = float(np.max(np.abs(own - own.conj().T)))
         if asymmetry > math.sqrt(self._eps) * self.size:
-            raise NotSelfAdjointError(
-                f"{self.operator} is declared self-adjoint, but its products are not: inner products "
-                f"<x, A y> and <A x, y> differ by {asymmetry:.3g} at a scale of {self.size:.3g}; see "
-                f"hessops.check_operator{precision_hint(self.operator.domain)}"
-            )
+            raise not_self_adjoint(self.operator, asymmetry, self.size)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._common import require_in_range, start_norms
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
@@ -26,7 +27,6 @@ from hessops.algorithms.eigen.eigsh_state import EigshState, KnownPairs
 from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import ROUNDINGS
-from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.record import require_finite
@@ -284,11 +284,7 @@ class ThickRestart:
         allowed = max(self._half_the_digits, ROUNDINGS * self._eps * self.step) * self.scale
         excess = asymmetry - np.concatenate([self.small.lost, np.zeros(width)])
         if np.any(excess > allowed):
-            raise NotSelfAdjointError(
-                f"{self.operator} is declared self-adjoint, but its products are not: inner "
-                f"products <q_i, A q_j> and <A q_i, q_j> differ by {asymmetry.max():.3g} at a "
-                f"scale of {self.scale:.3g}; see hessops.check_operator"
-            )
+            raise not_self_adjoint(self.operator, float(asymmetry.max()), self.scale)
 
 
 def _largest(count: int) -> Keep:

@@ -56,7 +56,8 @@ def matrix_function(
     two_pass : bool
         Keep no basis.
     callback : callable, optional
-        Called with every `LanczosFAState`; returning True ends the run.
+        Called with the `LanczosFAState` of each step at which the error is estimated: the
+        first eight, then ever fewer, and the last; returning True ends the run.
 
     Returns
     -------
@@ -126,7 +127,7 @@ def matrix_function(
         status=status,
         converged=converged,
         history=outcome.history,
-        seed=0,
+        seed=None,
         seconds=outcome.seconds,
     )
 

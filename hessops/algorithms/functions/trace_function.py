@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     default_block_size,
+    require_options,
     require_positive,
     self_adjoint_operator,
     warn_if_failed,
@@ -212,6 +213,7 @@ def logdet(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunctionResu
     >>> bool(np.isclose(hessops.logdet(A, num_probes=4, rng=0).value, 3 * np.log(2)))
     True
     """
+    require_options("logdet", options, TraceFunctionOptions)
     result = _estimate(A, "logdet", spectral_function("log"), **options)
     warn_if_failed(result.converged, result.status)
     return result
@@ -252,6 +254,7 @@ def trace_inverse(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunct
     >>> round(hessops.trace_inverse(np.diag([1.0, 2.0, 4.0]), num_probes=4, rng=0).value, 9)
     1.75
     """
+    require_options("trace_inverse", options, TraceFunctionOptions)
     result = _estimate(A, "trace_inverse", spectral_function("inverse"), **options)
     warn_if_failed(result.converged, result.status)
     return result
@@ -298,6 +301,7 @@ def estrada_index(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunct
     >>> bool(result.interval.low < np.exp(2) + 2 / np.e < result.interval.high)
     True
     """
+    require_options("estrada_index", options, TraceFunctionOptions)
     result = _estimate(A, "estrada_index", spectral_function("exp"), **options)
     warn_if_failed(result.converged, result.status)
     return result

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.arrays import HostArray, eps
 from hessops.blocks.basis import Basis
-from hessops.blocks.rounding import ROUNDINGS, precision_hint
-from hessops.errors import NotSelfAdjointError
+from hessops.blocks.rounding import ROUNDINGS
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
 
@@ -119,8 +119,4 @@ class Recurrence:
         # Errors of local orthogonality may add up over the steps, by some roundings each.
         allowed = max(np.sqrt(self._eps), ROUNDINGS * self._eps * len(self.alphas))
         if worst > allowed * self.scale:
-            raise NotSelfAdjointError(
-                f"{self.operator} is declared self-adjoint, but its products are not: inner "
-                f"products <q_i, A q_j> and <A q_i, q_j> differ by {worst:.3g} at a scale of "
-                f"{self.scale:.3g}; see hessops.check_operator{precision_hint(self.operator.domain)}"
-            )
+            raise not_self_adjoint(self.operator, worst, self.scale)

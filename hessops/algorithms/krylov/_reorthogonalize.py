@@ -24,13 +24,12 @@ from hessops.algorithms.krylov._omega import OrthogonalityEstimate
 from hessops.algorithms.krylov._recurrence import Recurrence
 from hessops.arrays import Array, HostArray
 from hessops.blocks.basis import Basis
+from hessops.blocks.orthogonalize import LITTLE_TAKEN_OFF
 
 __all__ = ["Reorthogonalize", "Watch", "choose_reorthogonalization", "watch"]
 
 Reorthogonalize = Literal["none", "full", "partial", "periodic", "selective"]
 
-# Where a pass takes off more than this share of the norm, what it leaves has lost digits.
-_LITTLE_TAKEN_OFF = 0.5
 _MOST_PASSES = 3
 # The estimate is no bound: sweeps begin at this share of what is promised.
 _MARGIN = 1 / 4
@@ -211,7 +210,7 @@ def _swept(
         norms, inner = xp.sqrt(space.column_norms_squared(W)), xp.max(xp.abs(coefficients), axis=1)
         both = to_host(space, xp.stack([xp.astype(row, xp.float64) for row in (norms, inner)]))
         recurrence.correct(*both)
-        enough = bool(np.all(both[0] >= _LITTLE_TAKEN_OFF * before))
+        enough = bool(np.all(both[0] >= LITTLE_TAKEN_OFF * before))
         passes += 1
     return W, passes
 

@@ -14,7 +14,7 @@ from hessops.operator import LinearOperator
 from hessops.record import History
 from hessops.space import Space
 
-__all__ = ["RankPlan", "frobenius_rest", "require_count"]
+__all__ = ["RankPlan", "frobenius_rest", "require_not_negative"]
 
 _GROWTH = 16
 _DEFAULT_PROBES = 10
@@ -81,9 +81,9 @@ class RankPlan:
         for count, wanted in ((name, rank), ("max_rank", max_rank)):
             if wanted is not None and wanted > largest:
                 raise ValueError(f"{count}={wanted} asked of an operator of shape {operator.shape}")
-        require_count(oversampling=oversampling)
+        require_not_negative(oversampling=oversampling)
         probes = (0 if norm else _DEFAULT_PROBES) if num_test_probes is None else num_test_probes
-        require_count(num_test_probes=probes)
+        require_not_negative(num_test_probes=probes)
         if not 0 < confidence < 1:
             raise ValueError(f"confidence={confidence} must lie between 0 and 1")
         if norm is not None and not (np.isfinite(norm) and norm > 0):
@@ -167,7 +167,7 @@ def frobenius_rest(norm: float, values: HostArray) -> float:
     return norm * math.sqrt(max(1.0 - share, 0.0))
 
 
-def require_count(**values: int) -> None:
+def require_not_negative(**values: int) -> None:
     """Raise if a count is negative or no integer."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from hessops.agreement import agreed_seed, to_host
+from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._common import self_adjoint_operator, warn_if_failed
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.low_rank._rank_plan import RankPlan
@@ -23,7 +24,6 @@ from hessops.algorithms.low_rank._sketch_error import ErrorProbes
 from hessops.algorithms.low_rank.range_finder import orthonormal_remainder, product_in_blocks
 from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.rounding import ROUNDINGS, rounding
-from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
@@ -367,11 +367,7 @@ def _semidefinite(operator: LinearOperator, core: HostArray, size: float) -> Hos
     allowed = math.sqrt(eps(space.xp, space.dtype)) * size
     asymmetry = float(np.max(np.abs(core - core.conj().T)))
     if asymmetry > allowed:
-        raise NotSelfAdjointError(
-            f"{operator} is declared self-adjoint, but its products are not: inner products <x, A y> "
-            f"and <A x, y> differ by {asymmetry:.3g} at a scale of {size:.3g}; see "
-            "hessops.check_operator"
-        )
+        raise not_self_adjoint(operator, asymmetry, size)
     core = (core + core.conj().T) / 2
     smallest = float(np.linalg.eigvalsh(core)[0])
     if smallest < -allowed:

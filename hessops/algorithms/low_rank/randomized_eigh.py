@@ -11,7 +11,7 @@ from hessops.agreement import agreed_seed
 from hessops.algorithms._common import self_adjoint_operator, warn_if_failed
 from hessops.algorithms.eigen._rayleigh_ritz import rayleigh_ritz
 from hessops.algorithms.low_rank._range_search import Leak, RangeSearch
-from hessops.algorithms.low_rank._rank_plan import RankPlan, require_count
+from hessops.algorithms.low_rank._rank_plan import RankPlan, require_not_negative
 from hessops.algorithms.low_rank._sketch_error import block_norms, outside_of
 from hessops.algorithms.low_rank.range_finder import RangeState
 from hessops.operator import LinearOperator
@@ -114,7 +114,7 @@ def randomized_eigh(
     """
     clock = time.perf_counter()
     operator = self_adjoint_operator(A, "randomized_eigh")
-    require_count(power_steps=power_steps)
+    require_not_negative(power_steps=power_steps)
     plan = RankPlan.checked(
         operator,
         name="k",

@@ -10,7 +10,7 @@ import numpy as np
 from hessops.agreement import agreed_seed, to_host
 from hessops.algorithms._common import warn_if_failed
 from hessops.algorithms.low_rank._range_search import RangeSearch
-from hessops.algorithms.low_rank._rank_plan import RankPlan, require_count
+from hessops.algorithms.low_rank._rank_plan import RankPlan, require_not_negative
 from hessops.algorithms.low_rank.range_finder import RangeState, orthonormal_remainder
 from hessops.arrays import HostArray
 from hessops.operator import LinearOperator
@@ -116,7 +116,7 @@ def randomized_svd(
     """
     clock = time.perf_counter()
     operator = aslinearoperator(A)
-    require_count(power_steps=power_steps)
+    require_not_negative(power_steps=power_steps)
     plan = RankPlan.checked(
         operator,
         name="k",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from hessops.algorithms._common import require_real, self_adjoint_operator
+from hessops.algorithms._common import require_options, require_real, self_adjoint_operator
 from hessops.algorithms.functions.trace_function import TraceFunctionOptions, trace_function
 from hessops.arrays import HostArray
 from hessops.results.functions import TraceFunctionResult
@@ -71,6 +71,7 @@ def effective_dimension(
     >>> round(hessops.effective_dimension(A, 1.0, num_probes=4, rng=0).value, 9)
     1.25
     """
+    require_options("effective_dimension", options, TraceFunctionOptions)
     operator = self_adjoint_operator(A, "effective_dimension")
     require_real(shift=shift)
     if not (math.isfinite(shift) and shift > 0):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, TypedDict, Unpack
 
-from hessops.algorithms._common import require_real
+from hessops.algorithms._common import require_options, require_real
 from hessops.algorithms.functions.trace_function import trace_function
 from hessops.algorithms.norms._roots import power_rtol, root, root_error, root_interval
 from hessops.algorithms.norms._smaller_gram import smaller_gram
@@ -96,6 +96,7 @@ def schatten_norm(
     >>> round(hessops.schatten_norm(np.diag([3.0, -4.0]), 4, num_probes=2, rng=0).value ** 4, 6)
     337.0
     """
+    require_options("schatten_norm", options, SchattenOptions)
     require_real(p=p)
     if not (math.isfinite(p) and p >= 1):
         raise ValueError(
@@ -115,7 +116,7 @@ def nuclear_norm(
     """Estimate the nuclear norm, the sum of all singular values.
 
     Costs twice ``num_probes * num_steps`` products. Of an operator declared positive semidefinite it is
-    the trace, at a product a probe; see `trace` for cheaper ways.
+    the trace, at a product a probe where `num_steps` is not given; see `trace` for cheaper ways.
 
     Parameters
     ----------
@@ -153,8 +154,9 @@ def nuclear_norm(
     >>> round(hessops.nuclear_norm(np.diag([3.0, -4.0]), num_probes=2, rng=0).value, 6)
     7.0
     """
+    require_options("nuclear_norm", options, SchattenOptions)
     operator = aslinearoperator(A)
-    if operator.structure.positive_semidefinite:
+    if operator.structure.positive_semidefinite and options.get("num_steps") is None:
         # One step integrates x exactly.
         options["num_steps"] = 1
     return schatten_norm(operator, 1, rtol=rtol, **options)

@@ -220,7 +220,7 @@ class _Progress:
             status=status,
             converged=converged,
             history=History(row for part in self.history for row in _rows(part)),
-            seed=0,
+            seed=None,
             seconds=seconds,
         )
 

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
+from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
-from hessops.errors import NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, Stream
 
-__all__ = ["masked", "preconditioned", "real_part", "require_definite", "require_self_adjoint"]
+__all__ = ["Suspicion", "masked", "preconditioned", "real_part", "require_definite"]
 
 
 def masked(operator: LinearOperator, mask: HostArray, yes: Array, no: Array) -> Array:
@@ -46,7 +46,28 @@ def require_definite(forms: HostArray, squares: HostArray) -> None:
         )
 
 
-def require_self_adjoint(
+class Suspicion:
+    """Whether a step looks as if the operator were not self-adjoint, and whether it is known to be.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Declared self-adjoint.
+    """
+
+    def __init__(self, operator: LinearOperator) -> None:
+        self.operator = operator
+        self.raised = self.settled = False
+
+    def held_against(self, preconditioner: LinearOperator | None, X: Array) -> int:
+        """Look into what seemed asymmetric in this step, once, and return what that cost."""
+        if not self.raised or self.settled:
+            return 0
+        self.settled = True
+        return _require_self_adjoint(self.operator, preconditioner, X)
+
+
+def _require_self_adjoint(
     operator: LinearOperator, preconditioner: LinearOperator | None, X: Array
 ) -> int:
     """Raise if products show that the operator or the preconditioner is not self-adjoint.
@@ -66,9 +87,5 @@ def require_self_adjoint(
         scale = sizes[2] * sizes[1] + sizes[3] * sizes[0]
         off = np.abs(inner[0] - inner[1])
         if np.any(off > math.sqrt(eps(space.xp, space.dtype)) * scale):
-            raise NotSelfAdjointError(
-                f"{factor} is declared self-adjoint, but its products are not: inner products "
-                f"<x, A y> and <A x, y> differ by {np.max(off):.3g} at a scale of "
-                f"{np.max(scale):.3g}; see hessops.check_operator"
-            )
+            raise not_self_adjoint(factor, float(np.max(off)), float(np.max(scale)))
     return 2 * X.shape[1]

@@ -18,11 +18,11 @@ from hessops.agreement import to_host
 from hessops.algorithms._common import require_in_range, warn_if_failed
 from hessops.algorithms.solvers._linear_solve import LinearSystem
 from hessops.algorithms.solvers._lock_step import (
+    Suspicion,
     masked,
     preconditioned,
     real_part,
     require_definite,
-    require_self_adjoint,
 )
 from hessops.algorithms.solvers.linear_solve_state import ActiveColumns, LinearSolveState
 from hessops.arrays import Array, HostArray, eps
@@ -195,7 +195,7 @@ def cg_steps(
         host = _to_host(A, gamma, norms, curvature, xp.abs(inner[0, :] - curvature), stray)
         columns.advance()
         stuck = watch.advance(host, S)
-        columns.num_products += watch.held_against(preconditioner, P)
+        columns.num_products += watch.suspicion.held_against(preconditioner, P)
         if stuck.any():
             watch.curvatures(P, S, stuck)
             # Those stay where they were before the step.
@@ -217,8 +217,7 @@ class _Watch:
     def __init__(self, A: LinearOperator, columns: ActiveColumns, targets: HostArray) -> None:
         self.operator, self.columns, self.targets = A, columns, targets
         self._eps = eps(A.xp, A.dtype)
-        # Whether a step looks as if the operator were not self-adjoint, and whether it is known to be.
-        self.suspicious = self.trusted = False
+        self.suspicion = Suspicion(A)
         count = len(targets)
         # r^H z, (alpha, beta) of the step before, squared lengths of p and of the p before.
         self.gamma = np.zeros(count)
@@ -264,8 +263,8 @@ class _Watch:
         self._scales = np.maximum(self._scales, diagonal)
         require_in_range(self.operator, float(np.max(self._scales)), product)
         # From a null vector the first step sees nothing but rounding.
-        if columns.step > 1 and not self.trusted:
-            self.suspicious = self._looks_asymmetric(imaginary, stray)
+        if columns.step > 1 and not self.suspicion.settled:
+            self.suspicion.raised = self._looks_asymmetric(imaginary, stray)
         stuck: HostArray = form <= ROUNDINGS * self._eps * self._scales * self._lengths
         columns.record(norms, ~stuck)
         require_definite(gamma[~stuck], norms[~stuck] ** 2)
@@ -277,13 +276,6 @@ class _Watch:
         self._lengths, self._lengths_before = gamma + beta**2 * self._lengths, self._lengths
         self._forms_before, self.gamma, self.beta = inverse_alpha, gamma, beta
         return stuck
-
-    def held_against(self, preconditioner: LinearOperator | None, P: Array) -> int:
-        """Look into what seemed asymmetric in this step, once, and return what that cost."""
-        if not self.suspicious or self.trusted:
-            return 0
-        self.trusted = True
-        return require_self_adjoint(self.operator, preconditioner, P)
 
     def curvatures(self, P: Array, S: Array, stuck: HostArray) -> None:
         """Note the least p^H A p / p^H p of search directions at which columns end."""

@@ -118,7 +118,7 @@ class InverseOperator(LinearOperator):
 
     Attributes
     ----------
-    num_inner_products : int
+    num_solver_products : int
         Columns multiplied by the operator so far.
     """
 
@@ -137,7 +137,7 @@ class InverseOperator(LinearOperator):
         self.method: Literal["cg", "minres"] = method
         self.preconditioner = preconditioner
         self.max_steps = max_steps
-        self.num_inner_products = 0
+        self.num_solver_products = 0
 
     def _apply(self, X: Array) -> Array:
         if X.shape[1] == 0:
@@ -154,7 +154,7 @@ class InverseOperator(LinearOperator):
         )
         # By the engine, as what is a warning of the solver's is an error here.
         result = system.solved(_ENGINES[self.method], verify=True, callback=None)
-        self.num_inner_products += result.num_products
+        self.num_solver_products += result.num_products
         if not result.converged:
             raise ConvergenceError(
                 f"a product of {self} is not accurate to its tol: {result.status}"

@@ -17,11 +17,11 @@ from hessops.agreement import to_host
 from hessops.algorithms._common import require_in_range, warn_if_failed
 from hessops.algorithms.solvers._linear_solve import LinearSystem
 from hessops.algorithms.solvers._lock_step import (
+    Suspicion,
     masked,
     preconditioned,
     real_part,
     require_definite,
-    require_self_adjoint,
 )
 from hessops.algorithms.solvers.linear_solve_state import ActiveColumns, LinearSolveState
 from hessops.arrays import Array, HostArray, eps
@@ -204,7 +204,7 @@ def minres_steps(
         lengths = [(Q, Z)] if plain else [(Q, Z), (R, Q), (Q, Q), (R, R)]
         columns.advance()
         rotations.advance(_to_host(A, inner, space.column_inners(*lengths)), Q)
-        columns.num_products += rotations.held_against(preconditioner, V)
+        columns.num_products += rotations.suspicion.held_against(preconditioner, V)
         at_least = masked(A, rotations.found_least, X, at_least) if rotations.watched() else X
         small = space.from_host(rotations.coefficients())
         W, W_before = (V - W_before * small[0, :] - W * small[1, :]) * small[2, :], W
@@ -233,8 +233,7 @@ class _Rotations:
     def __init__(self, A: LinearOperator, columns: ActiveColumns, targets: HostArray) -> None:
         self.operator, self.columns, self._targets = A, columns, targets
         self._eps = eps(A.xp, A.dtype)
-        # Whether a step looks as if the operator were not self-adjoint, and whether it is known to be.
-        self.suspicious = self.trusted = False
+        self.suspicion = Suspicion(A)
         self._values: dict[str, HostArray] = {}
         self._moves: dict[str, HostArray] = {}
         # Where the iterate before this step may be a solution in the sense of least squares, and where
@@ -256,13 +255,6 @@ class _Rotations:
         }  # fmt: skip
         if (ended := self.columns.marked()).any():
             self.keep(np.flatnonzero(~ended))
-
-    def held_against(self, preconditioner: LinearOperator | None, V: Array) -> int:
-        """Look into what seemed asymmetric in this step, once, and return what that cost."""
-        if not self.suspicious or self.trusted:
-            return 0
-        self.trusted = True
-        return require_self_adjoint(self.operator, preconditioner, V)
 
     def watched(self) -> bool:
         """Tell whether any iterate is marked as one that may solve in the sense of least squares."""
@@ -298,10 +290,10 @@ class _Rotations:
         scale = np.maximum(old["scale"], np.abs(alpha) + beta + old["beta"])
         require_in_range(self.operator, float(np.max(scale)), product)
         # From a null vector the first step sees nothing but rounding.
-        if columns.step > 1 and not self.trusted:
+        if columns.step > 1 and not self.suspicion.settled:
             # Locally orthogonal vectors are so to rounding / beta (Paige 1971).
             seen = imaginary * scale + stray * old["beta"]
-            self.suspicious = bool(np.any(seen > np.sqrt(self._eps) * scale**2))
+            self.suspicion.raised = bool(np.any(seen > np.sqrt(self._eps) * scale**2))
         root = np.hypot(old["s"] * old["dbar"] - old["c"] * alpha, old["c"] * beta)
         self._look_for_least(root, scale)
         new = self._rotated(alpha, beta)

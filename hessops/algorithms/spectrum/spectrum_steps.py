@@ -21,6 +21,7 @@ from hessops.algorithms.spectrum.block_krylov import BlockKrylovState, block_kry
 from hessops.arrays import HostArray
 from hessops.density.compression import Compression
 from hessops.density.deflation import Deflation, settled
+from hessops.density.trace_samples import trace_samples
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.statistics import MeanVariance
@@ -95,11 +96,7 @@ class SpectrumState:
 
     def samples(self, f: Callable[[HostArray], HostArray], count: int | None = None) -> HostArray:
         """Return the estimates of tr f(A) by the probes of the first `count` Krylov spaces, or all."""
-        deflation = self.deflation
-        return np.concatenate([
-            deflation.forms(c, f(c.nodes) @ c.weights, f(np.append(c.nodes, deflation.nodes)))
-            for c in self.compressions[:count]
-        ])  # fmt: skip
+        return trace_samples(f, self.compressions[:count], self.deflation)
 
     def ritz(self) -> tuple[HostArray, HostArray]:
         """Return Ritz values, ascending, and residual norms: of the first basis, or of one probe.

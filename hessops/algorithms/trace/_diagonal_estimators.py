@@ -201,6 +201,7 @@ def _control(task: DiagonalTask) -> DiagonalResult:
             f"{outcome.reason or 'used the budget'}: {state.num_products} products and "
             f"{state.num_control_products} with the control ({helped})"
         ),
+        num_control_products=state.num_control_products,
         converged=True,
     )
 

@@ -172,7 +172,11 @@ def _hutchpp(task: Task) -> TraceResult:
 def _na_hutchpp(task: Task) -> TraceResult:
     budget = task.plan.budget
     state = na_hutchpp(
-        task.operator, stream=task.stream, num_products=budget, block_size=task.block_size
+        task.operator,
+        stream=task.stream,
+        num_products=budget,
+        probe=task.probe or "rademacher",
+        block_size=task.block_size,
     )
     return _from_probes(task, task.plan.with_budget(state.num_probes), iter([state]), "na-hutchpp")
 
@@ -300,6 +304,7 @@ def _control(task: Task) -> TraceResult:
             f"{outcome.reason or 'used the budget'}: {state.num_products} products and "
             f"{state.num_control_products} with the control ({helped})"
         ),
+        num_control_products=state.num_control_products,
         converged=True,
     )
 

@@ -19,6 +19,7 @@ from hessops.algorithms.trace._diagonal_estimators import DIAGONAL_ESTIMATORS, D
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.algorithms.trace._terms import is_stratified
 from hessops.algorithms.trace._trace_choice import Choice
+from hessops.algorithms.trace._unread_options import require_read
 from hessops.algorithms.trace.diagonal_control import DiagonalControl, as_diagonal_control
 from hessops.algorithms.trace.hutchinson_diagonal import DiagonalState
 from hessops.arrays import is_complex
@@ -44,7 +45,7 @@ def diagonal(
     rtol: float | None = None,
     atol: float | None = None,
     confidence: float = 0.95,
-    probe: ProbeKind = "rademacher",
+    probe: ProbeKind | None = None,
     stratify: bool | None = None,
     control: tuple[Any, Any] | DiagonalControl | None = None,
     block_size: int | None = None,
@@ -80,8 +81,9 @@ def diagonal(
         Error asked for of the whole vector in the 2-norm; the looser one counts.
     confidence : float
         Coverage of the intervals, entry by entry.
-    probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
-        Distribution of the probes; signs (for complex operators 'steinhaus') vary least.
+    probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}, optional
+        Distribution of the probes, 'rademacher' where not given: signs (for complex operators
+        'steinhaus') vary least.
     stratify : bool, optional
         Use a fresh probe for every term of a finite sum (``hutchinson`` and ``control``); done where
         there is more than one term if not given.
@@ -156,6 +158,7 @@ def diagonal(
     if method == "auto" and num_probes is not None:
         method = "hutchinson"
     _require_fitting(method, operator, num_probes, max_products)
+    require_read(method, stratify=stratify, probe=probe)
     if (method == "control") is (helper is None):
         raise ValueError(
             f"method={method!r} and control={control!r} do not fit: give control alone"
@@ -170,7 +173,8 @@ def diagonal(
         )
     stream = Stream(agreed_seed(operator.domain, rng), Purpose.DIAGONAL)
     # Says what is wrong with the probes before the first product.
-    draw(stream, 0, 0, 0, probe, complex_valued=is_complex(operator.xp, operator.dtype))
+    kind = probe or "rademacher"
+    draw(stream, 0, 0, 0, kind, complex_valued=is_complex(operator.xp, operator.dtype))
     size = block_size or default_block_size(operator.domain, plan.first_stage)
     choice = Choice(method, "asked for")
     stratified = is_stratified(operator, stratify)
@@ -180,10 +184,10 @@ def diagonal(
             plan.budget,
             adaptive=plan.adaptive,
             stream=stream,
-            probe=probe,
+            probe=kind,
             block_size=size,
         )
-    task = DiagonalTask(operator, choice, plan, stream, probe, stratified, size, callback, helper)
+    task = DiagonalTask(operator, choice, plan, stream, kind, stratified, size, callback, helper)
     result = DIAGONAL_ESTIMATORS[choice.method](task)
     warn_if_failed(result.converged, result.status)
     return replace(result, seconds=time.perf_counter() - clock)

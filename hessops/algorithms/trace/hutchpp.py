@@ -42,14 +42,11 @@ class DeflatedState(HutchinsonState):
     ----------
     known : numpy.ndarray, shape (1 + num_sections,)
         The trace on the subspace, of the whole and of each section.
-    num_directions : int
-        Dimension of the subspace.
     rounding : float
         What is rounding in the estimate.
     """
 
     known: HostArray = field(default_factory=lambda: np.zeros(1))
-    num_directions: int = 0
     rounding: float = 0.0
 
     __repr__ = one_line
@@ -185,7 +182,7 @@ def deflated_steps(
     for state in states:
         parts = {item.name: getattr(state, item.name) for item in fields(state)}
         parts["num_products"] += spent
-        yield DeflatedState(**parts, known=known, num_directions=basis.shape[1], rounding=floor)
+        yield DeflatedState(**parts, known=known, rounding=floor)
 
 
 def _known_traces(A: LinearOperator, Q: Array, Z: Array) -> HostArray:
@@ -203,7 +200,12 @@ def _known_traces(A: LinearOperator, Q: Array, Z: Array) -> HostArray:
 
 
 def na_hutchpp(
-    A: LinearOperator, *, stream: Stream, num_products: int, block_size: int = 32
+    A: LinearOperator,
+    *,
+    stream: Stream,
+    num_products: int,
+    probe: ProbeKind = "rademacher",
+    block_size: int = 32,
 ) -> DeflatedState:
     """Return the estimate of non-adaptive Hutch++, by one block of products.
 
@@ -219,6 +221,8 @@ def na_hutchpp(
         Where the sketches and probes come from.
     num_products : int
         Products to spend, at least 4.
+    probe : {'rademacher', 'normal', 'sphere', 'steinhaus'}
+        Distribution of the probes on what the approximation misses.
     block_size : int
         Most vectors per product.
 
@@ -231,7 +235,7 @@ def na_hutchpp(
     rows = num_products // 4
     columns = 2 * rows
     sketches = space.probes(stream.for_purpose(Purpose.SKETCH), range(rows + columns), "normal")
-    G = space.probes(stream, range(num_products - rows - columns), "rademacher")
+    G = space.probes(stream, range(num_products - rows - columns), probe)
     vectors = space.xp.concat([sketches, G], axis=1)
     products = multiplied(A, vectors, block_size)
     squared = to_numpy(space.column_norms_squared(products))
@@ -257,6 +261,5 @@ def na_hutchpp(
         moments=MeanVariance.of(size * missed[None, None, :]),
         num_samples=(A.num_samples,),
         known=np.array([size * low_rank]),
-        num_directions=rows,
         rounding=size * floor,
     )

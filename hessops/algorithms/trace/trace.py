@@ -18,6 +18,7 @@ from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.algorithms.trace._terms import is_stratified
 from hessops.algorithms.trace._trace_choice import Choice, choose
 from hessops.algorithms.trace._trace_estimators import ESTIMATORS, Task
+from hessops.algorithms.trace._unread_options import require_read
 from hessops.algorithms.trace.control_variate import Control, as_control
 from hessops.algorithms.trace.hutchinson import HutchinsonState
 from hessops.arrays import is_complex
@@ -92,8 +93,8 @@ def trace(
         'rademacher' for all others; 'steinhaus' (unit complex numbers) for complex operators has
         half the variance of signs.
     stratify : bool, optional
-        Use a fresh probe for every term of a finite sum (``hutchinson`` and ``hutchpp``); done where
-        there is more than one term if not given.
+        Use a fresh probe for every term of a finite sum (``hutchinson``, ``hutchpp`` and ``control``);
+        done where there is more than one term if not given.
     control : tuple or Control, optional
         ``(B, trace_of_B)``: an operator that is much like `A`, and its trace, a number or a result of
         `trace` (whose error counts), or None to have it probed, too. The work is split by the
@@ -164,6 +165,7 @@ def trace(
     if method == "auto" and (num_probes is not None or deflation is not None):
         method = "hutchinson"
     _require_fitting(method, operator, num_probes, max_products)
+    require_read(method, stratify=stratify, probe=probe)
     if (method == "control") is (helper is None):
         raise ValueError(
             f"method={method!r} and control={control!r} do not fit: give control alone"

@@ -27,7 +27,7 @@ from hessops.record import require_finite
 
 __all__ = ["MOST", "removed_directions", "xtrace_steps"]
 
-# On every spectrum tried the error of the mean was at most this much larger than the scatter says.
+# On the spectra tried the error of the mean was hardly ever more than this many times the scatter.
 MOST = 1.5
 
 
