@@ -14,6 +14,7 @@ from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointErr
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.record import require_finite
+from hessops.scalars import require_real
 from hessops.space import Space
 from hessops.wrap import aslinearoperator
 
@@ -72,13 +73,6 @@ def require_count(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r} must be a positive integer")
-
-
-def require_real(**values: Any) -> None:
-    """Raise if an option is no real number."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-            raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
 
 
 def require_in_range(
