@@ -157,7 +157,8 @@ def _range(operator: LinearOperator, power: int) -> tuple[float, float]:
 
 
 def _out_of_range(operator: LinearOperator, scale: float, power: int) -> Exception:
-    exponent = -round(math.log10(scale)) if math.isfinite(scale) else -200
+    # No more than 1e300, as 1e309 is no number any more.
+    exponent = min(-round(math.log10(scale)), 300) if math.isfinite(scale) else -200
     double = _is_double(operator)
     what = _POWERS[power if double else max(power // 2, 1)]
     sentence = (
