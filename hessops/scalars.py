@@ -5,9 +5,11 @@ from __future__ import annotations
 import cmath
 from typing import Any
 
+import numpy as np
+
 from hessops.arrays import is_array, is_complex, namespace
 
-__all__ = ["as_number", "is_scalar"]
+__all__ = ["as_number", "is_scalar", "require_real"]
 
 
 def is_scalar(obj: Any) -> bool:
@@ -51,6 +53,13 @@ def as_number(obj: Any, action: str) -> complex:
     if not cmath.isfinite(number):
         raise ValueError(f"cannot {action} an operator by {number}: give a finite number")
     return number
+
+
+def require_real(**values: Any) -> None:
+    """Raise if an option is no real number: an array of one is none, and neither is True."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
 
 
 def _is_complex(obj: Any) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from hessops.arrays import HostArray
+from hessops.scalars import require_real
 
 __all__ = ["MeanVariance", "length", "probes_needed", "t_quantile", "welch_satterthwaite"]
 
@@ -126,7 +127,10 @@ def t_quantile(confidence: float, freedom: float | HostArray) -> HostArray:
     ------
     ValueError
         If `confidence` is not between 0 and 1.
+    TypeError
+        If it is no real number.
     """
+    require_real(confidence=confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, e.g. 0.95")
     known = np.maximum(np.asarray(freedom, dtype=np.float64), 1e-300)
@@ -158,6 +162,7 @@ def probes_needed(deviation: float, half_width: float, quantile: float) -> float
         return 1.0
     if half_width == 0:
         return math.inf
-    # The ratio first: the squares of the two may leave the range of double precision.
-    ratio = quantile * (deviation / half_width)
+    # The ratio first: the squares of the two may leave the range of double precision. And in it: a
+    # tolerance of NumPy's single precision would take the ratio to that.
+    ratio = float(quantile) * (float(deviation) / float(half_width))
     return float(math.ceil(ratio**2)) if ratio < 1e150 else math.inf

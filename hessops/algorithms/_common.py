@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from hessops.agreement import to_host
-from hessops.arrays import Array, HostArray, is_array, numpy_dtype, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_array, numpy_dtype, to_numpy
 from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.random import Stream
+from hessops.record import require_finite
+from hessops.scalars import require_real
 from hessops.space import Space
 from hessops.wrap import aslinearoperator
 
@@ -26,6 +28,7 @@ __all__ = [
     "require_in_range",
     "require_options",
     "require_positive",
+    "require_product_in_range",
     "require_real",
     "self_adjoint_operator",
     "square_operator",
@@ -37,8 +40,12 @@ __all__ = [
 
 _BLOCK_BYTES = 2**28
 _MAX_BLOCK = 32
-# Squares of residuals sixteen digits below an operator of this size are still normal numbers.
-_SMALLEST, _LARGEST = 1e-140, 1e140
+# Numbers sixteen digits below these are still normal in double precision.
+_DOUBLE = -280.0, 280.0
+# Squares are summed in double precision; but residuals are divided by their norms, and what is 32 eps
+# below an operator of this size still has an inverse in single precision.
+_SINGLE = -32.0, 37.0
+_POWERS = {1: "numbers beside that", 2: "squares of that", 4: "fourth powers of that"}
 
 
 def square_operator(A: Any, verb: str) -> LinearOperator:
@@ -73,13 +80,6 @@ def require_count(**values: Any) -> None:
             raise ValueError(f"{name}={value!r} must be a positive integer")
 
 
-def require_real(**values: Any) -> None:
-    """Raise if an option is no real number."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-            raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
-
-
 def require_options(verb: str, given: Mapping[str, Any], known: type) -> None:
     """Raise if an option is none of those that a typed dictionary knows, by the name of the verb."""
     for name in given:
@@ -90,8 +90,10 @@ def require_options(verb: str, given: Mapping[str, Any], known: type) -> None:
             raise TypeError(f"{verb} has no option {name!r}: {hint}")
 
 
-def require_in_range(operator: LinearOperator, scale: float, product: Array) -> None:
-    """Raise if squares of numbers of the operator's size leave the range of double precision.
+def require_in_range(
+    operator: LinearOperator, scale: float, product: Array, power: int = 2
+) -> None:
+    """Raise if what is computed from numbers of the operator's size leaves the range of its precision.
 
     Parameters
     ----------
@@ -101,6 +103,8 @@ def require_in_range(operator: LinearOperator, scale: float, product: Array) -> 
         Its size as seen so far; 0 where all that was seen is 0, or has squares of 0.
     product : array, shape (n, k)
         The latest product.
+    power : int
+        Up to which power they are computed with: 1, 2 or 4.
 
     Raises
     ------
@@ -109,21 +113,79 @@ def require_in_range(operator: LinearOperator, scale: float, product: Array) -> 
     ValueError
         If they underflow, which would pass for an exact result.
     """
-    if _SMALLEST <= scale <= _LARGEST:
+    smallest, largest = _range(operator, power)
+    if smallest <= scale <= largest:
         return
     if scale == 0:
         # Sums of moduli, which do not underflow as squares do, tell small from zero.
         moduli = operator.xp.abs(product)
         sums = to_numpy(operator.codomain.column_inner(moduli, moduli * 0 + 1))
         scale = float(np.max(sums, initial=0.0))
-        if scale == 0 or scale >= _SMALLEST:
+        if scale == 0 or scale >= smallest:
             return
-    exponent = -round(math.log10(scale)) if math.isfinite(scale) else -200
+    raise _out_of_range(operator, scale, power)
+
+
+def require_product_in_range(
+    operator: LinearOperator, product: Array, number: int, power: int = 2
+) -> float:
+    """Raise if a first product is not finite, or of a size that nothing can be computed from.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Whose product it is.
+    product : array, shape (n, k)
+        Of the codomain.
+    number : int
+        Of the product, for the message if it is not finite.
+    power : int
+        As of `require_in_range`.
+
+    Returns
+    -------
+    float
+        The largest norm of a column; 0 where its square is 0, or not in range.
+
+    Raises
+    ------
+    NonFiniteError
+        If it holds NaN or infinity, or is too large.
+    ValueError
+        If it is too small.
+    """
+    space = operator.codomain
+    squares = to_host(space, space.column_norms_squared(product))
+    require_finite(squares, number, operator)
+    size = math.sqrt(float(np.max(squares, initial=0.0)))
+    require_in_range(operator, size, product, power)
+    return size
+
+
+def _range(operator: LinearOperator, power: int) -> tuple[float, float]:
+    """Return the sizes between which numbers may be, for their powers to stay in range."""
+    double = _is_double(operator)
+    # Squares are made in double precision anyhow.
+    roots = power if double else max(power / 2, 1)
+    low, high = _DOUBLE if double else _SINGLE
+    return float(10.0 ** (low / roots)), float(10.0 ** (high / roots))
+
+
+def _out_of_range(operator: LinearOperator, scale: float, power: int) -> Exception:
+    # No more than 1e300, as 1e309 is no number any more.
+    exponent = min(-round(math.log10(scale)), 300) if math.isfinite(scale) else -200
+    double = _is_double(operator)
+    what = _POWERS[power if double else max(power // 2, 1)]
     sentence = (
-        f"the products of {operator} are of size {scale:.2g}, and squares of that leave the range of "
-        f"double precision; work with 1e{exponent} * A, and divide what comes out by 1e{exponent}"
+        f"the products of {operator} are of size {scale:.2g}, and {what} leave the range of "
+        f"{'double' if double else 'single'} precision; work with 1e{exponent} * A, and divide what "
+        f"comes out by 1e{exponent}"
     )
-    raise NonFiniteError(sentence) if not scale <= _LARGEST else ValueError(sentence)
+    return ValueError(sentence) if scale < 1 else NonFiniteError(sentence)
+
+
+def _is_double(operator: LinearOperator) -> bool:
+    return eps(operator.xp, operator.dtype) <= 2.0**-52
 
 
 def start_vector(space: Space, start: Array | None, stream: Stream) -> Array:

@@ -112,8 +112,11 @@ class Bidiagonal:
         beside[0::2], beside[1::2] = self.alphas, self.betas
         last = 2 * size - 1
         ends = [(size, size + count - 1), (last, last)] if smallest else [(last - count + 1, last)]
+        # Of about unit size, as LAPACK multiplies entries with each other.
+        unit = float(np.max(beside)) or 1.0
+        beside = beside / unit
         parts = [eigh_tridiagonal(diagonal, beside, select="i", select_range=end) for end in ends]
-        values = np.concatenate([part[0] for part in parts])
+        values = unit * np.concatenate([part[0] for part in parts])
         if not values[0] > _APART * values[-1]:
             return self._chosen(self.triplets(), count, smallest)
         vectors = np.concatenate([part[1] for part in parts], axis=1)

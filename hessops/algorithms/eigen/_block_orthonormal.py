@@ -11,6 +11,7 @@ from hessops.agreement import to_host
 from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
 from hessops.blocks.orthogonalize import LITTLE_TAKEN_OFF
+from hessops.blocks.own_gram import own_gram
 from hessops.space import Space
 
 __all__ = ["Negligible", "OrthonormalRest", "orthonormal_rest", "projected", "truncated"]
@@ -101,8 +102,7 @@ def projected(
     for _ in range(times - 1):
         W, more = basis.project_block(W, ranges)
         inner = inner + more
-    # In double precision where that is cheap: products of 10^20 overflow in single precision.
-    gram = space.column_norms_squared(W)[None, :] if W.shape[1] == 1 else space.gram(W, W)
+    gram = space.column_norms_squared(W)[None, :] if W.shape[1] == 1 else own_gram(space, W)
     wide = xp.complex128 if is_complex(xp, space.dtype) else xp.float64
     together = to_host(space, xp.concat([xp.astype(inner, wide), xp.astype(gram, wide)]))
     return W, together[: inner.shape[0]], together[inner.shape[0] :]

@@ -128,9 +128,13 @@ class BlockTridiagonal:
                 chosen = np.concatenate([chosen[:count], chosen[-count:]])
             return self._with_residuals(everything.values[chosen], everything.vectors[:, chosen])
         ends = [(0, count - 1), (self.size - count, self.size - 1)]
-        parts = [eigh_tridiagonal(*self.diagonals(), select="i", select_range=end) for end in ends]
+        # Of about unit size, as LAPACK multiplies entries with each other.
+        diagonal, beside = self.diagonals()
+        unit = float(max(np.max(np.abs(diagonal)), np.max(np.abs(beside)))) or 1.0
+        diagonal, beside = diagonal / unit, beside / unit
+        parts = [eigh_tridiagonal(diagonal, beside, select="i", select_range=end) for end in ends]
         return self._with_residuals(
-            np.concatenate([part[0] for part in parts]),
+            unit * np.concatenate([part[0] for part in parts]),
             np.concatenate([part[1] for part in parts], axis=1),
         )
 

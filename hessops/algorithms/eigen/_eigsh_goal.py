@@ -6,7 +6,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from hessops.algorithms._common import require_positive
+from hessops.algorithms._common import require_positive, require_real
 from hessops.arrays import HostArray, eps
 from hessops.operator import LinearOperator
 
@@ -74,9 +74,10 @@ def eigsh_goal(
 def goal_tolerance(operator: LinearOperator, tol: float | None) -> float:
     """Return the residual norm asked for, relative to the operator's size, or say what is wrong."""
     tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
+    require_real(tol=tol)
     if not tol > 0:
         raise ValueError(f"tol={tol} must be positive")
-    return tol
+    return float(tol)
 
 
 class Goal:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.algorithms._common import start_norms
+from hessops.algorithms._common import require_product_in_range, start_norms
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.eigen._bidiagonal import Bidiagonal, SmallTriplets
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
@@ -256,6 +256,8 @@ class _GolubKahan:
     def multiply(self) -> None:
         """Multiply the next right vector, what is new in that as the next left one, and so on."""
         product = self.operator.apply(self.following)
+        if self.scale == 0:
+            require_product_in_range(self.operator, product, 2 * self.step + 1)
         self.step += 1
         self.lengths[-1] += 1
         self.right.extend(self.following)
@@ -317,7 +319,7 @@ class _GolubKahan:
         """Return the norm up to which a direction is exhausted, at the scale seen so far."""
         require_finite(inner, 2 * self.step, self.operator)
         require_finite(gram, 2 * self.step, self.operator)
-        self.scale = max(self.scale, math.hypot(_norm(inner), math.sqrt(_norm(gram))))
+        self.scale = max(self.scale, math.hypot(_norm(inner), math.sqrt(np.abs(gram).sum())))
         return self._breakdown * self.scale
 
     def _require_adjoint(self, stray: HostArray, lost: HostArray) -> None:

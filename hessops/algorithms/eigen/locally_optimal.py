@@ -18,6 +18,7 @@ import numpy as np
 
 from hessops.agreement import to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
+from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
 from hessops.algorithms.solvers._lock_step import preconditioned, require_definite
@@ -157,6 +158,8 @@ class _LocallyOptimal:
         product = self.operator.apply(block)
         self.step += 1
         self.num_products += width
+        if self.size == 0:
+            require_product_in_range(self.operator, product, self.num_products)
         self.basis.extend(block)
         self.products.extend(product)
         inner = to_host(space, space.gram(self.basis.vectors(), product)).astype(

@@ -12,6 +12,7 @@ from hessops.arrays import HostArray, eps
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.operator import LinearOperator
 from hessops.record import History
+from hessops.scalars import require_real
 from hessops.space import Space
 
 __all__ = ["RankPlan", "frobenius_rest", "require_not_negative"]
@@ -73,6 +74,8 @@ class RankPlan:
     ) -> RankPlan:
         """Return the plan, or say what is wrong with the options."""
         largest = min(operator.shape)
+        reals = {"tol": tol, "confidence": confidence, "frobenius_norm": norm}
+        require_real(**{name: value for name, value in reals.items() if value is not None})
         if (rank is None) == (tol is None):
             raise ValueError(f"give either {name}, the rank wanted, or tol, the error wanted")
         if rank is not None and max_rank is not None:

@@ -112,8 +112,10 @@ def block_norms(space: Space, X: Array) -> tuple[float, float]:
     size = float(np.linalg.norm(lengths))
     if size == 0:
         return 0.0, 0.0
-    # Of about unit size, as the squares in a Gram matrix of single precision may not be there.
-    X = X * space.from_host(np.full(X.shape[1], 1 / size))
+    # Of about unit size, as the squares in a Gram matrix of single precision may not be there; in two
+    # factors, as the inverse of rounding beside a small operator is beyond it.
+    root = space.from_host(np.full(X.shape[1], 1 / math.sqrt(size)))
+    X = X * root * root
     gram = to_host(space, space.gram(X, X))
     gram = gram.astype(np.complex128 if np.iscomplexobj(gram) else np.float64)
     return size * math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)), size

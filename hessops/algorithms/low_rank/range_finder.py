@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
 from hessops.arrays import Array, eps, to_numpy
 from hessops.blocks.orthogonalize import orthonormalize
@@ -195,8 +196,11 @@ def product_in_blocks(
     parts = [codomain.zeros(0)]
     for first in range(0, count, size):
         part = apply(X[:, first : min(first + size, count)])
-        squares = to_numpy(codomain.column_norms_squared(part))
-        require_finite(squares, num_products + first + 1, A)
+        if num_products + first == 0:
+            require_product_in_range(A, part, 1)
+        else:
+            squares = to_numpy(codomain.column_norms_squared(part))
+            require_finite(squares, num_products + first + 1, A)
         parts.append(part)
     product: Array = codomain.xp.concat(parts, axis=1)
     return product

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from hessops.result import Interval
+from hessops.scalars import require_real
 
 __all__ = ["power_rtol", "root", "root_error", "root_interval"]
 
@@ -15,8 +16,11 @@ def power_rtol(rtol: float | None, p: float) -> float | None:
     The lower end of the interval is the one further from the estimate: with x^p (1 - u) there, x is
     off by 1 - (1 - u)^(1/p).
     """
-    if rtol is None or not 0 < rtol < 1:
-        return rtol
+    if rtol is None:
+        return None
+    require_real(rtol=rtol)
+    if not 0 < rtol < 1:
+        return float(rtol)
     return -math.expm1(p * math.log1p(-rtol))
 
 

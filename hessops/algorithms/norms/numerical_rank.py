@@ -104,7 +104,7 @@ def numerical_rank(
     direct = operator.structure.self_adjoint
     result = count(
         operator if direct else smaller_gram(operator)[1],
-        Range(-tol, tol) if direct else Range(-math.inf, tol**2),
+        Range(-tol, tol) if direct else Range(-math.inf, tol * tol),
         complement=True,
         root=not direct,
         num_probes=num_probes,

@@ -14,6 +14,7 @@ from hessops.algorithms._common import require_options, require_real
 from hessops.algorithms.functions.trace_function import trace_function
 from hessops.algorithms.norms._roots import power_rtol, root, root_error, root_interval
 from hessops.algorithms.norms._smaller_gram import smaller_gram
+from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, RandomState
 from hessops.record import Callback
 from hessops.results.functions import TraceFunctionResult
@@ -22,6 +23,9 @@ from hessops.spectral_function import power
 from hessops.wrap import aslinearoperator
 
 __all__ = ["SchattenOptions", "nuclear_norm", "schatten_norm"]
+
+# Of powers that are still normal numbers, with sixteen digits more for the errors beside them.
+_SMALLEST_EXPONENT = -290.0
 
 
 class SchattenOptions(TypedDict, total=False):
@@ -71,7 +75,7 @@ def schatten_norm(
     NotImplementedError
         If `A` is not self-adjoint and knows no adjoint.
     ValueError
-        If `p` or an option is out of range, or the p-th power of the norm overflows.
+        If `p` or an option is out of range, or the p-th power of the norm is.
     NonFiniteError
         If a product holds NaN or infinity.
 
@@ -104,10 +108,12 @@ def schatten_norm(
         )
     operator = aslinearoperator(A)
     rtol = power_rtol(rtol, p)
-    if operator.structure.positive_semidefinite or (operator.structure.self_adjoint and p % 2 == 0):
-        return _as_norm(trace_function(operator, power(p), rtol=rtol, **options), p, 1)
-    result = trace_function(smaller_gram(operator)[1], power(p / 2), rtol=rtol, **options)
-    return _as_norm(result, p, 2)
+    known = operator.structure
+    direct = known.positive_semidefinite or (known.self_adjoint and p % 2 == 0)
+    on, exponent = (operator, p) if direct else (smaller_gram(operator)[1], p / 2)
+    result = trace_function(on, power(exponent), rtol=rtol, **options)
+    _require_power_in_range(operator, result, exponent, p)
+    return _as_norm(result, p, 1 if direct else 2)
 
 
 def nuclear_norm(
@@ -160,6 +166,20 @@ def nuclear_norm(
         # One step integrates x exactly.
         options["num_steps"] = 1
     return schatten_norm(operator, 1, rtol=rtol, **options)
+
+
+def _require_power_in_range(
+    A: LinearOperator, result: TraceFunctionResult, exponent: float, p: float
+) -> None:
+    """Raise if powers of the largest eigenvalue underflow, which would pass for a norm of 0."""
+    size = max(abs(result.bounds.low), abs(result.bounds.high))
+    if size == 0 or exponent * math.log10(size) >= _SMALLEST_EXPONENT:
+        return
+    norm = exponent / p * math.log10(size)
+    raise ValueError(
+        f"the norm of {A} is about 1e{norm:.0f}, and the power {p:g} of that leaves the range of "
+        f"double precision; work with 1e{-norm:.0f} * A, and divide what comes out by 1e{-norm:.0f}"
+    )
 
 
 def _as_norm(result: TraceFunctionResult, p: float, products: int) -> SchattenNormResult:

@@ -186,10 +186,11 @@ def cg_steps(
         inner = space.column_inners((P, S), (Z, S))
         curvature: Any = real_part(A, inner[0, :])
         usable = curvature > 0
-        # Where it is not positive, the host will see to it.
-        alpha = xp.where(usable, gamma / xp.where(usable, curvature, xp.ones_like(curvature)), 0.0)
-        small = space.coefficients(alpha)
-        following, R = X + P * small, R - S * small
+        # Where it is not positive or too small, the host will see to it.
+        with np.errstate(over="ignore", invalid="ignore"):
+            safe = xp.where(usable, curvature, xp.ones_like(curvature))
+            small = space.coefficients(xp.where(usable, gamma / safe, 0.0))
+            following, R = X + P * small, R - S * small
         Z, gamma, norms = _preconditioned(A, R, preconditioner)
         stray = xp.abs(inner[0, :] - inner[1, :])
         host = _to_host(A, gamma, norms, curvature, xp.abs(inner[0, :] - curvature), stray)
@@ -257,11 +258,13 @@ class _Watch:
         """
         gamma, norms, form, imaginary, stray = host
         columns = self.columns
-        require_finite(host, columns.num_products, self.operator)
+        require_finite(host[2:], columns.num_products, self.operator)
         inverse_alpha = np.abs(form) / self.gamma
         diagonal = inverse_alpha + self.beta * self._forms_before
         self._scales = np.maximum(self._scales, diagonal)
+        # First, as what is divided by tiny products is no longer finite.
         require_in_range(self.operator, float(np.max(self._scales)), product)
+        require_finite(host, columns.num_products, self.operator)
         # From a null vector the first step sees nothing but rounding.
         if columns.step > 1 and not self.suspicion.settled:
             self.suspicion.raised = self._looks_asymmetric(imaginary, stray)

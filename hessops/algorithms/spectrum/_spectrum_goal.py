@@ -8,6 +8,7 @@ import numpy as np
 
 from hessops.algorithms.spectrum.spectrum_steps import SpectrumState
 from hessops.arrays import HostArray
+from hessops.scalars import require_real
 from hessops.statistics import MeanVariance, t_quantile
 
 __all__ = ["SpectrumGoal"]
@@ -48,6 +49,8 @@ class SpectrumGoal:
         num_extremes: int,
         dim: int,
     ) -> None:
+        if accuracy is not None:
+            require_real(accuracy=accuracy)
         if accuracy is not None and not (math.isfinite(accuracy) and accuracy > 0):
             raise ValueError(f"accuracy={accuracy} must be positive, e.g. 0.01")
         self.accuracy, self.num_extremes = accuracy, num_extremes

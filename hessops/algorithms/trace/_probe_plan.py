@@ -79,7 +79,8 @@ class ProbePlan(Generic[S]):
         self.confidence = confidence
         self.comm: Communicator = SerialComm() if comm is None else comm
         self._tolerances = rtol, atol
-        self.rtol, self.atol = rtol or 0.0, atol or 0.0
+        # Python's numbers, which do not take what they are multiplied with to single precision.
+        self.rtol, self.atol = float(rtol or 0.0), float(atol or 0.0)
         self.adaptive = rtol is not None or atol is not None
         self.budget = num_probes or (_DEFAULT_BUDGET if self.adaptive else _DEFAULT_PROBES)
         self.first_stage = min(self.budget, _FIRST_STAGE) if self.adaptive else self.budget

@@ -198,8 +198,9 @@ class ControlState:
     def correlation(self) -> float:
         """Return the correlation of what probes see of A and of B."""
         a, b = self.deviations()
-        sizes = float(length(a)) * float(length(b))
-        return float(np.sum(a * b)) / sizes if sizes else 0.0
+        sizes = float(length(a)), float(length(b))
+        # Divided first, as products of both may leave the range of double precision.
+        return float(np.sum((a / sizes[0]) * (b / sizes[1]))) if all(sizes) else 0.0
 
     def _corrected(self) -> HostArray:
         a, b = self.pairs

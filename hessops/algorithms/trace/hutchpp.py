@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
+from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import multiplied
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
@@ -238,8 +239,8 @@ def na_hutchpp(
     G = space.probes(stream, range(num_products - rows - columns), probe)
     vectors = space.xp.concat([sketches, G], axis=1)
     products = multiplied(A, vectors, block_size)
+    require_product_in_range(A, products, num_products)
     squared = to_numpy(space.column_norms_squared(products))
-    require_finite(squared, num_products, A)
     # Scaled, so that products of products stay within range.
     size = float(np.sqrt(np.max(squared))) or 1.0
     products = products * (1 / size)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.algorithms.trace.xtrace import MOST, removed_directions
@@ -107,16 +108,20 @@ def xdiag_steps(
     Q: Array | None = None
     R = np.zeros((0, 0))
     rows = space.xp.astype(space.xp.abs(space.zeros(1)[:, 0]), space.xp.float64)
+    size = 1.0  # Of A, which all that is summed is divided by: its squares may be out of range.
     counts = doubled(first if known is None else known.shape[1], num_probes)
     for step, indices in enumerate(counts, start=1):
         fresh = space.probes(stream, indices, probe)
         y = multiplied(A, fresh, block_size) if known is None else known
         known = None
+        if step == 1:
+            size = require_product_in_range(A, y, indices.stop) or 1.0
+        y = y * (1 / size)
         squares = to_numpy(space.column_norms_squared(y))
         require_finite(squares, indices.stop, A)
         Q, columns = extended_qr(space, Q, y, filler)
         R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)
-        z = multiplied(back, Q[:, indices.start :], block_size)
+        z = multiplied(back, Q[:, indices.start :], block_size) * (1 / size)
         require_finite(to_numpy(space.column_norms_squared(z)), 2 * indices.stop, A)
         omega, image = (space.xp.concat(pair, axis=1) for pair in ((omega, fresh), (image, z)))
         # E|(A ω)_i|² is the squared norm of row i; QR spreads rounding over all rows alike.
@@ -124,7 +129,8 @@ def xdiag_steps(
         rows = rows + space.xp.sum(moduli**2, axis=1) + float(squares.sum()) / space.dim
         values, errors = _estimates(A, omega, Q, R, image)
         floor = ROUNDINGS * eps(space.xp, space.dtype) * space.xp.sqrt(rows / indices.stop)
-        errors = space.xp.hypot(space.xp.astype(errors, space.xp.float64), floor)
+        errors = space.xp.hypot(space.xp.astype(errors, space.xp.float64), floor) * size
+        values = values * size
         norms = [to_numpy(space.column_norms_squared(part[:, None])) for part in (values, errors)]
         yield XDiagState(
             step,

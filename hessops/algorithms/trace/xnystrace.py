@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
+from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms.trace._leave_one_out import LeaveOneOut, LeaveOneOutState
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.arrays import Array, HostArray, eps, to_numpy
@@ -81,6 +82,8 @@ def xnystrace_steps(
         fresh = space.probes(stream, indices, probe)
         y = multiplied(A, fresh, block_size) if known is None else known
         known = None
+        if step == 1:
+            require_product_in_range(A, y, indices.stop, power=1)
         omega = space.xp.concat([omega, fresh], axis=1)
         products = space.xp.concat([products, y], axis=1)
         estimates = _estimates(A, omega, products, probe)

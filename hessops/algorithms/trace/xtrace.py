@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms.trace._leave_one_out import LeaveOneOut, LeaveOneOutState
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.arrays import Array, HostArray, to_numpy
@@ -78,7 +79,10 @@ def xtrace_steps(
         fresh = space.probes(stream, indices, probe)
         y = multiplied(A, fresh, block_size) if known is None else known
         known = None
-        require_finite(to_numpy(space.column_norms_squared(y)), indices.stop, A)
+        if step == 1:
+            require_product_in_range(A, y, indices.stop, power=1)
+        else:
+            require_finite(to_numpy(space.column_norms_squared(y)), indices.stop, A)
         Q, columns = extended_qr(space, Q, y, filler)
         R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)
         z = multiplied(A, Q[:, indices.start :], block_size)
