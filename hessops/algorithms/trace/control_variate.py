@@ -338,10 +338,14 @@ class _Forms:
     ) -> HostArray:
         """Return the forms of some operators with the same probes, shape (len(operators), k)."""
         space = self.A.domain
-        total = np.zeros((len(operators), len(indices)))
+        forms = []
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
             Z = space.probes(stream.for_term(index), indices, self.probe)
-            forms = [to_numpy(space.column_inner(Z, term.apply(Z))) for term in terms]
-            total = total + np.real(np.stack(forms))
+            forms.extend(space.column_inner(Z, term.apply(Z)) for term in terms)
+        # Small, so that they wait on the device for those of all terms: one copy a block of probes.
+        by_term = np.real(to_numpy(space.xp.stack(forms)))
+        total = np.zeros((len(operators), len(indices)))
+        for first in range(0, len(forms), len(operators)):
+            total = total + by_term[first : first + len(operators)]
         require_finite(total, indices.stop, self.A)
         return total
