@@ -28,7 +28,7 @@ from hessops.algorithms.trace._control_split import (
 )
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import paired_strata
-from hessops.arrays import HostArray, to_numpy
+from hessops.arrays import Array, HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
@@ -338,7 +338,7 @@ class _Forms:
     ) -> HostArray:
         """Return the forms of some operators with the same probes, shape (len(operators), k)."""
         space = self.A.domain
-        forms = []
+        forms: list[Array] = []
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
             Z = space.probes(stream.for_term(index), indices, self.probe)
             forms.extend(space.column_inner(Z, term.apply(Z)) for term in terms)
