@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from hessops.agreement import together_to_host
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.algorithms.trace.xtrace import MOST, removed_directions
-from hessops.arrays import Array, HostArray, eps, is_complex, namespace, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_complex, namespace
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.blocks.tall_qr import extended_qr
 from hessops.operator import LinearOperator
@@ -109,20 +111,23 @@ def xdiag_steps(
         fresh = space.probes(stream, indices, probe)
         y = multiplied(A, fresh, block_size) if known is None else known
         known = None
-        squares = to_numpy(space.column_norms_squared(y))
-        require_finite(squares, indices.stop, A)
-        Q, columns = extended_qr(space, Q, y, filler)
+        judge = partial(require_finite, product=indices.stop, operator=A)
+        Q, columns = extended_qr(space, Q, y, filler, judge=judge)
         R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)
         z = multiplied(back, Q[:, indices.start :], block_size)
-        require_finite(to_numpy(space.column_norms_squared(z)), 2 * indices.stop, A)
         omega, image = (space.xp.concat(pair, axis=1) for pair in ((omega, fresh), (image, z)))
         # E|(A ω)_i|² is the squared norm of row i; QR spreads rounding over all rows alike.
         moduli = space.xp.astype(space.xp.abs(y), space.xp.float64)
-        rows = rows + space.xp.sum(moduli**2, axis=1) + float(squares.sum()) / space.dim
-        values, errors = _estimates(A, omega, Q, R, image)
+        spread = float(np.sum(np.abs(columns) ** 2)) / space.dim
+        rows = rows + space.xp.sum(moduli**2, axis=1) + spread
+        # What overflowed raises below; a warning of the library's would only come before.
+        with np.errstate(over="ignore", invalid="ignore"):
+            values, errors = _estimates(A, omega, Q, R, image)
         floor = ROUNDINGS * eps(space.xp, space.dtype) * space.xp.sqrt(rows / indices.stop)
         errors = space.xp.hypot(space.xp.astype(errors, space.xp.float64), floor)
-        norms = [to_numpy(space.column_norms_squared(part[:, None])) for part in (values, errors)]
+        blocks = (z, values[:, None], errors[:, None])
+        of_z, *norms = together_to_host(space, *map(space.column_norms_squared, blocks))
+        require_finite(of_z, 2 * indices.stop, A)
         yield XDiagState(
             step,
             2 * indices.stop,
