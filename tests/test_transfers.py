@@ -66,6 +66,30 @@ def test_copies_a_step(copies, verb, options, to_host, to_device):
     assert ((more_host - host) / 5, (more_device - device) / 5) == (to_host, to_device)
 
 
+SUM = hessops.FiniteSum([hessops.Diagonal(np.linspace(1.0, 2.0 + b, 200)) for b in range(7)])
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("trace", {"method": "hutchinson"}),
+        ("trace", {"control": (SUM, None)}),
+        ("diagonal", {"method": "hutchinson"}),
+    ],
+)
+def test_copies_a_block_of_probes_of_a_sum(copies, verb, options):
+    """One, however many terms there are."""
+    totals = []
+    for products in (60, 120):
+        copies.clear()
+        result = getattr(hessops, verb)(
+            SUM, max_products=products, block_size=4, stratify=True, rng=0, **options
+        )
+        totals.append((copies["to host"], len(result.history)))
+    (few, short), (many, long) = totals
+    assert many - few == long - short > 5
+
+
 class Ramp(hessops.LinearOperator):
     """The diagonal matrix of 0 to 49 on vectors of a communicator."""
 

@@ -119,14 +119,15 @@ def xdiag_steps(
         moduli = space.xp.astype(space.xp.abs(y), space.xp.float64)
         spread = float(np.sum(np.abs(columns) ** 2)) / space.dim
         rows = rows + space.xp.sum(moduli**2, axis=1) + spread
-        # What overflowed raises below; a warning of the library's would only come before.
+        # What is not finite raises below; a warning of the library's would only come before.
         with np.errstate(over="ignore", invalid="ignore"):
             values, errors = _estimates(A, omega, Q, R, image)
         floor = ROUNDINGS * eps(space.xp, space.dtype) * space.xp.sqrt(rows / indices.stop)
         errors = space.xp.hypot(space.xp.astype(errors, space.xp.float64), floor)
         blocks = (z, values[:, None], errors[:, None])
         of_z, *norms = together_to_host(space, *map(space.column_norms_squared, blocks))
-        require_finite(of_z, 2 * indices.stop, A)
+        # Of one probe no error is known.
+        require_finite(np.concatenate([of_z, *norms[: indices.stop]]), 2 * indices.stop, A)
         yield XDiagState(
             step,
             2 * indices.stop,
