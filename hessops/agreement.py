@@ -8,13 +8,15 @@ small matrix. So whatever steers is taken from rank 0; a single process pays not
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from hessops.arrays import Array, HostArray, to_numpy
+from hessops.arrays import Array, HostArray, is_complex, numpy_dtype, to_numpy
 from hessops.random import RandomState, seed_from
 from hessops.space import Space
 
-__all__ = ["agreed_seed", "to_host"]
+__all__ = ["agreed_seed", "to_host", "together_to_host"]
 
 
 def to_host(space: Space, small: Array) -> HostArray:
@@ -34,6 +36,34 @@ def to_host(space: Space, small: Array) -> HostArray:
     """
     host = to_numpy(small)
     return host if space.comm.size == 1 else space.comm.broadcast(host)
+
+
+def together_to_host(space: Space, *small: Array) -> list[HostArray]:
+    """Return some small arrays of the device on the host, by one copy: rank 0's, on every rank.
+
+    Parameters
+    ----------
+    space : Space
+        Whose ranks have to agree.
+    *small : array
+        Of any shapes and floating types of the space's library; each comes back in its own.
+
+    Returns
+    -------
+    list of numpy.ndarray
+        The same bits as of copies one by one: nothing is lost in the widest type, or on the way back.
+    """
+    xp = space.xp
+    wide = xp.complex128 if any(is_complex(xp, part.dtype) for part in small) else xp.float64
+    flat = [xp.reshape(xp.astype(part, wide), (-1,)) for part in small]
+    host = to_host(space, xp.concat(flat))
+    parts, start = [], 0
+    for part in small:
+        stop = start + math.prod(part.shape)
+        own = host[start:stop] if is_complex(xp, part.dtype) else np.real(host[start:stop])
+        parts.append(np.ascontiguousarray(own, numpy_dtype(part.dtype)).reshape(part.shape))
+        start = stop
+    return parts
 
 
 def agreed_seed(space: Space, rng: RandomState) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import agreed_seed
+from hessops.agreement import agreed_seed, together_to_host
 from hessops.arrays import Array, HostArray, dtype_name, eps, namespace, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
@@ -287,8 +287,10 @@ class _Checker:
         )
 
     def self_adjoint(self) -> Check:
-        left = to_numpy(self.operator.domain.gram(self.Z, self.AX))
-        right = to_numpy(self.operator.domain.gram(self.multiply(self.Z), self.X))
+        domain = self.operator.domain
+        left, right = together_to_host(
+            domain, domain.gram(self.Z, self.AX), domain.gram(self.multiply(self.Z), self.X)
+        )
         deviation = self.inner_deviation(left, right)
         return _verdict(
             "self-adjoint",
@@ -303,8 +305,10 @@ class _Checker:
         except NotImplementedError:
             return None
         self.num_products += self.count
-        left = to_numpy(self.operator.codomain.gram(self.Y, self.AX))
-        right = to_numpy(self.operator.domain.gram(back, self.X))
+        domain, codomain = self.operator.domain, self.operator.codomain
+        left, right = together_to_host(
+            domain, codomain.gram(self.Y, self.AX), domain.gram(back, self.X)
+        )
         deviation = self.inner_deviation(left, right)
         return _verdict(
             "adjoint",
@@ -314,8 +318,14 @@ class _Checker:
         )
 
     def positive_semidefinite(self) -> Check:
-        forms = np.real(to_numpy(self.operator.domain.column_inner(self.X, self.AX)))
-        lengths = _norms(self.operator.domain, self.X) * _norms(self.operator.codomain, self.AX)
+        domain, codomain = self.operator.domain, self.operator.codomain
+        inner, before, after = together_to_host(
+            domain,
+            domain.column_inner(self.X, self.AX),
+            domain.column_norms_squared(self.X),
+            codomain.column_norms_squared(self.AX),
+        )
+        forms, lengths = np.real(inner), np.sqrt(before) * np.sqrt(after)
         worst = float(
             np.min(np.divide(forms, lengths, out=np.zeros_like(forms), where=lengths > 0))
         )
@@ -327,8 +337,11 @@ class _Checker:
         )
 
     def relative(self, difference: Array, reference: Array) -> float:
-        size = float(np.linalg.norm(_norms(self.operator.codomain, reference)))
-        off = float(np.linalg.norm(_norms(self.operator.codomain, difference)))
+        codomain = self.operator.codomain
+        squares = map(codomain.column_norms_squared, (reference, difference))
+        size, off = (
+            float(np.linalg.norm(np.sqrt(part))) for part in together_to_host(codomain, *squares)
+        )
         return off / size if size > 0 else (0.0 if off == 0 else math.inf)
 
     def inner_deviation(self, left: HostArray, right: HostArray) -> float:

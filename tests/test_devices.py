@@ -20,6 +20,7 @@ from hessops.record import History
 # A prime, so that no small array has a side of this length.
 DIM = 101
 EIGENVALUES = np.concatenate([np.linspace(1.0, 3.0, DIM - 3), [5.0, 7.0, 9.0]])
+NUM_TERMS = 5
 # What is computed otherwise than on the host differs by roundings of numbers up to this size.
 SIZE = 1e3
 ROUNDING = 1e-10
@@ -31,6 +32,7 @@ class Problem:
 
     S: LinearOperator  # positive definite
     G: LinearOperator  # general
+    F: LinearOperator  # a sum of NUM_TERMS positive definite ones
     b: Any
     products: int = 0
 
@@ -38,8 +40,15 @@ class Problem:
     def on(cls, put, dtype):
         spd, general = with_spectrum(EIGENVALUES, 0, dtype), normal(1, (DIM, DIM), dtype)
         S = hessops.aslinearoperator(put(spd), positive_semidefinite=True)
-        problem = cls(S, hessops.aslinearoperator(put(general)), put(normal(2, (DIM, 2), dtype)))
-        for operator in (problem.S, problem.G):
+        terms = [
+            hessops.aslinearoperator(
+                put(with_spectrum(EIGENVALUES, seed, dtype)), positive_semidefinite=True
+            )
+            for seed in range(NUM_TERMS)
+        ]
+        G, F = hessops.aslinearoperator(put(general)), hessops.FiniteSum(terms)
+        problem = cls(S, G, F, put(normal(2, (DIM, 2), dtype)))
+        for operator in (S, G, *terms):
             for hook in ("_apply", "_apply_adjoint"):
                 setattr(operator, hook, problem.counted(getattr(operator, hook)))
         return problem
@@ -56,14 +65,34 @@ def run_trace(method, **options):
     return lambda p: hessops.trace(p.S, method=method, rng=0, **options)
 
 
+def run_lanczos(reorthogonalize):
+    options = {"num_steps": 30, "reorthogonalize": reorthogonalize}
+    return lambda p: hessops.lanczos(p.S, rng=0, **options)
+
+
+def run_diagonal_control(p):
+    known = hessops.diagonal(p.S, method="exact").values
+    return hessops.diagonal(p.S, control=(p.S, known), max_products=60, block_size=6, rng=0)
+
+
 # Each verb, and how often at most it waits for the device in a product with a block: once where the
-# recurrence is one of inner products, more often where whole blocks are made orthonormal. Lanczos
-# runs without reorthogonalisation end early, before roundings have grown to errors.
+# recurrence is one of inner products, more often where whole blocks are made orthonormal; of a sum
+# once for the products with all of its terms. Lanczos runs without reorthogonalisation end early,
+# before roundings have grown to errors.
 RUNS = {
-    "check_operator": (lambda p: hessops.check_operator(p.G, rng=0), 3),
+    "check_operator": (lambda p: hessops.check_operator(p.G, rng=0), 1),
     "cg": (lambda p: hessops.cg(p.S, p.b), 1),
     "condition_number": (lambda p: hessops.condition_number(p.S, rng=0), 1),
     "diagonal": (lambda p: hessops.diagonal(p.S, num_probes=60, block_size=20, rng=0), 1),
+    "diagonal by xdiag": (
+        lambda p: hessops.diagonal(p.S, method="xdiag", max_products=60, rng=0),
+        1,
+    ),
+    "diagonal of a sum": (
+        lambda p: hessops.diagonal(p.F, num_probes=60, block_size=6, rng=0),
+        1 / NUM_TERMS,
+    ),
+    "diagonal with a control": (run_diagonal_control, 1),
     "effective_dimension": (lambda p: hessops.effective_dimension(p.S, 0.1, rng=0), 1),
     "eigenvalue_count": (lambda p: hessops.eigenvalue_count(p.S, (4.0, 8.0), rng=0), 1),
     "eigsh": (lambda p: hessops.eigsh(p.S, 3, rng=0), 1),
@@ -73,38 +102,62 @@ RUNS = {
     "frobenius_norm": (lambda p: hessops.frobenius_norm(p.G, rng=0), 1),
     "inverse": (lambda p: hessops.inverse(p.S), 1),
     "lanczos": (lambda p: hessops.lanczos(p.S, num_steps=20, rng=0), 1),
-    "lobpcg": (lambda p: hessops.lobpcg(p.S, 2, tol=1e-6, rng=0), 6),
+    "lanczos, partial": (run_lanczos("partial"), 1.2),
+    "lanczos, periodic": (run_lanczos("periodic"), 1.2),
+    "lanczos, selective": (run_lanczos("selective"), 1.6),
+    "lobpcg": (lambda p: hessops.lobpcg(p.S, 2, tol=1e-6, rng=0), 4),
+    # As many products are with the preconditioner.
+    "lobpcg, preconditioned": (
+        lambda p: hessops.lobpcg(p.S, 2, which="LA", preconditioner=p.S, tol=1e-6, rng=0),
+        2.5,
+    ),
     "logdet": (lambda p: hessops.logdet(p.S, num_steps=10, rng=0), 1),
     "matrix_function": (lambda p: hessops.matrix_function(p.S, np.exp, p.b), 1),
     "minres": (lambda p: hessops.minres(p.S, p.b), 1),
     "nuclear_norm": (lambda p: hessops.nuclear_norm(p.G, num_steps=10, rng=0), 1),
     "numerical_rank": (lambda p: hessops.numerical_rank(p.S, 0.5, rng=0), 1),
-    "nystrom": (lambda p: hessops.nystrom(p.S, rank=5, rng=0), 6),
+    "nystrom": (lambda p: hessops.nystrom(p.S, rank=5, rng=0), 3),
     "nystrom_preconditioner": (
         lambda p: hessops.nystrom_preconditioner(p.S, 5, shift=0.1, rng=0),
-        6,
+        3,
     ),
-    "power_iteration": (lambda p: hessops.power_iteration(p.S, num_eigenpairs=3, rng=0), 4),
+    "power_iteration": (lambda p: hessops.power_iteration(p.S, num_eigenpairs=3, rng=0), 2),
     "power_iteration deflated": (
         lambda p: hessops.power_iteration(p.S, num_eigenpairs=2, method="deflated", rng=0),
-        5,
+        2.1,  # and a little for each new vector
     ),
-    "randomized_eigh": (lambda p: hessops.randomized_eigh(p.S, 3, rng=0), 7),
-    "randomized_svd": (lambda p: hessops.randomized_svd(p.G, 3, rng=0), 7),
+    "randomized_eigh": (lambda p: hessops.randomized_eigh(p.S, 3, rng=0), 4),
+    "randomized_svd": (lambda p: hessops.randomized_svd(p.G, 3, rng=0), 4),
     "schatten_norm": (lambda p: hessops.schatten_norm(p.G, 4, num_steps=10, rng=0), 1),
     "spectral_density": (lambda p: hessops.spectral_density(p.S, num_steps=10, rng=0), 1),
     "spectral_norm": (lambda p: hessops.spectral_norm(p.G, rng=0), 1),
-    "spectrum": (lambda p: hessops.spectrum(p.S, budget=24, num_probes=2, rng=0), 3),
-    "svds": (lambda p: hessops.svds(p.G, 2, tol=1e-7, rng=0), 2),
+    "spectrum": (lambda p: hessops.spectrum(p.S, budget=24, num_probes=2, rng=0), 2),
+    "svds": (lambda p: hessops.svds(p.G, 2, tol=1e-7, rng=0), 1),
     "trace": (lambda p: hessops.trace(p.S, num_probes=60, rng=0), 1),
     "trace of normal probes": (
         lambda p: hessops.trace(p.S, num_probes=60, probe="normal", rng=0),
         1,
     ),
-    "trace by hutchpp": (run_trace("hutchpp", max_products=60), 3),
-    "trace by xtrace": (run_trace("xtrace", max_products=60), 4),
-    "trace by xnystrace": (run_trace("xnystrace", max_products=60), 3),
-    "trace with a control": (lambda p: hessops.trace(p.S, control=(p.S, 5.0), rng=0), 1),
+    "trace by hutchpp": (run_trace("hutchpp", max_products=60), 1),
+    "trace by xtrace": (run_trace("xtrace", max_products=60), 1),
+    "trace by xnystrace": (run_trace("xnystrace", max_products=60), 2),
+    "trace by na-hutchpp": (run_trace("na-hutchpp", max_products=60), 1),
+    "trace of real normal probes": (run_trace("hutchinson", num_probes=60, probe="normal"), 1),
+    "trace of a sum": (
+        lambda p: hessops.trace(p.F, method="hutchinson", num_probes=60, block_size=6, rng=0),
+        1 / NUM_TERMS,
+    ),
+    "trace of a sum, chosen": (
+        lambda p: hessops.trace(p.F, max_products=60, block_size=6, rng=0),
+        1 / NUM_TERMS,
+    ),
+    "trace of a sum with a control": (
+        lambda p: hessops.trace(
+            p.F, control=(p.F, 5.0), max_products=60, block_size=6, stratify=True, rng=0
+        ),
+        0.5 / NUM_TERMS,
+    ),
+    "trace with a control": (lambda p: hessops.trace(p.S, control=(p.S, 5.0), rng=0), 0.5),
     "trace, exact": (run_trace("exact"), 1),
     "trace_function": (lambda p: hessops.trace_function(p.S, np.sqrt, num_steps=10, rng=0), 1),
     "trace_inverse": (lambda p: hessops.trace_inverse(p.S, num_steps=10, rng=0), 1),

@@ -48,8 +48,8 @@ def copies(monkeypatch):
         ("eigsh", {"k": 3, "tol": 1e-14}, 1, 1),
         # One each for the product with the operator and with its adjoint.
         ("svds", {"k": 3, "tol": 1e-14}, 2, 2),
-        ("power_iteration", {"num_eigenpairs": 3, "tol": 1e-14}, 4, 3),
-        ("power_iteration", {"method": "deflated", "tol": 1e-14}, 4, 3),
+        ("power_iteration", {"num_eigenpairs": 3, "tol": 1e-14}, 2, 2),
+        ("power_iteration", {"method": "deflated", "tol": 1e-14}, 2, 2),
     ],
 )
 def test_copies_a_step(copies, verb, options, to_host, to_device):
@@ -64,6 +64,30 @@ def test_copies_a_step(copies, verb, options, to_host, to_device):
         totals.append((copies["to host"], copies["to device"]))
     (host, device), (more_host, more_device) = totals
     assert ((more_host - host) / 5, (more_device - device) / 5) == (to_host, to_device)
+
+
+SUM = hessops.FiniteSum([hessops.Diagonal(np.linspace(1.0, 2.0 + b, 200)) for b in range(7)])
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("trace", {"method": "hutchinson"}),
+        ("trace", {"control": (SUM, None)}),
+        ("diagonal", {"method": "hutchinson"}),
+    ],
+)
+def test_copies_a_block_of_probes_of_a_sum(copies, verb, options):
+    """One, however many terms there are."""
+    totals = []
+    for products in (60, 120):
+        copies.clear()
+        result = getattr(hessops, verb)(
+            SUM, max_products=products, block_size=4, stratify=True, rng=0, **options
+        )
+        totals.append((copies["to host"], len(result.history)))
+    (few, short), (many, long) = totals
+    assert many - few == long - short > 5
 
 
 class Ramp(hessops.LinearOperator):

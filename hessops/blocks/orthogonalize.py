@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hessops.agreement import to_host
-from hessops.arrays import Array, eps, is_complex, namespace
+from hessops.arrays import Array, HostArray, eps, is_complex, namespace
 from hessops.blocks.own_gram import own_gram
 from hessops.random import Stream
 from hessops.space import Space
@@ -21,11 +21,16 @@ Errors of size eps stay, and count for eps over that share: at a half, one bit i
 pass is for those that lose more (Daniel, Gragg, Kaufman & Stewart 1976)."""
 
 
-def orthonormalize(space: Space, X: Array) -> Array:
+# After a pass over columns no closer to dependent than that, a second would find a few roundings.
+_NEARLY_ORTHOGONAL = 0.25
+
+
+def orthonormalize(space: Space, X: Array, gram: HostArray | None = None) -> Array:
     """Return an orthonormal basis of the span of a block.
 
-    Singular-value QR (SVQB; Stathopoulos & Wu 2002) in two passes: scale, diagonalise the Gram
-    matrix on the host, drop what is dependent to rounding.
+    Singular-value QR (SVQB; Stathopoulos & Wu 2002): scale, diagonalise the Gram matrix on the host,
+    drop what is dependent to rounding. In two passes, unless the first found columns that were nearly
+    orthogonal.
 
     Parameters
     ----------
@@ -33,14 +38,17 @@ def orthonormalize(space: Space, X: Array) -> Array:
         Where the vectors live.
     X : array, shape (n, k)
         Any block; dependent and zero columns are allowed.
+    gram : numpy.ndarray, shape (k, k), optional
+        Its Gram matrix, where it has come to the host with other numbers: the same on every rank.
 
     Returns
     -------
     array, shape (n, r)
         Orthonormal columns, r at most k.
     """
-    for _ in range(2):
-        gram = to_host(space, own_gram(space, X)).astype(_wide(X))
+    for known in (gram, None):
+        gram = to_host(space, own_gram(space, X)) if known is None else known
+        gram = gram.astype(_wide(X))
         lengths = np.sqrt(np.real(np.diag(gram)))
         inverse = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
         correlation = inverse[:, None] * gram * inverse[None, :]
@@ -49,6 +57,8 @@ def orthonormalize(space: Space, X: Array) -> Array:
         kept = values > floor
         transform = inverse[:, None] * vectors[:, kept] / np.sqrt(values[kept])
         X = X @ space.from_host(transform)
+        if _nearly_orthogonal(space, lengths, values):
+            break
     return X
 
 
@@ -106,6 +116,16 @@ def extend_orthonormal(space: Space, Q: Array, X: Array) -> Array:
         X = X * space.from_host(1 / norms)
     extended: Array = space.xp.concat([Q, X], axis=1)
     return extended
+
+
+def _nearly_orthogonal(space: Space, lengths: HostArray, values: HostArray) -> bool:
+    """Tell whether a Gram matrix that holds all of its digits is that of nearly orthogonal columns."""
+    info = space.xp.finfo(space.dtype)
+    all_digits = np.all(lengths**2 * info.eps > info.smallest_normal)
+    return bool(
+        all_digits
+        and np.min(values, initial=1.0) > _NEARLY_ORTHOGONAL * np.max(values, initial=0.0)
+    )
 
 
 def _wide(X: Array) -> Any:

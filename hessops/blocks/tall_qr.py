@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from hessops.agreement import to_host
-from hessops.arrays import Array, HostArray, eps, is_complex, to_numpy
+from hessops.agreement import to_host, together_to_host
+from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.random import Stream
 from hessops.space import Space
 
 __all__ = ["extended_qr"]
+
+Judge = Callable[[HostArray], None]
 
 _MOST_PASSES = 6
 _SMALL = 0.5
 _TINY = 1e-300
 
 
-def extended_qr(space: Space, Q: Array | None, Y: Array, filler: Stream) -> tuple[Array, HostArray]:
+def extended_qr(
+    space: Space, Q: Array | None, Y: Array, filler: Stream, *, judge: Judge | None = None
+) -> tuple[Array, HostArray]:
     """Return an orthonormal basis of ``[Q, Y]`` that begins with `Q`, and Y in that basis.
 
     Unlike `orthonormalize` it drops nothing: a column that depends on those before it to rounding
@@ -33,6 +39,9 @@ def extended_qr(space: Space, Q: Array | None, Y: Array, filler: Stream) -> tupl
         Columns to add.
     filler : Stream
         Where random directions come from.
+    judge : callable, optional
+        Called with the squared norms of the columns of Y, which come to the host anyway, before
+        anything is made of them. It may raise: they need not be finite.
 
     Returns
     -------
@@ -44,15 +53,21 @@ def extended_qr(space: Space, Q: Array | None, Y: Array, filler: Stream) -> tupl
     k, old = Y.shape[1], 0 if Q is None else Q.shape[1]
     kind = np.complex128 if is_complex(space.xp, space.dtype) else np.float64
     above, below = np.zeros((old, k), dtype=kind), np.eye(k, dtype=kind)
-    least = 10 * (old + k) * eps(space.xp, space.dtype) * _norms(space, Y)
+    squares = space.column_norms_squared(Y)
+    least = np.zeros(k)
     filled = np.zeros(k, dtype=bool)
-    for _ in range(_MOST_PASSES):
-        overlap = np.zeros((old, k))
-        if Q is not None:
-            on_device = space.gram(Q, Y)
-            Y, overlap = Y - Q @ space.coefficients(on_device), to_host(space, on_device)
-            above = above + overlap @ below
-        Y, factor = _qr(space, Y)
+    for turn in range(_MOST_PASSES):
+        Y, on_device = _projected(space, Q, Y)
+        Y, factor_on_device = _qr(space, Y)
+        # One copy a pass: the norms come along with the first.
+        overlap, factor, *norms = together_to_host(
+            space, on_device, factor_on_device, *([] if turn else [squares])
+        )
+        if norms:
+            if judge is not None:
+                judge(norms[0])
+            least = 10 * (old + k) * eps(space.xp, space.dtype) * np.sqrt(norms[0])
+        above = above + overlap @ below
         below = factor @ below
         # Rank 0 decides: rounding may differ between ranks.
         dependent = space.comm.broadcast((np.abs(np.diag(below)) <= least) & ~filled)
@@ -74,11 +89,21 @@ def _share_taken(overlap: HostArray, factor: HostArray) -> float:
     return float(np.linalg.norm(overlap / np.maximum(np.abs(np.diag(factor)), _TINY)))
 
 
-def _qr(space: Space, Y: Array) -> tuple[Array, HostArray]:
+def _projected(space: Space, Q: Array | None, Y: Array) -> tuple[Array, Array]:
+    """Return what is left of a block off the basis, and its coefficients along it."""
+    if Q is None:
+        return Y, space.zeros(Y.shape[1])[:0, :]
+    overlap = space.gram(Q, Y)
+    # Whoever judges what overflowed raises; a warning of the library's would only come before.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Y - Q @ space.coefficients(overlap), overlap
+
+
+def _qr(space: Space, Y: Array) -> tuple[Array, Array]:
     """Return QR factors of a block: by Householder where it is whole, by columns where it is split."""
     if space.comm.size == 1:
         Q, R = space.xp.linalg.qr(Y, mode="reduced")
-        return Q, to_numpy(R)
+        return Q, R
     k = Y.shape[1]
     Q, factor = space.zeros(0), np.zeros((k, k), dtype=np.complex128)
     for j in range(k):
@@ -91,7 +116,9 @@ def _qr(space: Space, Y: Array) -> tuple[Array, HostArray]:
         factor[j, j] = length[0]
         inverse = np.divide(1.0, length, out=np.zeros(1), where=length > 0)
         Q = space.xp.concat([Q, column * space.from_host(inverse)], axis=1)
-    return Q, factor if is_complex(space.xp, space.dtype) else factor.real
+    # Not by `from_host`, which would round it to the vectors' precision.
+    small = factor if is_complex(space.xp, space.dtype) else np.ascontiguousarray(factor.real)
+    return Q, space.xp.asarray(small, device=space.device)
 
 
 def _norms(space: Space, X: Array) -> HostArray:

@@ -30,7 +30,7 @@ from hessops.algorithms._common import (
     warn_if_failed,
 )
 from hessops.algorithms._one_line import one_line
-from hessops.algorithms.eigen._rayleigh_ritz import rayleigh_ritz
+from hessops.algorithms.eigen._rayleigh_ritz import ritz_block
 from hessops.algorithms.eigen._ties import TRUSTED, describe_ties, two_block_pairs
 from hessops.arrays import Array, HostArray
 from hessops.blocks.orthogonalize import complete_orthonormal, extend_orthonormal, orthonormalize
@@ -225,13 +225,12 @@ def power_steps(A: LinearOperator, start: Array, *, stream: Stream) -> Iterator[
     while True:
         step += 1
         product = A.apply(X)
-        values, residuals, X, product = rayleigh_ritz(A, X, product, step * count)
-        state = PowerState(step, step * count, values, residuals, X, product, previous)
-        yield state
-        previous = PowerState(step, step * count, values, residuals, X, product, None)
-        # Of size 1, as squares of huge or tiny entries leave the range of single precision.
-        norm = float(np.max(np.hypot(values, residuals))) or 1.0
-        X = complete_orthonormal(space, orthonormalize(space, product / norm), count, stream)
+        ritz = ritz_block(A, X, product, step * count)
+        pairs = ritz.values, ritz.residual_norms, ritz.vectors, ritz.products
+        yield PowerState(step, step * count, *pairs, previous)
+        previous = PowerState(step, step * count, *pairs, None)
+        X = orthonormalize(space, ritz.products * ritz.inverse, ritz.gram)
+        X = complete_orthonormal(space, X, count, stream)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from hessops.agreement import agreed_seed, to_host
+from hessops.agreement import agreed_seed, to_host, together_to_host
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
 from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
@@ -302,9 +302,11 @@ def _verified(
             f"{inner[worst]:.6g}; see hessops.check_operator"
         )
     values = np.maximum(inner, 0.0)
-    squares = to_host(left, left.column_norms_squared(AV - U * left.from_host(values)))
-    squares = squares + to_host(
-        right, right.column_norms_squared(AHU - V * right.from_host(values))
+    of_left, of_right = together_to_host(
+        left,
+        left.column_norms_squared(AV - U * left.from_host(values)),
+        right.column_norms_squared(AHU - V * right.from_host(values)),
     )
+    squares = of_left + of_right
     require_finite(squares, state.num_products + 2 * len(expected), operator)
     return values, np.sqrt(squares)

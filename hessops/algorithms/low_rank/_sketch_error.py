@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri
 
-from hessops.agreement import to_host
+from hessops.agreement import to_host, together_to_host
 from hessops.algorithms.low_rank.range_finder import RangeState, product_in_blocks
 from hessops.arrays import Array, HostArray, is_complex
+from hessops.blocks.scaled_gram import scaled_gram
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.space import Space
@@ -108,14 +109,11 @@ def leave_one_out(state: RangeState, space: Space) -> float:
 
 def block_norms(space: Space, X: Array) -> tuple[float, float]:
     """Return the spectral and the Frobenius norm of a block."""
-    lengths = np.sqrt(to_host(space, space.column_norms_squared(X)))
-    size = float(np.linalg.norm(lengths))
-    if size == 0:
+    if X.shape[1] == 0:
         return 0.0, 0.0
-    # Of about unit size, as the squares in a Gram matrix of single precision may not be there; in two
-    # factors, as the inverse of rounding beside a small operator is beyond it.
-    root = space.from_host(np.full(X.shape[1], 1 / math.sqrt(size)))
-    X = X * root * root
-    gram = to_host(space, space.gram(X, X))
+    scaled = scaled_gram(space, X)
+    squares, gram = together_to_host(space, scaled.squares, scaled.gram)
+    lengths = np.sqrt(squares)
+    size, longest = float(np.linalg.norm(lengths)), float(np.max(lengths))
     gram = gram.astype(np.complex128 if np.iscomplexobj(gram) else np.float64)
-    return size * math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)), size
+    return longest * math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)), size

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from hessops.agreement import agreed_seed, to_host
+from hessops.agreement import agreed_seed, to_host, together_to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._common import self_adjoint_operator, warn_if_failed
 from hessops.algorithms._one_line import one_line
@@ -28,7 +28,6 @@ from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.low_rank import NystromResult
-from hessops.space import Space
 
 __all__ = ["NystromState", "nystrom", "nystrom_steps"]
 
@@ -249,7 +248,7 @@ def nystrom_steps(
         basis = xp.concat([basis, fresh], axis=1)
         product = xp.concat([product, made], axis=1)
         coefficients = np.hstack(
-            [np.vstack([coefficients, above]), _wide(space, space.gram(basis, G))]
+            [np.vstack([coefficients, above]), _wide(to_host(space, space.gram(basis, G)))]
         )
         drawn, step = drawn + count, step + 1
         yield NystromState(step, basis.shape[1], basis, product, coefficients)
@@ -304,17 +303,20 @@ class _Search:
 def _factored(operator: LinearOperator, state: NystromState) -> _Found:
     """Return the eigenpairs of the approximation by small matrices in double precision."""
     space, Y = operator.domain, state.product
-    size = math.sqrt(float(np.sum(to_host(space, space.column_norms_squared(Y)))))
+    squares, gram = together_to_host(
+        space, space.column_norms_squared(Y), space.gram(state.basis, Y)
+    )
+    size = math.sqrt(float(np.sum(squares)))
     if size == 0:
         return _Found(
             values=np.zeros(0), vectors=space.zeros(0), scale=0.0, shift=0.0, left_out=0.0
         )
     # ‖Y‖_F / sqrt(n) for normal vectors, which are sqrt(n) longer.
     shift = eps(space.xp, space.dtype) * size
-    core = _semidefinite(operator, _wide(space, space.gram(state.basis, Y)), size)
+    core = _semidefinite(operator, _wide(gram), size)
     Y = Y + shift * state.basis
     Q = orthonormal_remainder(space, space.zeros(0), Y)
-    R = _wide(space, space.gram(Q, Y))
+    R = _wide(to_host(space, space.gram(Q, Y)))
     left, roots, left_out = space.comm.broadcast(_small(core, R, state.coefficients, shift))
     if len(core) == space.dim:  # nothing is left to err about
         left_out = 0.0
@@ -378,6 +380,5 @@ def _semidefinite(operator: LinearOperator, core: HostArray, size: float) -> Hos
     return core
 
 
-def _wide(space: Space, array: Array) -> HostArray:
-    host = to_host(space, array)
+def _wide(host: HostArray) -> HostArray:
     return host.astype(np.complex128 if np.iscomplexobj(host) else np.float64)

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.agreement import to_host
+from hessops.agreement import together_to_host
 from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
 from hessops.arrays import Array, eps, to_numpy
 from hessops.blocks.orthogonalize import orthonormalize
 from hessops.blocks.rounding import rounding
+from hessops.blocks.scaled_gram import scaled_gram
 from hessops.operator import LinearOperator
 from hessops.random import Stream
 from hessops.record import require_finite
@@ -147,11 +148,9 @@ def orthonormal_remainder(space: Space, Q: Array, Y: Array) -> Array:
     """
     xp, found, basis = space.xp, space.zeros(0), Q
     room = min(Y.shape[1], space.dim - Q.shape[1])
-    scale = _longest(space, Y)
-    # What is shorter than that is rounding of the product that made the block.
-    floor = rounding(space, scale)
+    made = space.column_norms_squared(Y)
     while found.shape[1] < room:
-        rest = _dominant_part(space, _projected(space, basis, Y), floor, room - found.shape[1])
+        rest = _dominant_part(space, _projected(space, basis, Y), made, room - found.shape[1])
         # The transform that orthonormalises blows up what the projection left along the basis.
         rest = orthonormalize(space, _projected(space, basis, rest))
         if rest.shape[1] == 0:
@@ -212,25 +211,21 @@ def _projected(space: Space, Q: Array, X: Array) -> Array:
     return X
 
 
-def _dominant_part(space: Space, X: Array, floor: float, most: int) -> Array:
+def _dominant_part(space: Space, X: Array, made: Array, most: int) -> Array:
     """Return normalised principal directions of a block as far as its Gram matrix resolves them.
 
-    Columns are not scaled one by one: next to long ones, a short one may be nothing but rounding.
+    Columns are not scaled one by one: next to long ones, a short one may be nothing but rounding of
+    what was made, columns with the squared norms given.
     """
-    scale = _longest(space, X)
+    scaled = scaled_gram(space, X)
+    before, squares, gram = together_to_host(space, made, scaled.squares, scaled.gram)
+    # What is shorter than that is rounding of the product that made the block.
+    floor = rounding(space, math.sqrt(float(np.max(before))))
+    scale = math.sqrt(float(np.max(squares)))
     if scale <= floor:
         return space.zeros(0)
-    # In two factors: the inverse of a length near the end of the range is beyond it.
-    root = space.from_host(np.full(X.shape[1], 1 / math.sqrt(scale)))
-    X = X * root * root
-    gram = to_host(space, space.gram(X, X))
     gram = gram.astype(np.complex128 if np.iscomplexobj(gram) else np.float64)
     values, vectors = space.comm.broadcast(np.linalg.eigh(gram))
     resolved = 10 * len(values) * eps(space.xp, space.dtype) * values[-1]
     kept = np.flatnonzero(values > max(resolved, (floor / scale) ** 2))[::-1][:most]
-    return X @ space.from_host(vectors[:, kept] / np.sqrt(values[kept]))
-
-
-def _longest(space: Space, X: Array) -> float:
-    squares = to_host(space, space.column_norms_squared(X))
-    return math.sqrt(float(np.max(squares, initial=0.0)))
+    return scaled.block @ space.from_host(vectors[:, kept] / np.sqrt(values[kept]))

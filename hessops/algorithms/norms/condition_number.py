@@ -231,6 +231,6 @@ def _rayleigh_quotients(operator: LinearOperator, state: ExtremeState) -> Interv
     """Return the Rayleigh quotients of both extreme Ritz vectors, from one block of two products."""
     space = operator.domain
     X = ritz_vectors(state)
-    inner = to_host(space, space.column_inner(X, operator.apply(X)))
-    low, high = np.real(inner) / to_host(space, space.column_norms_squared(X))
+    inner, squares = np.real(to_host(space, space.column_inners((X, operator.apply(X)), (X, X))))
+    low, high = inner / squares
     return Interval(float(low), float(high))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import agreed_seed, to_host
+from hessops.agreement import agreed_seed, together_to_host
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
 from hessops.algorithms.norms._extreme_bounds import (
     ExtremeState,
@@ -188,10 +188,11 @@ class _Goal:
         column = int(abs(state.ritz.high) >= abs(state.ritz.low))
         x = ritz_vectors(state)[:, column : column + 1]
         product = self.operator.apply(x)
-        squares = to_host(
-            self.operator.codomain, self.operator.codomain.column_norms_squared(product)
+        squares, length = together_to_host(
+            space,
+            self.operator.codomain.column_norms_squared(product),
+            space.column_norms_squared(x),
         )
-        length = to_host(space, space.column_norms_squared(x))
         return float(np.sqrt(squares[0] / length[0]))
 
     def verdict(

@@ -49,18 +49,19 @@ class Outliers:
         """Multiply every term with the same few probes."""
         space = A.domain
         omega = space.probes(stream.for_purpose(Purpose.SKETCH), range(count), probe)
-        products, forms = space.zeros(count), []
+        products, by_term = space.zeros(count), []
         for term in strata(A, stratify=True):
             y = multiplied(term, omega, block_size)
-            forms.append(np.real(to_numpy(space.column_inner(omega, y))))
+            by_term.append(space.column_inner(omega, y))
             products = products + y
-        require_finite(np.array(forms), count, A)
+        forms = np.real(to_numpy(space.xp.stack(by_term)))
+        require_finite(forms, count, A)
         Q, R = extended_qr(space, None, products, stream.for_purpose(Purpose.RESTART))
         S = removed_directions(R)
         along = np.sum(S.conj() * to_numpy(space.gram(Q, omega)), axis=0)
         outside = np.real(along.conj() * np.sum(S.conj() * R, axis=0))  # ω_i^H (I - P_i) A ω_i
         size = float(np.max(np.abs(forms))) or 1.0
-        scaled = np.array(forms) / size
+        scaled = forms / size
         each = float(np.sum(np.var(scaled, axis=1, ddof=1)))
         whole, left = (float(np.var(f, ddof=1)) for f in (scaled.sum(axis=0), outside / size))
         gain = max(whole - left, 0.0) / len(forms)

@@ -29,7 +29,7 @@ from hessops.algorithms.trace._control_split import (
 )
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import paired_strata
-from hessops.arrays import HostArray, to_numpy
+from hessops.arrays import Array, HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
@@ -342,10 +342,14 @@ class _Forms:
     ) -> HostArray:
         """Return the forms of some operators with the same probes, shape (len(operators), k)."""
         space = self.A.domain
-        total = np.zeros((len(operators), len(indices)))
+        forms: list[Array] = []
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
             Z = space.probes(stream.for_term(index), indices, self.probe)
-            forms = [to_numpy(space.column_inner(Z, term.apply(Z))) for term in terms]
-            total = total + np.real(np.stack(forms))
+            forms.extend(space.column_inner(Z, term.apply(Z)) for term in terms)
+        # Small, so that they wait on the device for those of all terms: one copy a block of probes.
+        by_term = np.real(to_numpy(space.xp.stack(forms)))
+        total = np.zeros((len(operators), len(indices)))
+        for first in range(0, len(forms), len(operators)):
+            total = total + by_term[first : first + len(operators)]
         require_finite(total, indices.stop, self.A)
         return total

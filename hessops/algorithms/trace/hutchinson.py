@@ -20,7 +20,7 @@ import numpy as np
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import strata
-from hessops.arrays import HostArray, to_numpy
+from hessops.arrays import Array, HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import require_finite
@@ -154,20 +154,22 @@ def hutchinson_steps(
     for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
         forms, num_samples = [], []
         for index, term in enumerate(strata(A, stratify)):
-            forms.append(_quadratic_forms(A.domain, term, stream.for_term(index), indices, probe))
+            Z = A.domain.probes(stream.for_term(index), indices, probe)
+            forms.append(A.domain.section_inner(Z, term.apply(Z)))
             num_samples.append(term.num_samples)
-        samples = np.stack(forms)
+        samples = _with_wholes(A.domain, forms)
         require_finite(samples, indices.stop, A)
         block = MeanVariance.of(samples)
         moments = block if moments is None else moments.merged(block)
         yield HutchinsonState(step, indices.stop, moments, tuple(num_samples))
 
 
-def _quadratic_forms(
-    space: Space, term: LinearOperator, stream: Stream, indices: range, probe: ProbeKind
-) -> HostArray:
-    """Return z^H A z for each probe: the whole, then each section, shape (1 + S, k)."""
-    Z = space.probes(stream, indices, probe)
-    forms = np.real(to_numpy(space.section_inner(Z, term.apply(Z))))
-    whole = forms.sum(axis=0, keepdims=True)
-    return np.concatenate([whole, forms]) if space.sections else whole
+def _with_wholes(space: Space, forms: list[Array]) -> HostArray:
+    """Return z^H A z for each term and probe: the whole, then each section, shape (T, 1 + S, k)."""
+    # Small, so that they wait on the device for those of all terms: one copy a block of probes.
+    together = np.real(to_numpy(space.xp.stack(forms)))
+    if not space.sections:
+        return together
+    # Term by term, as the order of a sum over sections is the axis'.
+    wholes = [sections.sum(axis=0, keepdims=True) for sections in together]
+    return np.concatenate([np.stack(wholes), together], axis=1)

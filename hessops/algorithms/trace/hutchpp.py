@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 
 import numpy as np
 
+from hessops.agreement import together_to_host
 from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import multiplied
@@ -28,6 +30,7 @@ from hessops.operators.projected import Projected
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
 from hessops.result import Interval
+from hessops.space import Space
 from hessops.statistics import MeanVariance
 
 __all__ = ["DeflatedState", "deflated_steps", "hutchpp_steps", "na_hutchpp"]
@@ -107,9 +110,9 @@ def hutchpp_steps(
     if known is None:
         sketch = space.probes(stream.for_purpose(Purpose.SKETCH), range(num_directions), "normal")
         known = multiplied(A, sketch, block_size)
-    require_finite(to_numpy(space.column_norms_squared(known)), num_directions, A)
+    judge = partial(require_finite, product=num_directions, operator=A)
     # Not `orthonormalize`, which drops directions beyond half the digits.
-    Q, _R = extended_qr(space, None, known, stream.for_purpose(Purpose.RESTART))
+    Q, _R = extended_qr(space, None, known, stream.for_purpose(Purpose.RESTART), judge=judge)
     yield from deflated_steps(
         A,
         Q,
@@ -169,8 +172,14 @@ def deflated_steps(
     else:
         Z = multiplied(A, basis, block_size)
         spent += basis.shape[1]
-        require_finite(to_numpy(space.column_norms_squared(Z)), spent, A)
-        known, entries = _known_traces(A, basis, Z), to_numpy(space.column_inner(basis, Z))
+        squares, entries, by_section = together_to_host(
+            space,
+            space.column_norms_squared(Z),
+            space.column_inner(basis, Z),
+            _known_by_section(space, basis, Z),
+        )
+        require_finite(squares, spent, A)
+        known = _known_traces(entries, by_section)
     states = hutchinson_steps(
         outside,
         stream=stream,
@@ -186,16 +195,21 @@ def deflated_steps(
         yield DeflatedState(**parts, known=known, rounding=floor)
 
 
-def _known_traces(A: LinearOperator, Q: Array, Z: Array) -> HostArray:
-    """Return tr(A) - tr((I - QQ^H) A (I - QQ^H)), of the whole and of every section."""
-    space = A.domain
-    if Q.shape[1] == 0:
-        return np.zeros(1 + len(space.sections))
-    if not space.sections:
-        return np.real(np.sum(to_numpy(space.column_inner(Q, Z)), keepdims=True))
+def _known_by_section(space: Space, Q: Array, Z: Array) -> Array:
+    """Return what of tr(A) - tr((I - QQ^H) A (I - QQ^H)) is each section's, by directions."""
+    if not space.sections or Q.shape[1] == 0:
+        shape = len(space.sections), Q.shape[1]
+        nothing: Array = space.xp.zeros(shape, dtype=space.dtype, device=space.device)
+        return nothing
     # Within a section QQ^H A + A QQ^H - QQ^H A QQ^H does not reduce to its last term.
     inner = Q @ space.coefficients(space.gram(Q, Z))
-    by_section = 2 * to_numpy(space.section_inner(Q, Z)) - to_numpy(space.section_inner(Q, inner))
+    return space.section_inner(Q, Z) * 2.0 - space.section_inner(Q, inner)
+
+
+def _known_traces(entries: HostArray, by_section: HostArray) -> HostArray:
+    """Return what of the trace is known: of the whole, and of every section if there are any."""
+    if len(by_section) == 0:
+        return np.real(np.sum(entries, keepdims=True))
     parts = np.real(by_section.sum(axis=1))
     return np.concatenate([parts.sum(keepdims=True), parts])
 
@@ -244,8 +258,9 @@ def na_hutchpp(
     # Scaled, so that products of products stay within range.
     size = float(np.sqrt(np.max(squared))) or 1.0
     products = products * (1 / size)
-    gram = to_numpy(space.gram(vectors, products))
-    squares = to_numpy(space.gram(products, products))
+    gram, squares = together_to_host(
+        space, space.gram(vectors, products), space.gram(products, products)
+    )
     s, r, g = slice(rows), slice(rows, rows + columns), slice(rows + columns, None)
     # A is nearly Z (S^H Z)^+ W^H with Z = A R and W = A S.
     scale = float(np.max(np.abs(gram))) or 1.0

@@ -13,21 +13,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from hessops.agreement import together_to_host
 from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.algorithms.trace.xtrace import MOST, removed_directions
-from hessops.arrays import Array, HostArray, eps, is_complex, namespace, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_complex, namespace
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.blocks.tall_qr import extended_qr
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
 from hessops.record import require_finite
-from hessops.space import Space
 
 __all__ = ["XDiagState", "xdiag_steps"]
 
@@ -117,21 +118,25 @@ def xdiag_steps(
         if step == 1:
             size = require_product_in_range(A, y, indices.stop) or 1.0
         y = y * (1 / size)
-        squares = to_numpy(space.column_norms_squared(y))
-        require_finite(squares, indices.stop, A)
-        Q, columns = extended_qr(space, Q, y, filler)
+        judge = partial(require_finite, product=indices.stop, operator=A)
+        Q, columns = extended_qr(space, Q, y, filler, judge=judge)
         R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)
         z = multiplied(back, Q[:, indices.start :], block_size) * (1 / size)
-        require_finite(to_numpy(space.column_norms_squared(z)), 2 * indices.stop, A)
         omega, image = (space.xp.concat(pair, axis=1) for pair in ((omega, fresh), (image, z)))
         # E|(A ω)_i|² is the squared norm of row i; QR spreads rounding over all rows alike.
         moduli = space.xp.astype(space.xp.abs(y), space.xp.float64)
-        rows = rows + space.xp.sum(moduli**2, axis=1) + float(squares.sum()) / space.dim
-        values, errors = _estimates(A, omega, Q, R, image)
+        spread = float(np.sum(np.abs(columns) ** 2)) / space.dim
+        rows = rows + space.xp.sum(moduli**2, axis=1) + spread
+        # What is not finite raises below; a warning of the library's would only come before.
+        with np.errstate(over="ignore", invalid="ignore"):
+            values, errors = _estimates(A, omega, Q, R, image)
         floor = ROUNDINGS * eps(space.xp, space.dtype) * space.xp.sqrt(rows / indices.stop)
         errors = space.xp.hypot(space.xp.astype(errors, space.xp.float64), floor) * size
         values = values * size
-        norms = [to_numpy(space.column_norms_squared(part[:, None])) for part in (values, errors)]
+        blocks = (z, values[:, None], errors[:, None])
+        of_z, *norms = together_to_host(space, *map(space.column_norms_squared, blocks))
+        # Of one probe no error is known.
+        require_finite(np.concatenate([of_z, *norms[: indices.stop]]), 2 * indices.stop, A)
         yield XDiagState(
             step,
             2 * indices.stop,
@@ -147,31 +152,28 @@ def _estimates(
 ) -> tuple[Array, Array]:
     """Return the mean of the leave-one-out estimates, entry by entry, and its standard error."""
     xp, space, m = A.xp, A.domain, len(R)
-    S = removed_directions(R)
-    on_device = space.from_host(S)
-    added, added_image = Q @ on_device, image @ on_device  # Q s_i and A^H Q s_i
-    # What probe i sees outside: Q s_i s_i^H R_i; and of Q s_j, with probe j deleted, too.
-    S_adjoint = S.conj().T
-    seen, overlap = S_adjoint @ R, S_adjoint @ S
+    seen, small = _coefficients(R)
+    # One copy to the device for all.
+    on_device = space.from_host(np.concatenate([*small, np.diag(seen)[None, :]]))
+    S, taken, inverse, form, others = (on_device[i * m : (i + 1) * m, :] for i in range(5))
+    added, added_image = Q @ S, image @ S  # Q s_i and A^H Q s_i
     whole = xp.sum(_times_conjugate(Q, image), axis=1)[:, None]
     own = _times_conjugate(added, added_image)
     mirrored = xp.conj(omega) if is_complex(xp, omega.dtype) else omega
-    singles = whole - own + mirrored * (added * space.from_host(np.diag(seen)))
+    singles = whole - own + mirrored * (added * on_device[-1, :])
     mean = xp.sum(singles, axis=1) / m
     if m < 2:
         return mean, xp.abs(mean) * np.nan
     deleted = space.zeros(m)
     for i in range(m):
-        along = overlap[i]
-        norm = np.sqrt(np.maximum(1 - np.abs(along) ** 2, np.finfo(float).eps))
-        norm[i] = np.inf  # Probe i itself is not among those deleted.
-        second = _orthogonalized(space, added, i, along, norm)
-        second_image = _orthogonalized(space, added_image, i, along, norm)
-        form = (seen[:, i] - along.conj() * seen[i, i]) / norm
-        outside = added[:, i : i + 1] * _python(seen[i, i]) + second * space.from_host(form)
+        # For every j what column j is for (s_j - s_i s_i^H s_j) / norm_j.
+        second, second_image = (
+            block * inverse[i, :] - block[:, i : i + 1] * taken[i, :]
+            for block in (added, added_image)
+        )
+        outside = added[:, i : i + 1] * _python(seen[i, i]) + second * form[i, :]
         pairs = whole - own[:, i : i + 1] - _times_conjugate(second, second_image)
-        others = space.from_host((np.arange(m) != i).astype(np.float64))
-        deleted = deleted + (pairs + mirrored[:, i : i + 1] * outside) * others
+        deleted = deleted + (pairs + mirrored[:, i : i + 1] * outside) * others[i, :]
     deleted = deleted / (m - 1)
     scatter = xp.sqrt(xp.sum(xp.abs(singles - mean[:, None]) ** 2, axis=1) / (m * (m - 1)))
     center = (xp.sum(deleted, axis=1) / m)[:, None]
@@ -180,11 +182,20 @@ def _estimates(
     return mean, xp.minimum(between, MOST * scatter)
 
 
-def _orthogonalized(space: Space, block: Array, i: int, along: HostArray, norm: HostArray) -> Array:
-    """Return for every j what column j of a block is for (s_j - s_i s_i^H s_j) / norm_j."""
-    taken = block[:, i : i + 1] * space.from_host(along / norm)
-    orthogonalized: Array = block * space.from_host(1 / norm) - taken
-    return orthogonalized
+def _coefficients(R: HostArray) -> tuple[HostArray, list[HostArray]]:
+    """Return ``S^H R``, and S with what row i of each takes to delete every other probe beside i.
+
+    Those are s_i^H s_j / norm_j, 1 / norm_j, what probe i sees along the second direction, and 1 but
+    for i itself.
+    """
+    S = removed_directions(R)
+    # What probe i sees outside: Q s_i s_i^H R_i; and of Q s_j, with probe j deleted, too.
+    S_adjoint = S.conj().T
+    seen, overlap = S_adjoint @ R, S_adjoint @ S
+    norms = np.sqrt(np.maximum(1 - np.abs(overlap) ** 2, np.finfo(float).eps))
+    np.fill_diagonal(norms, np.inf)  # Probe i itself is not among those deleted.
+    form = (seen.T - overlap.conj() * np.diag(seen)[:, None]) / norms
+    return seen, [S, overlap / norms, 1 / norms, form, 1.0 - np.eye(len(R))]
 
 
 def _times_conjugate(X: Array, Y: Array) -> Array:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
+from hessops.agreement import together_to_host
 from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms.trace._leave_one_out import LeaveOneOut, LeaveOneOutState
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
@@ -24,6 +25,7 @@ from hessops.blocks.rounding import rounding
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import require_finite
+from hessops.space import Space
 
 __all__ = ["xnystrace_steps"]
 
@@ -93,19 +95,20 @@ def xnystrace_steps(
 def _estimates(A: LinearOperator, omega: Array, products: Array, probe: ProbeKind) -> LeaveOneOut:
     space, m = A.domain, omega.shape[1]
     both = space.xp.concat([products, omega], axis=1)
-    gram = to_numpy(space.gram(omega, both))
+    on_device = space.gram(omega, both)
+    products = _scaled(space, products, on_device[:, :m])
+    gram, squares = together_to_host(space, on_device, space.column_norms_squared(products))
     require_finite(gram, m, A)
     core, overlap = gram[:, :m], gram[:, m:]
-    # Scaled, so that squares stay within range. Semidefinite, A is zero on probes without a form.
+    # Semidefinite, A is zero on probes without a form.
     scale = float(np.max(np.abs(np.diag(core))))
     if scale == 0:
         zero = np.zeros((m, m))
         return LeaveOneOut(zero[0], zero)
     core = (core + core.conj().T) / (2 * scale)
-    products = products * (1 / scale)
     _require_positive_semidefinite(A, core, overlap, scale)
     # The shift keeps the Cholesky factorisation of a nearly singular matrix stable.
-    size = float(np.sqrt(np.sum(to_numpy(space.column_norms_squared(products)))))
+    size = float(np.sqrt(np.sum(squares)))
     shift = eps(space.xp, space.dtype) * size / np.sqrt(space.dim)
     # From rank 0: rounding decides which shift is enough.
     factor, shift = space.comm.broadcast(_shifted_cholesky(core, overlap, shift))
@@ -124,6 +127,17 @@ def _estimates(A: LinearOperator, omega: Array, products: Array, probe: ProbeKin
     return LeaveOneOut(
         singles, pairs, rounding=rounding(space, float(np.trace(inner).real)) * scale
     )
+
+
+def _scaled(space: Space, products: Array, core: Array) -> Array:
+    """Return products over the largest form, where there is one, so that squares stay within range."""
+    xp = space.xp
+    largest = xp.max(xp.abs(xp.linalg.diagonal(core)))
+    divisor = xp.where(largest > 0, largest, xp.ones_like(largest))
+    # Whoever reads what overflowed raises; a warning of the library's would only come before.
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled: Array = products * space.coefficients(1 / divisor)
+    return scaled
 
 
 def _downdated(

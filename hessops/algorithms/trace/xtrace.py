@@ -12,6 +12,7 @@ where Hutchinson's falls as 1/√m.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -81,12 +82,10 @@ def xtrace_steps(
         known = None
         if step == 1:
             require_product_in_range(A, y, indices.stop, power=1)
-        else:
-            require_finite(to_numpy(space.column_norms_squared(y)), indices.stop, A)
-        Q, columns = extended_qr(space, Q, y, filler)
+        judge = partial(require_finite, product=indices.stop, operator=A)
+        Q, columns = extended_qr(space, Q, y, filler, judge=judge)
         R = np.concatenate([np.pad(R, ((0, len(indices)), (0, 0))), columns], axis=1)
         z = multiplied(A, Q[:, indices.start :], block_size)
-        require_finite(to_numpy(space.column_norms_squared(z)), 2 * indices.stop, A)
         omega, products, image = (
             space.xp.concat(pair, axis=1) for pair in ((omega, fresh), (products, y), (image, z))
         )
@@ -112,6 +111,8 @@ def _estimates(
     gram, m = to_numpy(stacked), R.shape[1]
     q, z, o = (slice(i * m, (i + 1) * m) for i in range(3))
     H, W, ZO = gram[q, q], gram[q, z], gram[z, z]
+    # What is nowhere used, z^H z among it, may overflow.
+    require_finite(np.stack([H, ZO]), 2 * m, A)
     forms = np.real(np.diag(gram[o, o]))
     lengths = np.real(np.diag(gram[o, z]))
     return _Downdates(H, W, R + ZO, R, forms, lengths).leave_one_out(
