@@ -15,7 +15,7 @@ from hessops.arrays import HostArray
 from hessops.density.probe_mean import over_probes
 from hessops.result import Interval
 
-__all__ = ["CdfBounds", "Rules", "quantile_between"]
+__all__ = ["CdfBounds", "Rules"]
 
 # Of a share: cumulative sums of weights round.
 _ROUNDING_OF_SUMS = 1e-12
@@ -43,11 +43,6 @@ class Rules(NamedTuple):
     weights: HostArray
     node_errors: HostArray
     rounding: float
-
-    def points(self) -> HostArray:
-        """Return the distinct nodes of all probes, and infinity on either side: shape (g + 2,)."""
-        nodes = np.unique(self.nodes[self.weights > 0])
-        return np.concatenate([[-np.inf], nodes, [np.inf]])
 
     def bounds(self, points: HostArray) -> CdfBounds:
         """Return bounds of every probe's cdf, each of shape (num_probes, g).
@@ -109,6 +104,27 @@ class Rules(NamedTuple):
         indices = np.searchsorted(sums, shares * (1 - _ROUNDING_OF_SUMS))
         return np.asarray(nodes[order][np.minimum(indices, len(nodes) - 1)])
 
+    def quantile_bounds(self, shares: HostArray, errors: float = 0.0) -> list[Interval]:
+        """Return between which nodes the mean cdf reaches each share; infinite where it need not.
+
+        Parameters
+        ----------
+        shares : numpy.ndarray
+            Between 0 and 1, taken one after another.
+        errors : float
+            As for `mean_bounds`.
+
+        Returns
+        -------
+        list of Interval
+            One for each share.
+        """
+        nodes = np.unique(self.nodes[self.weights > 0])
+        # Between these points, bounds do not change.
+        points = np.concatenate([[-np.inf], nodes, [np.inf]])
+        bounds = self.mean_bounds(points, errors)
+        return [_between(points, bounds, share, self.rounding) for share in shares.flat]
+
     def _of_probe(self, index: int, points: HostArray) -> tuple[HostArray, HostArray]:
         used = self.weights[index] > 0
         nodes, sums = self.nodes[index][used], np.cumsum(self.weights[index][used])
@@ -120,25 +136,8 @@ class Rules(NamedTuple):
         return sums[below], sums[reached]
 
 
-def quantile_between(points: HostArray, bounds: CdfBounds, q: float, rounding: float) -> Interval:
-    """Return between which points a cdf reaches a share, by bounds that hold everywhere.
-
-    Parameters
-    ----------
-    points : numpy.ndarray, shape (g + 2,)
-        All nodes, ascending, between infinities: between them, bounds do not change.
-    bounds : CdfBounds
-        Of the cdf at the points, each of shape (g + 2,).
-    q : float
-        The share.
-    rounding : float
-        Of the points.
-
-    Returns
-    -------
-    Interval
-        Infinite where no bound reaches the share.
-    """
+def _between(points: HostArray, bounds: CdfBounds, q: float, rounding: float) -> Interval:
+    """Return between which points a cdf reaches a share, by bounds that hold everywhere."""
     # A share of 0 begins with the first eigenvalue, and so above nothing.
     share = max(q * (1 - _ROUNDING_OF_SUMS), _ROUNDING_OF_SUMS)
     # An upper bound holds up to the next point, a lower one from the point before.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr
 
 from hessops.arrays import HostArray
-from hessops.density.cdf_bounds import Rules, quantile_between
+from hessops.density.cdf_bounds import Rules
 from hessops.density.plot import plot_density
+from hessops.density.points import real_points, shares_of
 from hessops.density.probe_mean import estimate_of, over_probes
 from hessops.result import Estimate, Interval, Result
+from hessops.results.counted import counted
 from hessops.statistics import t_quantile
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ class SpectralDensity(Result):
         ValueError
             If `width` is not positive, or NaN is in the grid.
         """
-        points = self.grid() if grid is None else _real("grid", grid)
+        points = self.grid() if grid is None else real_points("grid", grid)
         widths = self._widths(width)
 
         def of_probe(index: int) -> HostArray:
@@ -139,11 +141,12 @@ class SpectralDensity(Result):
         """
         if not (math.isfinite(width) and width >= 0):
             raise ValueError(f"width={width} must not be negative")
-        points = _real("x", x)
+        points = real_points("x", x)
 
         def of_probe(index: int) -> HostArray:
             distance = points[..., None] - self.nodes[index]
-            share = ndtr(distance / width) if width > 0 else _step(distance, self.rounding)
+            steps = np.where(np.abs(distance) <= self.rounding, 0.5, distance > 0)
+            share = ndtr(distance / width) if width > 0 else steps
             return np.asarray(share @ self.weights[index])
 
         return self._over_probes(of_probe)
@@ -169,17 +172,15 @@ class SpectralDensity(Result):
         ValueError
             If an entry of `q` is not between 0 and 1.
         """
-        shares = _real("q", q, nan=True)
-        inside = (shares >= 0) & (shares <= 1)
-        if not np.all(inside):
-            raise ValueError(f"q={shares[~inside].flat[0]} must lie between 0 and 1")
+        shares = shares_of(q)
         values = self._rules.quantiles(shares)
         freedom, error = len(self.nodes) - 1, np.full_like(values, math.nan)
         if freedom > 0:
-            ends = self._quantile_intervals(list(shares.flat), 0.95)
+            errors = float(t_quantile(0.95, freedom))
+            ends = self._rules.quantile_bounds(shares, errors)
             between = np.reshape(ends, (*shares.shape, 2))
             half = np.maximum(between[..., 1] - values, values - between[..., 0])
-            error = half / t_quantile(0.95, freedom)
+            error = half / errors
         return estimate_of(values, error, freedom)
 
     def quantile_interval(self, q: float, confidence: float = 0.95) -> Interval:
@@ -205,7 +206,10 @@ class SpectralDensity(Result):
         ValueError
             If `q` or `confidence` is out of range.
         """
-        return self._quantile_intervals([_share(q)], confidence)[0]
+        errors, share = float(t_quantile(confidence, len(self.nodes) - 1)), shares_of(q)
+        if not math.isfinite(errors):
+            return Interval(-math.inf, math.inf)
+        return self._rules.quantile_bounds(share, errors)[0]
 
     def cdf_bracket(self, x: float) -> Interval:
         """Return bounds on what finer quadrature of the same probes could make of ``cdf(x)``.
@@ -226,7 +230,7 @@ class SpectralDensity(Result):
         Interval
             Mean over probes of the lower and of the upper bound.
         """
-        low, high = self._rules.mean_bounds(np.atleast_1d(float(_real("x", x))))
+        low, high = self._rules.mean_bounds(np.atleast_1d(float(real_points("x", x))))
         return Interval(float(low[0]), float(high[0]))
 
     def cdf_interval(self, x: float, confidence: float = 0.95) -> Interval:
@@ -249,7 +253,7 @@ class SpectralDensity(Result):
         ValueError
             If `x` is NaN, or `confidence` is out of range.
         """
-        errors, point = t_quantile(confidence, len(self.nodes) - 1), float(_real("x", x))
+        errors, point = t_quantile(confidence, len(self.nodes) - 1), float(real_points("x", x))
         if not math.isfinite(errors):
             return Interval(0.0, 1.0)
         low, high = self._rules.mean_bounds(np.atleast_1d(point), float(errors))
@@ -268,8 +272,7 @@ class SpectralDensity(Result):
         Interval
             Where `cdf_bracket` reaches `q`, infinite where it does not.
         """
-        points = self._rules.points()
-        return quantile_between(points, self._rules.mean_bounds(points), _share(q), self.rounding)
+        return self._rules.quantile_bounds(shares_of(q))[0]
 
     def moment(self, p: int) -> Estimate:
         """Return the mean p-th power of the eigenvalues, tr(A^p) / n.
@@ -339,7 +342,7 @@ class SpectralDensity(Result):
         TypeError
             If it is no real number.
         """
-        point = float(_real("x", x))
+        point = float(real_points("x", x))
         return self.mean_of(lambda nodes: (nodes < point - self.rounding).astype(np.float64))
 
     def plot(self, ax: Axes | None = None, *, width: float | None = None) -> Axes:
@@ -369,15 +372,14 @@ class SpectralDensity(Result):
 
     def __str__(self) -> str:
         low, high = self.support
-        mean, negative = self.moment(1), self.mass_below(0.0)
+        share, (least, most) = float(self.mass_below(0.0)), self.cdf_interval(0.0)
         near = np.abs(self.nodes) <= np.maximum(self.rounding, self.node_errors)
         undecided = float(np.mean(np.sum(self.weights * near, axis=1)))
         remark = f", {undecided:.3%} on nodes that may be zero" if undecided > _NOTABLE else ""
         return (
-            f"spectral density of {self.dim} eigenvalues: nodes in [{low:.6g}, {high:.6g}], mean "
-            f"{float(mean):.4g} ± {float(mean.standard_error):.1g}, "
-            f"{float(negative):.3%} below zero ± {float(negative.standard_error):.1%}{remark} "
-            f"({len(self.nodes)} probes, {self._cost()})"
+            f"spectral density of {counted(self.dim, 'eigenvalue')}: nodes in [{low:.6g}, {high:.6g}], "
+            f"mean {self.moment(1)}, {share:.3%} below zero (95% interval [{least:.1%}, {most:.1%}])"
+            f"{remark} ({counted(len(self.nodes), 'probe')}, {self._cost()})"
         )
 
     def _widths(self, width: float | None) -> HostArray:
@@ -392,35 +394,6 @@ class SpectralDensity(Result):
     def _over_probes(self, of_probe: Callable[[int], HostArray]) -> Estimate:
         return over_probes(np.array([of_probe(index) for index in range(len(self.nodes))]))
 
-    def _quantile_intervals(self, shares: list[float], confidence: float) -> list[Interval]:
-        errors = float(t_quantile(confidence, len(self.nodes) - 1))
-        if not math.isfinite(errors):
-            return [Interval(-math.inf, math.inf)] * len(shares)
-        points = self._rules.points()
-        bounds = self._rules.mean_bounds(points, errors)
-        return [quantile_between(points, bounds, share, self.rounding) for share in shares]
-
     @property
     def _rules(self) -> Rules:
         return Rules(self.nodes, self.weights, self.node_errors, self.rounding)
-
-
-def _step(distance: HostArray, rounding: float) -> HostArray:
-    return np.where(np.abs(distance) <= rounding, 0.5, distance > 0)
-
-
-def _share(q: float) -> float:
-    share = float(_real("q", q, nan=True))
-    if not 0 <= share <= 1:
-        raise ValueError(f"q={share} must lie between 0 and 1")
-    return share
-
-
-def _real(name: str, value: Any, *, nan: bool = False) -> HostArray:
-    """Return real numbers as an array, or say what else was given."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "iuf":
-        raise TypeError(f"{name}={value!r} must be a real number or an array of them")
-    if not nan and np.any(np.isnan(array)):
-        raise ValueError(f"{name}={value} must not be NaN")
-    return array.astype(np.float64)
