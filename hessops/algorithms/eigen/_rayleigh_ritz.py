@@ -103,7 +103,9 @@ def ritz_block(operator: LinearOperator, X: Array, product: Array, number: int) 
         squares = xp.real(squares)
     # Of size 1, as squares of huge or tiny entries leave the range of single precision.
     longest = xp.sqrt(xp.max(squares[1:, :], axis=1))
-    inverse = space.coefficients(1 / xp.where(longest > 0, longest, xp.ones_like(longest)))
+    # Shorter ones have no inverse in single precision; whoever looks at the scale refuses them.
+    long = longest > 1 / float(xp.finfo(space.dtype).max)
+    inverse = space.coefficients(1 / xp.where(long, longest, xp.ones_like(longest)))
     unit = product * inverse
     of_residual, gram = together_to_host(space, squares[0, :], own_gram(space, unit))
     norms = np.sqrt(of_residual)

@@ -20,7 +20,7 @@ def power_rtol(rtol: float | None, p: float) -> float | None:
         return None
     require_real(rtol=rtol)
     if not 0 < rtol < 1:
-        return float(rtol)
+        return rtol
     return -math.expm1(p * math.log1p(-rtol))
 
 

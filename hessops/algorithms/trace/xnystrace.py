@@ -132,7 +132,8 @@ def _estimates(A: LinearOperator, omega: Array, products: Array, probe: ProbeKin
 def _scaled(space: Space, products: Array, core: Array) -> Array:
     """Return products over the largest form, where there is one, so that squares stay within range."""
     xp = space.xp
-    largest = xp.max(xp.abs(xp.linalg.diagonal(core)))
+    diagonal = xp.eye(core.shape[0], dtype=xp.bool, device=space.device)
+    largest = xp.max(xp.where(diagonal, xp.abs(core), 0 * xp.abs(core)))
     divisor = xp.where(largest > 0, largest, xp.ones_like(largest))
     # Whoever reads what overflowed raises; a warning of the library's would only come before.
     with np.errstate(over="ignore", invalid="ignore"):
