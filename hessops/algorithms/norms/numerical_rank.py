@@ -83,7 +83,8 @@ def numerical_rank(
     Notes
     -----
     Choose `tol` in a gap: singular values close to it cannot be told apart in few steps. Squares of
-    singular values below about √(32 eps) ‖A‖ are rounding, 1e-7 ‖A‖ in double precision.
+    singular values below about √(32 eps) ‖A‖ are rounding, 1e-7 ‖A‖ in double precision. For a rank of
+    a few, the interval covers less often than it says, as that of `eigenvalue_count` does.
 
     References
     ----------
