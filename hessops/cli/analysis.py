@@ -100,7 +100,7 @@ class Analysis:
     settings : Settings
         How.
     known : tuple of float
-        tr A and tr A², as far as stored entries tell them.
+        The traces of A and A², as far as stored entries tell them.
     eigenpairs : EigenResult or None
         The eigenvalues.
     reached : numpy.ndarray of bool or None
