@@ -7,13 +7,13 @@ __all__ = ["same_figures"]
 
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 SECONDS = re.compile(r"[\d.e+-]+(?= s\b)")
-_SMALL, _FEW = 1e-4, 10
+_SMALL = 1e-4
 
 
 def same_figures(printed: str, found: str, *, rel_tol: float = 0.02) -> bool:
     """Tell whether two texts agree but for rounding.
 
-    Seconds are the machine's. Counts agree exactly below 10 and to a twentieth beyond, as a run may end
+    Seconds are the machine's. Counts agree to a fiftieth, exactly below 50, as a long run may end
     a step sooner on another processor; figures to `rel_tol`, but those below 1e-4 to a factor of 10:
     they are rounding, or an error that is nearly that.
     """
@@ -27,8 +27,7 @@ def same_figures(printed: str, found: str, *, rel_tol: float = 0.02) -> bool:
 def _same(printed: str, found: str, rel_tol: float) -> bool:
     if printed.lstrip("-").isdigit():
         count, other_count = int(printed), int(found)
-        near = 0 if abs(count) < _FEW else max(1, abs(count) // 20)
-        return abs(count - other_count) <= near
+        return abs(count - other_count) <= abs(count) // 50
     one, other = float(printed), float(found)
     if 0 < abs(one) < _SMALL:
         return one * other > 0 and abs(one) / 10 <= abs(other) <= 10 * abs(one)

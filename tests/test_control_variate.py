@@ -53,8 +53,7 @@ def test_no_bias_and_coverage(name):
     """500 seeds: a bias of 4.5 standard errors is a false alarm of 7e-6."""
     results, values = runs(500, control=CASES[name], max_products=24)
     assert abs(values.mean() - TRUTH) < 4.5 * values.std() / np.sqrt(500)
-    low, high = problems.coverage_band()
-    assert low <= covered(results) <= high
+    assert 0.92 <= covered(results) <= 0.98
 
 
 @pytest.mark.slow
@@ -112,8 +111,7 @@ def test_fresh_probes_for_every_term_of_both():
     results, values = runs(300, total, control=(control, known), max_products=24)
     plain = runs(300, total, num_probes=24)[1].std()
     assert values.std() < 0.2 * plain
-    low, high = problems.coverage_band(0.95, len(results))
-    assert low <= covered(results, truth) <= high
+    assert 0.91 <= covered(results, truth) <= 0.985
     with pytest.raises(ValueError, match="different numbers of terms"):
         hessops.trace(total, control=(FiniteSum([aslinearoperator(parts[0])] * 3), 0.0), rng=0)
 

@@ -100,8 +100,7 @@ def test_coverage_of_the_entries(probe):
     """
     A = problems.matrix_of(np.linspace(-2, 2, 60))
     share = share_held(aslinearoperator(A), np.diag(A), num_probes=20, probe=probe)
-    low, high = problems.coverage_band(0.95, len(SEEDS))
-    assert low <= share <= high
+    assert problems.COVERED[0] <= share <= problems.COVERED[1]
 
 
 # A mean over 500 seeds and some dozens of entries, which share probes, deviates by 0.0013 to 0.0024

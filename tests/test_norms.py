@@ -15,7 +15,7 @@ import hessops
 from hessops import ConvergenceWarning, aslinearoperator, gallery
 
 SEEDS = range(500)
-COVERED = problems.coverage_band()
+COVERED = problems.COVERED
 
 
 def quiet(verb, *arguments, **options):

@@ -17,7 +17,7 @@ from hessops.algorithms.norms._markov import mass_below
 from hessops.random import Purpose, Stream
 
 SEEDS = range(500)
-COVERED = problems.coverage_band()
+COVERED = problems.COVERED
 
 
 def quiet(verb, *arguments, **options):

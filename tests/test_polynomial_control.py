@@ -140,8 +140,7 @@ def test_intervals_with_controls_cover(f, eigenvalues, probes, probe):
     assert all(result.control_degree == 2 for result in found)
     covered = np.mean([r.interval.low <= exact <= r.interval.high for r in found])
     errors = np.array([result.value for result in found]) - exact
-    low, high = problems.coverage_band(0.95, SEEDS)
-    assert low <= covered <= high
+    assert problems.COVERED[0] <= covered <= problems.COVERED[1]
     assert abs(errors.mean()) <= 4 * errors.std() / np.sqrt(SEEDS)
 
 

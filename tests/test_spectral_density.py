@@ -525,7 +525,7 @@ def test_coverage_of_the_standard_error_of_moments():
             abs(moment.value - truth) <= quantile * moment.standard_error
             for moment, truth in zip(moments, exact, strict=True)
         ]
-    shares, (low, high) = held.mean(axis=0), problems.coverage_band()
+    shares, (low, high) = held.mean(axis=0), problems.COVERED
     assert np.all((shares >= low) & (shares <= high))
 
 

@@ -243,21 +243,18 @@ def test_mean_relative_errors_are_those_of_the_literature(name, products):
         assert covered >= 0.87, method
 
 
-EXACT, CALIBRATED = problems.coverage_band(), (problems.coverage_band(0.93)[0], 1.0)
-# Hutch++ has independent probes, and in a flat spectrum the others find nothing that probes share:
-# these are Student's intervals. Elsewhere `trace` promises 93 to 100 %.
 COVERAGE = {
-    ("xtrace", "poly", 30): CALIBRATED,
-    ("xtrace", "slowexp", 40): CALIBRATED,
-    ("xtrace", "flat", 30): EXACT,
-    ("xnystrace", "poly", 30): CALIBRATED,
-    ("xnystrace", "slowexp", 30): CALIBRATED,
-    ("xnystrace", "fastexp", 20): CALIBRATED,
-    ("xnystrace", "flat", 30): EXACT,
-    ("xnystrace", "smallstep", 40): CALIBRATED,
-    ("hutchpp", "poly", 60): EXACT,
-    ("hutchpp", "slowexp", 60): EXACT,
-    ("hutchpp", "flat", 60): EXACT,
+    ("xtrace", "poly", 30): (0.93, 1.0),
+    ("xtrace", "slowexp", 40): (0.93, 1.0),
+    ("xtrace", "flat", 30): (0.93, 0.975),
+    ("xnystrace", "poly", 30): (0.93, 0.99),
+    ("xnystrace", "slowexp", 30): (0.93, 0.995),
+    ("xnystrace", "fastexp", 20): (0.93, 0.99),
+    ("xnystrace", "flat", 30): (0.93, 0.975),
+    ("xnystrace", "smallstep", 40): (0.93, 0.99),
+    ("hutchpp", "poly", 60): (0.925, 0.98),
+    ("hutchpp", "slowexp", 60): (0.925, 0.98),
+    ("hutchpp", "flat", 60): (0.925, 0.98),
 }
 
 
@@ -289,7 +286,7 @@ def test_coverage_where_a_tolerance_ends_the_run(name, method):
         for (low, high), r in zip(inside, results, strict=True)
     )
     share = np.mean([low <= truth <= high for low, high in inside])
-    assert share >= problems.coverage_band(0.95, 300)[0]
+    assert share >= 0.915
 
 
 @pytest.mark.slow
@@ -307,7 +304,7 @@ def test_errors_in_single_precision_do_not_fall_below_rounding(method, spectrum)
     for products in (40, 100):
         _, inside, _ = estimates(operator, 100, method=method, max_products=products)
         share = np.mean([low <= truth <= high for low, high in inside])
-        assert share >= problems.coverage_band(0.95, 100)[0]
+        assert share >= 0.9
 
 
 # The choice.
@@ -429,7 +426,7 @@ def test_auto_deflates_a_finite_sum_where_that_pays(size, shares):
     assert shares[0] <= share <= shares[1]
     assert all(result.num_products <= 48 for result in results)
     truth = np.trace(total.to_dense())
-    low, high = problems.coverage_band(0.95, 100)
+    low, high = 0.88, 1.0  # 3.2 standard deviations below
     assert low <= np.mean([first <= truth <= last for first, last in inside]) <= high
 
 
@@ -498,7 +495,7 @@ def test_deflation_and_fresh_probes_for_every_term_together():
     spread = {method: np.std(values) for method, (values, _, _) in runs.items()}
     assert spread["hutchpp"] < spread["hutchinson"] / 3
     covered = np.mean([low <= truth <= high for low, high in runs["hutchpp"][1]])
-    low, high = problems.coverage_band(0.95, 200)
+    low, high = 0.90, 0.99  # 3.2 standard deviations below, 2.6 above
     assert low <= covered <= high
 
 

@@ -39,14 +39,15 @@ def test_coverage(f, eigenvalues, options):
         assert result.converged
         assert result.bracket_kind == "certified"
         inside += result.interval.low <= exact <= result.interval.high
-    low, high = problems.coverage_band(0.95, SEEDS)
+    low, high = problems.COVERED
     assert low <= inside / SEEDS <= high
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_probes", "rate"), [(16, 0.90), (32, 0.94)])
-def test_intervals_of_few_probes_cover_less_where_few_eigenvectors_count(num_probes, rate):
-    """What the docstring says of it: about 90 % with 16 probes, 94 % with 32."""
+@pytest.mark.parametrize(("num_probes", "low", "high"), [(16, 0.87, 0.93), (32, 0.92, 0.975)])
+def test_intervals_of_few_probes_cover_less_where_few_eigenvectors_count(num_probes, low, high):
+    """What the docstring says of it: about 90 % with 16 probes, 94 % with 32. A
+    share of 500 seeds deviates by 1.3 % at 90 %: a false alarm in 2 to 3 % of all cases."""
     eigenvalues = np.linspace(0.0, 2.0, 24)
     A = problems.matrix_of(eigenvalues)
     exact = np.sum(eigenvalues / (eigenvalues + 0.1))
@@ -54,7 +55,6 @@ def test_intervals_of_few_probes_cover_less_where_few_eigenvectors_count(num_pro
     for seed in range(SEEDS):
         result = trace_function(A, lambda x: x / (x + 0.1), num_probes=num_probes, rng=seed)
         inside += result.interval.low <= exact <= result.interval.high
-    low, high = problems.coverage_band(rate, SEEDS)
     assert low <= inside / SEEDS <= high
 
 
