@@ -263,7 +263,7 @@ def test_sources_of_data(device, source, resident, monkeypatch):
     problem = regression(device, sizes=(8,))
     if not resident:
         # With no memory free, no batch is kept on the device.
-        module = importlib.import_module("hessops_torch.hessian")
+        module = importlib.import_module("hessops_torch.objective")
         monkeypatch.setattr(module, "free_memory", lambda device: 0)
     operator = hessian(problem.model, problem.loss, source(problem.batches[0]))
     assert_is_hessian(operator, problem.dense())
@@ -289,7 +289,7 @@ def test_a_data_set_is_cut_by_the_micro_batch_size(device):
     problem = regression(device, sizes=(8,))
     data = TensorDataset(*problem.batches[0])
     operator = hessian(problem.model, problem.loss, data, micro_batch_size=3)
-    assert len(operator.batches) == 3
+    assert len(operator.objective.batches) == 3
     assert_is_hessian(operator, problem.dense())
 
 

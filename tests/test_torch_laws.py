@@ -99,7 +99,7 @@ def test_number_of_micro_batches(device, micro_batch_size, count, seed):
     problem = regression(device, sizes=(count, 2), seed=seed)
     operator = hessian(*problem.arguments, micro_batch_size=micro_batch_size)
     expected = -(-count // micro_batch_size) + -(-2 // micro_batch_size)
-    assert len(operator.batches) == expected == len(list(operator.terms()))
+    assert len(operator.objective.batches) == expected == len(list(operator.terms()))
 
 
 @every_device
@@ -185,7 +185,7 @@ def test_memory_of_a_graph_is_what_autograd_saved_for_it(device, make_problem):
     """Counted a second time by hooks on everything that autograd saves."""
     problem = make_problem(device)
     operator = hessian(*problem.arguments, memory_budget=0)
-    parameters = list(operator.parameters.values())
+    parameters = list(operator.objective.parameters.values())
     alive = weakref.WeakSet()
 
     def pack(tensor):
@@ -193,8 +193,10 @@ def test_memory_of_a_graph_is_what_autograd_saved_for_it(device, make_problem):
         alive.add(box)
         return box
 
-    with operator._ready(), saved_tensors_hooks(pack, lambda box: box.tensor):
-        graph = GradientGraph(problem.model, operator.loss, problem.batches[0], parameters)
+    with operator.objective.ready(), saved_tensors_hooks(pack, lambda box: box.tensor):
+        graph = GradientGraph(
+            problem.model, operator.objective.loss, problem.batches[0], parameters
+        )
     saved = memory_of_saved_tensors(alive, parameters)
     gradients = sum(p.numel() * p.element_size() for p in parameters)
     assert saved > 0

@@ -249,7 +249,7 @@ def test_numbers_of_every_library():
         "weight_decay": np.float32(0.5),
     }
     operator = hessian(*problem.arguments, **options)
-    assert len(operator.batches) == 3
+    assert len(operator.objective.batches) == 3
     assert_is_hessian(operator, problem.dense() + 0.5 * torch.eye(20, dtype=torch.float64))
 
 

@@ -188,8 +188,10 @@ def test_eigenvectors_go_back_into_named_tensors(device):
     def gradient():
         with torch.enable_grad():
             loss = problem.total_loss(problem.model)
-            gradients = torch.autograd.grad(loss, list(operator.parameters.values()))
-        return operator.space.flatten(dict(zip(operator.parameters, gradients, strict=True)))
+            gradients = torch.autograd.grad(loss, list(operator.objective.parameters.values()))
+        return operator.space.flatten(
+            dict(zip(operator.objective.parameters, gradients, strict=True))
+        )
 
     before, step = gradient(), 1e-6
     for value, vector in zip(pairs.eigenvalues, pairs.eigenvectors.T, strict=True):

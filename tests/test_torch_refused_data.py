@@ -184,7 +184,7 @@ def test_data_that_is_written_to_afterwards(device, memory_budget):
     model, batch = example(device)
     operator = hessian(model, SQUARES, batch, memory_budget=memory_budget)
     operator.to_dense()
-    batches = operator.batches
+    batches = operator.objective.batches
     next(iter(batches))[0].add_(1)
     with pytest.raises(ValueError, match="micro-batch 0 was written to since the operator was"):
         operator.to_dense()

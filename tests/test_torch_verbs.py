@@ -107,7 +107,7 @@ def test_traces_of_layers_come_from_the_same_sweep(device, make_problem):
     operator, dense = hessian(*problem.arguments), dense_of(problem)
     result = hessops.trace(operator, num_probes=NUM_PROBES, rng=2)
     assert result.num_products == NUM_PROBES
-    assert list(result.sections) == list(operator.parameters)
+    assert list(result.sections) == list(operator.objective.parameters)
     total = math.fsum(float(estimate) for estimate in result.sections.values())
     assert total == pytest.approx(result.value, rel=1e-10)
     for name, estimate in result.sections.items():
@@ -232,8 +232,8 @@ def test_a_model_with_loss_data_and_options_is_an_operator(device):
     operator = hessops.aslinearoperator(
         (*problem.arguments, {"params": "6", "micro_batch_size": 2})
     )
-    assert list(operator.parameters) == ["6.weight", "6.bias"]
-    assert len(operator.batches) == 4
+    assert list(operator.objective.parameters) == ["6.weight", "6.bias"]
+    assert len(operator.objective.batches) == 4
     assert_is_hessian(operator, problem.dense()[-9:, -9:])
 
 

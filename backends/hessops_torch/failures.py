@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.batches import describe_batch
-from hessops_torch.losses import BatchLoss, EvaluationError
+from hessops_torch.loss_contract import BatchLoss, EvaluationError
 
 __all__ = ["differentiating", "evaluate", "name_of"]
 

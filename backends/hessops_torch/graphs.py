@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from hessops_torch.failures import differentiating, evaluate
-from hessops_torch.losses import BatchLoss
+from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.snapshot import Snapshot
 from hessops_torch.symmetry import shows_symmetry
 
@@ -123,8 +123,15 @@ class GradientGraph:
         return sum(sizes.values())
 
 
-class GraphCache:
-    """Gradient graphs of micro-batches, kept within a budget and for one state of model and loss.
+class _Graph(Protocol):
+    def num_bytes(self) -> int: ...
+
+
+_Kept = TypeVar("_Kept", bound=_Graph)
+
+
+class GraphCache(Generic[_Kept]):
+    """Graphs of micro-batches, kept within a budget and for one state of model and loss.
 
     Parameters
     ----------
@@ -140,14 +147,14 @@ class GraphCache:
         self.memory_budget = memory_budget
         self.num_bytes = 0
         self._parts = parts
-        self._graphs: dict[int, GradientGraph] = {}
+        self._graphs: dict[int, _Kept] = {}
         self._snapshot: Snapshot | None = None
         self._full = False
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def get(self, index: int) -> GradientGraph | None:
+    def get(self, index: int) -> _Kept | None:
         """Return the graph of a micro-batch, if it is kept."""
         return self._graphs.get(index)
 
@@ -163,7 +170,7 @@ class GraphCache:
         if self._snapshot is not None:
             self._snapshot.settle()
 
-    def offer(self, index: int, graph: GradientGraph) -> bool:
+    def offer(self, index: int, graph: _Kept) -> bool:
         """Keep a graph if it fits; tell whether it is kept."""
         if self.memory_budget <= 0 or self._full:
             return False

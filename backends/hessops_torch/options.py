@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["check_model", "check_options"]
+__all__ = ["check_model", "check_options", "check_weight_decay"]
 
 
 def check_model(model: Any) -> None:
@@ -34,17 +34,13 @@ def check_model(model: Any) -> None:
     )
 
 
-def check_options(
-    *, mode: Any, weight_decay: Any, micro_batch_size: Any, memory_budget: Any
-) -> None:
-    """Raise if an option of `hessian` is out of range.
+def check_options(*, mode: Any, micro_batch_size: Any, memory_budget: Any) -> None:
+    """Raise if an option of `Objective` is out of range.
 
     Parameters
     ----------
     mode : {'eval', 'train'} or None
         Mode of the model.
-    weight_decay : float
-        Finite.
     micro_batch_size : int or None
         Positive.
     memory_budget : int or None
@@ -57,8 +53,6 @@ def check_options(
     """
     if mode not in (None, "eval", "train"):
         raise ValueError(f"mode={mode!r} is unknown; choose 'eval' or 'train'")
-    if not _is(weight_decay, Real) or not math.isfinite(weight_decay):
-        raise ValueError(f"weight_decay={weight_decay!r} must be a finite real number")
     if micro_batch_size is not None and not (
         _is(micro_batch_size, Integral) and micro_batch_size >= 1
     ):
@@ -70,6 +64,23 @@ def check_options(
             f"memory_budget={memory_budget!r} must be a number of bytes, not negative; 0 keeps no "
             "gradient graphs"
         )
+
+
+def check_weight_decay(weight_decay: Any) -> None:
+    """Raise if a multiple of the identity is none.
+
+    Parameters
+    ----------
+    weight_decay : float
+        Finite.
+
+    Raises
+    ------
+    ValueError
+        If it is no finite real number.
+    """
+    if not _is(weight_decay, Real) or not math.isfinite(weight_decay):
+        raise ValueError(f"weight_decay={weight_decay!r} must be a finite real number")
 
 
 def _is(value: Any, kind: type) -> bool:
