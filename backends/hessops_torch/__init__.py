@@ -23,17 +23,20 @@ except ImportError as error:
 
 from hessops_torch.convert import convert
 from hessops_torch.function_loss import SplitLoss
+from hessops_torch.ggn import GaussNewton, ggn
 from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
 
 __all__ = [
+    "GaussNewton",
     "Hessian",
     "Objective",
     "ParameterSpace",
     "SplitLoss",
     "convert",
     "fill_probes",
+    "ggn",
     "hessian",
 ]

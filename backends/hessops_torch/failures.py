@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hessops_torch.batches import describe_batch
 from hessops_torch.loss_contract import BatchLoss, EvaluationError
 
-__all__ = ["differentiating", "evaluate", "name_of"]
+__all__ = ["applying", "differentiating", "evaluate", "name_of"]
 
 
 def evaluate(
@@ -43,8 +43,35 @@ def evaluate(
     TypeError, ValueError, RuntimeError
         As what was raised; RuntimeError for all other kinds.
     """
-    try:
+    with applying(batch, parameter, name):
         return loss(model, batch)
+
+
+@contextmanager
+def applying(batch: Any, parameter: Tensor, name: str) -> Iterator[None]:
+    """Say to which micro-batch the model or the loss cannot be applied, and what may be the reason.
+
+    Parameters
+    ----------
+    batch : object
+        One micro-batch.
+    parameter : torch.Tensor
+        One of the model's parameters, whose dtype and device are shown beside those of the batch.
+    name : str
+        What to call the micro-batch.
+
+    Yields
+    ------
+    None
+        While they are applied.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        As what was raised; RuntimeError for all other kinds.
+    """
+    try:
+        yield
     except EvaluationError as error:
         cause = error.__cause__
         reason = _text(cause) + (f"; {error.hint}" if error.hint else "") + _advice(cause)

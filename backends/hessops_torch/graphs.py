@@ -20,7 +20,7 @@ from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.snapshot import Snapshot
 from hessops_torch.symmetry import shows_symmetry
 
-__all__ = ["GradientGraph", "GraphCache", "free_memory"]
+__all__ = ["GradientGraph", "GraphCache", "bytes_behind", "free_memory"]
 
 
 _MEMINFO = Path("/proc/meminfo")
@@ -113,14 +113,7 @@ class GradientGraph:
 
     def num_bytes(self) -> int:
         """Return the memory that the graph holds, without the parameters themselves."""
-        sizes: dict[int, int] = {}
-        gradients = self._curved.values()
-        for tensor in chain(gradients, _saved_tensors(gradients)):
-            storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
-        for parameter in self.parameters:
-            sizes.pop(parameter.untyped_storage().data_ptr(), None)
-        return sum(sizes.values())
+        return bytes_behind(list(self._curved.values()), self.parameters)
 
 
 class _Graph(Protocol):
@@ -188,6 +181,30 @@ class GraphCache(Generic[_Kept]):
         self._graphs.clear()
         self.num_bytes = 0
         self._full = False
+
+
+def bytes_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> int:
+    """Return the memory that some tensors and the graphs behind them hold.
+
+    Parameters
+    ----------
+    roots : sequence of torch.Tensor
+        Ends of graphs.
+    without : sequence of torch.Tensor
+        Parameters, which are there anyway.
+
+    Returns
+    -------
+    int
+        Bytes; what several nodes share counts once.
+    """
+    sizes: dict[int, int] = {}
+    for tensor in chain(roots, _saved_tensors(roots)):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+    for parameter in without:
+        sizes.pop(parameter.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())
 
 
 def free_memory(device: torch.device) -> int:
