@@ -90,7 +90,8 @@ def _target_mass(criterion: Any, outputs: Tensor, target: Tensor, axis: int) -> 
     if target.dtype.is_floating_point:
         shape = [-1 if i == axis else 1 for i in range(outputs.ndim)]
         smooth = (1 - smoothing) * target + smoothing / classes
-        return (smooth * weight.reshape(shape)).sum(axis)
+        total: Tensor = (smooth * weight.reshape(shape)).sum(axis)
+        return total
     kept = target != criterion.ignore_index
     own = weight[torch.where(kept, target, 0)]
     mass: Tensor = torch.where(kept, (1 - smoothing) * own + smoothing * weight.mean(), 0)
