@@ -16,9 +16,9 @@ import numpy as np
 
 from hessops.archive import BROKEN, read_archive, write_archive
 from hessops.arrays import HostArray, is_array, to_numpy
+from hessops.counted import counted
 from hessops.errors import ConvergenceError
 from hessops.record import History
-from hessops.results.counted import counted
 from hessops.results.numbers import estimate_text
 from hessops.statistics import t_quantile
 

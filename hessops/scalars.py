@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import cmath
+import math
 from typing import Any
 
 import numpy as np
 
 from hessops.arrays import is_array, is_complex, namespace
 
-__all__ = ["as_number", "is_scalar", "require_real"]
+__all__ = ["as_number", "is_scalar", "require_real", "require_tolerance"]
 
 
 def is_scalar(obj: Any) -> bool:
@@ -60,6 +61,14 @@ def require_real(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
             raise TypeError(f"{name}={value!r} must be a real number, not {type(value).__name__}")
+
+
+def require_tolerance(**values: Any) -> None:
+    """Raise if a tolerance is not a positive, finite real number."""
+    require_real(**values)
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value} must be positive and finite")
 
 
 def _is_complex(obj: Any) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from command_line import run
 
 from hessops.cli.threads import one_torch_thread
-from hessops.results.counted import counted
+from hessops.counted import counted
 
 pytest.importorskip("typer")
 pytest.importorskip("rich")

@@ -1,10 +1,12 @@
 """Options that are numbers of NumPy's, which are welcome, and arrays of them, which are not."""
 
 import numpy as np
+import problems
 import pytest
 
 import hessops
 from hessops import aslinearoperator
+from hessops.gallery import laplacian_1d
 from hessops.statistics import probes_needed
 
 MATRIX = np.diag(np.linspace(1.0, 2.0, 12))
@@ -28,6 +30,7 @@ ARRAYS = [
     ("spectrum", {}, "accuracy"),
     ("logdet", {}, "rtol"),
     ("trace", {}, "atol"),
+    ("matrix_function", {"f": "exp", "v": np.ones(12)}, "tol"),
 ]  # fmt: skip
 
 
@@ -35,6 +38,29 @@ ARRAYS = [
 def test_an_array_is_no_number(verb, options, name):
     with pytest.raises(TypeError, match=rf"{name}=array.* must be a real number, not ndarray"):
         getattr(hessops, verb)(DEFINITE, **options, **{name: TWO})
+
+
+TOLERANCES = [(verb, options) for verb, options, name in ARRAYS if name == "tol"]
+
+
+@pytest.mark.parametrize("tol", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize(("verb", "options"), TOLERANCES, ids=str)
+def test_a_tolerance_that_asks_for_nothing_is_none(verb, options, tol):
+    with pytest.raises(ValueError, match=rf"tol={tol} (must be positive and finite|is below)"):
+        getattr(hessops, verb)(DEFINITE, **options, tol=tol)
+
+
+def test_an_option_that_the_gallery_has_not_is_named():
+    with pytest.raises(TypeError, match="has no option 'dtyp': did you mean dtype"):
+        laplacian_1d(5, dtyp=np.float32)
+
+
+@pytest.mark.parametrize("verb", ["trace", "diagonal"])
+def test_a_sum_that_is_not_to_be_stratified_is_taken_as_a_whole(verb):
+    parts = [aslinearoperator(problems.matrix_of(np.linspace(0.0, x, 400))) for x in (1.0, 2.0)]
+    result = getattr(hessops, verb)(hessops.FiniteSum(parts), stratify=False, rng=0)
+    assert "fresh probe" not in result.reason
+    assert "fresh probe" in getattr(hessops, verb)(hessops.FiniteSum(parts), rng=0).reason
 
 
 @pytest.mark.parametrize("name", ["rtol", "atol"])

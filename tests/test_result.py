@@ -81,7 +81,7 @@ every_ending = pytest.mark.parametrize("name", ENDINGS)
 
 
 def failed_result():
-    with pytest.warns(ConvergenceWarning, match="of 1 eigenpairs converged in 1 steps"):
+    with pytest.warns(ConvergenceWarning, match="of 1 eigenpairs converged in 1 step:"):
         return hessops.power_iteration(operator(), max_steps=1, tol=1e-12, rng=0)
 
 

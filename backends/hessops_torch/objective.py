@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops_torch.batches import MicroBatches, versions
 from hessops_torch.failures import evaluate, name_of
@@ -256,7 +257,8 @@ class Objective:
     def describe(self) -> str:
         """Return the number of micro-batches and the mode, as operators show them."""
         train = self.model.training if self.mode is None else self.mode == "train"
-        return f"{len(self.batches)} micro-batches, {'train' if train else 'eval'} mode"
+        parts = counted(len(self.batches), "micro-batch", "micro-batches")
+        return f"{parts}, {'train' if train else 'eval'} mode"
 
 
 def _require_separate_samples(model: nn.Module, mode: Mode | None) -> None:

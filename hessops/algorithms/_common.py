@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import sys
 import warnings
-from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -16,9 +14,10 @@ from hessops.agreement import to_host
 from hessops.arrays import Array, HostArray, eps, is_array, numpy_dtype, to_numpy
 from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
+from hessops.options import require_options
 from hessops.random import Stream
 from hessops.record import require_finite
-from hessops.scalars import require_real
+from hessops.scalars import require_real, require_tolerance
 from hessops.space import Space
 from hessops.wrap import aslinearoperator
 
@@ -30,6 +29,7 @@ __all__ = [
     "require_positive",
     "require_product_in_range",
     "require_real",
+    "require_tolerance",
     "self_adjoint_operator",
     "square_operator",
     "start_block",
@@ -78,16 +78,6 @@ def require_count(**values: Any) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name}={value!r} must be a positive integer")
-
-
-def require_options(verb: str, given: Mapping[str, Any], known: type) -> None:
-    """Raise if an option is none of those that a typed dictionary knows, by the name of the verb."""
-    for name in given:
-        names = sorted(known.__annotations__)
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
-            raise TypeError(f"{verb} has no option {name!r}: {hint}")
 
 
 def require_in_range(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hessops.cli.result_table import ResultTable, result_table
+from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
 from hessops.result import Estimate, Interval
-from hessops.results.counted import counted
 from hessops.results.numbers import estimates_in_column, interval_text
 
 __all__ = ["density_table"]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hessops.arrays import HostArray
+from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
-from hessops.results.counted import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from typing import Any
 from rich import progress as rich_progress
 from rich.console import Console
 
-from hessops.results.counted import counted
+from hessops.counted import counted
 
 __all__ = ["Progress"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from hessops.counted import counted
 from hessops.result import Result
-from hessops.results.counted import counted
 
 __all__ = ["ResultTable", "result_table"]
 

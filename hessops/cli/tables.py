@@ -8,8 +8,8 @@ from typing import Any
 from hessops.cli.analysis import Analysis
 from hessops.cli.density_table import density_table
 from hessops.cli.result_table import ResultTable, result_table
+from hessops.counted import counted
 from hessops.result import Estimate
-from hessops.results.counted import counted
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.numbers import (
     errors_in_column,

@@ -11,6 +11,7 @@ import numpy as np
 from hessops.arrays import HostArray
 from hessops.density.plot import plot_distribution
 from hessops.density.spectral_density import SpectralDensity
+from hessops.scalars import require_real
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,6 +111,7 @@ def cdf_band(
     >>> bool(band.low[0] < 0.5 < band.high[0]), bool(band.high[0] - band.low[0] < 0.15)
     (True, True)
     """
+    require_real(confidence=confidence)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1, e.g. 0.95")
     points = np.atleast_1d(density.grid(_GRID_POINTS) if x is None else np.asarray(x, np.float64))

@@ -11,12 +11,12 @@ import numpy as np
 from scipy.special import ndtr
 
 from hessops.arrays import HostArray
+from hessops.counted import counted
 from hessops.density.cdf_bounds import Rules
 from hessops.density.plot import plot_density
 from hessops.density.points import real_points, shares_of
 from hessops.density.probe_mean import estimate_of, over_probes
 from hessops.result import Estimate, Interval, Result
-from hessops.results.counted import counted
 from hessops.statistics import t_quantile
 
 if TYPE_CHECKING:

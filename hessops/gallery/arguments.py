@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from hessops.array_space import ArraySpace
 from hessops.arrays import DType, dtype_name, is_complex
+from hessops.options import require_options
 
 __all__ = ["SpaceOptions", "array_space", "require_at_least"]
 
@@ -37,8 +38,9 @@ def array_space(dim: int, **options: Unpack[SpaceOptions]) -> ArraySpace:
     Raises
     ------
     TypeError
-        If the dtype is complex.
+        If the dtype is complex, or there is another option.
     """
+    require_options("a problem of the gallery", options, SpaceOptions)
     space = ArraySpace(dim, **options)
     if is_complex(space.xp, space.dtype):
         raise TypeError(

@@ -12,6 +12,7 @@ from hessops.checkpoint.entry import Entry, as_stored
 from hessops.checkpoint.ranks import Ranks
 from hessops.checkpoint.record import Record
 from hessops.checkpoint.sketch import Sketcher
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.space import Space
 from hessops.wrap import aslinearoperator
@@ -215,7 +216,7 @@ class Checkpointed(LinearOperator):
 
     def _describe(self) -> str:
         return (
-            f"{type(self.operator).__name__} in {self.folder}: {self.num_recorded} products "
+            f"{type(self.operator).__name__} in {self.folder}: {counted(self.num_recorded, 'product')} "
             f"recorded, {self.num_replayed} read back, {self.num_made} new"
         )
 

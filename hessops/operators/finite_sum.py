@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hessops.arrays import Array
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.operators.algebra import Scaled
 from hessops.operators.compatibility import add_up, common_space
@@ -51,7 +52,9 @@ class FiniteSum(LinearOperator):
         given = (1.0,) * len(operators) if weights is None else weights
         self.weights = tuple(_real(weight) for weight in given)
         if len(self.weights) != len(self.operators):
-            raise ValueError(f"{len(self.operators)} terms but {len(self.weights)} weights")
+            raise ValueError(
+                f"{counted(len(self.operators), 'term')} but {len(self.weights)} weights"
+            )
         domain = common_space([operator.domain for operator in operators], "finite sum")
         codomain = common_space([operator.codomain for operator in operators], "finite sum")
         structures = [operator.structure for operator in operators]
@@ -71,7 +74,7 @@ class FiniteSum(LinearOperator):
                 yield term if weight == 1 else Scaled(term, weight)
 
     def _describe(self) -> str:
-        return f"{len(self.operators)} terms"
+        return f"{counted(len(self.operators), 'term')}"
 
 
 def _real(weight: Any) -> float:

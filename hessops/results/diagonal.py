@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hessops.arrays import Array, HostArray, to_numpy
+from hessops.counted import counted
 from hessops.result import Interval, Result
-from hessops.results.counted import counted
 from hessops.results.numbers import estimate_text
 from hessops.statistics import t_quantile
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from hessops.arrays import Array, HostArray
 from hessops.blocks.rounding import ROUNDINGS
+from hessops.counted import counted
 from hessops.result import Result
-from hessops.results.counted import counted
 from hessops.results.numbers import errors_in_column, values_in_column
 
 __all__ = ["EigenResult", "error_bounds"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hessops.arrays import Array, HostArray
+from hessops.counted import counted
 from hessops.result import Interval, Result
-from hessops.results.counted import counted
 from hessops.results.numbers import interval_text
 from hessops.results.quadrature_text import headline, is_resolved, statistics_text
 

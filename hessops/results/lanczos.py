@@ -9,8 +9,8 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
 from hessops.arrays import Array, HostArray
+from hessops.counted import counted
 from hessops.result import Result
-from hessops.results.counted import counted
 
 __all__ = ["LanczosResult"]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hessops.arrays import Array, HostArray
+from hessops.counted import counted
 from hessops.result import Result
-from hessops.results.counted import counted
 
 __all__ = ["LinearSolveResult"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from hessops.counted import counted
 from hessops.result import Interval, Result
-from hessops.results.counted import counted
 from hessops.results.numbers import (
     at_least_text,
     at_most_text,

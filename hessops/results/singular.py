@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hessops.arrays import Array, HostArray
+from hessops.counted import counted
 from hessops.result import Result
-from hessops.results.counted import counted
 from hessops.results.eigenpairs import error_bounds
 from hessops.results.numbers import errors_in_column, values_in_column
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hessops.counted import counted
 from hessops.result import Estimate, Interval, Result
-from hessops.results.counted import counted
 from hessops.results.numbers import estimate_text, interval_text
 
 __all__ = ["TraceResult"]

@@ -6,8 +6,9 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from hessops.algorithms._common import require_positive, require_real
+from hessops.algorithms._common import require_positive, require_tolerance
 from hessops.arrays import HostArray, eps
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 
 __all__ = ["Goal", "RitzState", "Which", "eigsh_goal", "goal_tolerance"]
@@ -74,9 +75,7 @@ def eigsh_goal(
 def goal_tolerance(operator: LinearOperator, tol: float | None) -> float:
     """Return the residual norm asked for, relative to the operator's size, or say what is wrong."""
     tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
-    require_real(tol=tol)
-    if not tol > 0:
-        raise ValueError(f"tol={tol} must be positive")
+    require_tolerance(tol=tol)
     return float(tol)
 
 
@@ -212,7 +211,7 @@ class Goal:
         """
         allowed = self.allowed(state)
         reached = residuals <= allowed + rounding
-        cost = f"{state.step} steps"
+        cost = counted(state.step, "step")
         if bool(np.all(reached)) and len(residuals) == self.k:
             if self.complete or state.filled:
                 nothing = f"no copies of multiple {self.value_name}s are missing"

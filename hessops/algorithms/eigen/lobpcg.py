@@ -22,6 +22,7 @@ from hessops.algorithms.solvers._linear_solve import checked_preconditioner
 from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.orthogonalize import complete_orthonormal, orthonormalize
 from hessops.blocks.rounding import rounding
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
@@ -211,7 +212,9 @@ class _Goal:
         allowed = self.tol * state.size
         reached = residuals <= allowed + rounding
         helped = state.num_preconditioned
-        cost = f"{state.step} steps" + (f" with {helped} products of M" if helped else "")
+        cost = counted(state.step, "step") + (
+            f" with {counted(helped, 'product')} of M" if helped else ""
+        )
         if np.all(reached):
             if self._overtaking(state):
                 end = "smallest" if self.which == "SA" else "largest"

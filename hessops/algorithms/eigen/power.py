@@ -24,7 +24,7 @@ from hessops.algorithms._common import (
     require_count,
     require_in_range,
     require_positive,
-    require_real,
+    require_tolerance,
     self_adjoint_operator,
     start_block,
     warn_if_failed,
@@ -35,6 +35,7 @@ from hessops.algorithms.eigen._ties import TRUSTED, describe_ties, two_block_pai
 from hessops.arrays import Array, HostArray
 from hessops.blocks.orthogonalize import complete_orthonormal, extend_orthonormal, orthonormalize
 from hessops.blocks.rounding import rounding
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.operators.projected import Projected
 from hessops.random import Purpose, RandomState, Stream
@@ -157,12 +158,10 @@ def power_iteration(
     operator = self_adjoint_operator(A, "power_iteration")
     require_count(num_eigenpairs=num_eigenpairs, max_steps=max_steps)
     require_positive(block_size=block_size)
-    require_real(tol=tol)
+    require_tolerance(tol=tol)
     n = operator.shape[0]
     if num_eigenpairs > n:
         raise ValueError(f"num_eigenpairs={num_eigenpairs} asked of an operator of dimension {n}")
-    if not tol > 0:
-        raise ValueError(f"tol={tol} must be positive")
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is unknown; choose 'block' or 'deflated'")
     seed = agreed_seed(operator.domain, rng)
@@ -370,13 +369,14 @@ class _Search:
             reached = int(np.sum(residuals <= allowed))
             stopped = "" if found.reason in {None, _CONVERGED} else f"{found.reason}; "
             return (
-                f"{stopped}{reached} of {self.wanted} eigenpairs converged in {steps} steps: the "
-                f"largest residual norm is {residuals.max():.3g}, asked for {allowed:.3g}; raise "
-                "max_steps, block_size or tol, or use eigsh, which converges faster"
+                f"{stopped}{reached} of {self.wanted} eigenpairs converged in "
+                f"{counted(steps, 'step')}: the largest residual norm is {residuals.max():.3g}, "
+                f"asked for {allowed:.3g}; raise max_steps, block_size or tol, or use eigsh, which "
+                "converges faster"
             ), False
         if self.tol > _LOOSE:
             blurred = "at so loose a tolerance multiple eigenvalues are not told from close ones"
-            return f"converged in {steps} steps; {blurred}", True
+            return f"converged in {counted(steps, 'step')}; {blurred}", True
         ties = describe_ties(
             found.values,
             found.residual_norms,
@@ -384,7 +384,7 @@ class _Search:
             allowed=allowed,
             rounding=rounding(self.operator.domain, float(np.max(np.abs(found.values)))),
         )
-        return f"converged in {steps} steps" + (f"; {ties}" if ties else ""), True
+        return f"converged in {counted(steps, 'step')}" + (f"; {ties}" if ties else ""), True
 
     def _told_apart(self, values: HostArray, residuals: HostArray) -> bool:
         """Tell whether it is known of every guard if it ties with a wanted pair in modulus."""

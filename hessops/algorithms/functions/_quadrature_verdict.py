@@ -8,6 +8,7 @@ from hessops.algorithms.functions.quadrature import QuadratureState
 from hessops.algorithms.trace._probe_plan import ProbePlan
 from hessops.arrays import eps
 from hessops.blocks.rounding import ROUNDINGS
+from hessops.counted import counted
 from hessops.result import Interval
 
 __all__ = ["allowed", "enough", "stop", "verdict"]
@@ -80,12 +81,14 @@ def verdict(
     if state.bracket_kind() == "none":
         note = (
             f"no bracket without the signs of the derivatives, the value changed by {error:.2g} over "
-            f"the last quarter of {state.num_steps} steps"
+            f"the last quarter of {counted(state.num_steps, 'step')}"
         )
     else:
         how = ", by an estimated bound of the spectrum"
         how = how if state.bracket_kind() == "estimated" else ""
-        note = f"quadrature with {state.num_steps} steps is off by at most {error:.2g}{how}"
+        note = (
+            f"quadrature with {counted(state.num_steps, 'step')} is off by at most {error:.2g}{how}"
+        )
     return f"{status}; {note}", reached
 
 
@@ -95,7 +98,7 @@ def _too_coarse(plan: ProbePlan[QuadratureState], state: QuadratureState, allowe
     by_tolerance = plan.adaptive and allowed >= _target(plan, state)
     beside = "the tolerance" if by_tolerance else "the interval of the probes"
     (low, high), needed = state.bracket(), state.steps_needed(allowed)
-    sentence = f"the value is not to be trusted: after {steps} steps "
+    sentence = f"the value is not to be trusted: after {counted(steps, 'step')} "
     if kind == "none":
         return sentence + (
             f"it still changed by {state.quadrature_error():.2g} over the last quarter of them, more "

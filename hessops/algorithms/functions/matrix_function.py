@@ -6,10 +6,16 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from hessops.algorithms._common import require_positive, self_adjoint_operator, warn_if_failed
+from hessops.algorithms._common import (
+    require_positive,
+    require_tolerance,
+    self_adjoint_operator,
+    warn_if_failed,
+)
 from hessops.algorithms.functions.lanczos_fa import LanczosFAState, lanczos_fa_steps
 from hessops.algorithms.functions.quadrature import checkpoint
 from hessops.arrays import Array, HostArray, eps, is_array
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.record import Callback, run
 from hessops.results.functions import MatrixFunctionResult
@@ -135,8 +141,7 @@ def matrix_function(
 def _tolerance(tol: float | None, precision: float) -> float:
     if tol is None:
         return math.sqrt(precision)
-    if not (math.isfinite(tol) and tol > 0):
-        raise ValueError(f"tol={tol} must be positive and finite")
+    require_tolerance(tol=tol)
     return tol
 
 
@@ -157,11 +162,11 @@ def _converged(state: LanczosFAState, limit: float) -> bool:
 def _status(state: LanczosFAState, reason: str | None, limit: float) -> str:
     error, kind, steps = state.relative_error(), state.error_kind, state.step
     if state.exact:
-        return f"the Krylov spaces are exhausted after {steps} steps: exact to rounding"
+        return f"the Krylov spaces are exhausted after {counted(steps, 'step')}: exact to rounding"
     if _converged(state, limit):
-        return f"converged in {steps} steps: relative {kind} {error:.2g}"
+        return f"converged in {counted(steps, 'step')}: relative {kind} {error:.2g}"
     before = f"{reason} after" if reason else "not converged in"
     return (
-        f"{before} {steps} steps: the relative {kind} is {error:.2g}, above tol={limit:.2g}; raise "
-        "max_steps or tol"
+        f"{before} {counted(steps, 'step')}: the relative {kind} is {error:.2g}, above "
+        f"tol={limit:.2g}; raise max_steps or tol"
     )

@@ -39,6 +39,7 @@ from hessops.algorithms.krylov._reorthogonalize import (
 from hessops.arrays import Array, HostArray, eps, is_complex
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import rounding
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
@@ -198,9 +199,10 @@ def lanczos(
     state = outcome.state
     alphas, betas = state.tridiagonal()
     exhausted = not state.alive[0]
-    status = outcome.reason or f"took all {state.step} steps asked for"
+    status = outcome.reason or f"took all {counted(state.step, 'step')} asked for"
     if exhausted:
-        status = f"the Krylov space is exhausted after {state.step} steps: T holds its eigenvalues"
+        taken = counted(state.step, "step")
+        status = f"the Krylov space is exhausted after {taken}: T holds its eigenvalues"
     return LanczosResult(
         alphas=alphas,
         betas=betas,

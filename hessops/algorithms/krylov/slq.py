@@ -17,6 +17,7 @@ from scipy.linalg import eigh_tridiagonal
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_count, self_adjoint_operator
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
+from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
 from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, run
@@ -103,11 +104,13 @@ def spectral_density(
     )
     state = outcome.state
     nodes, weights, node_errors = _gauss_rules(state, num_steps)
-    status = outcome.reason or f"took {state.step} steps with {num_probes} probes"
+    status = (
+        outcome.reason or f"took {counted(state.step, 'step')} with {counted(num_probes, 'probe')}"
+    )
     if not state.alive.any():
         status = (
-            f"the Krylov spaces of all probes are exhausted after {state.step} steps: the nodes are "
-            "eigenvalues"
+            f"the Krylov spaces of all probes are exhausted after {counted(state.step, 'step')}: the "
+            "nodes are eigenvalues"
         )
     return SpectralDensity(
         nodes=nodes,

@@ -12,7 +12,7 @@ from hessops.arrays import HostArray, eps
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.operator import LinearOperator
 from hessops.record import History
-from hessops.scalars import require_real
+from hessops.scalars import require_real, require_tolerance
 from hessops.space import Space
 
 __all__ = ["RankPlan", "frobenius_rest", "require_not_negative"]
@@ -181,6 +181,7 @@ def _require_resolved(space: Space, tol: float, norm: float | None) -> None:
     smallest = 2 * ROUNDINGS * eps(space.xp, space.dtype)
     # The difference of two squares: the square root of rounding is its last digit.
     smallest = smallest if norm is None else math.sqrt(smallest)
+    require_tolerance(tol=tol)
     if not tol >= smallest:
         raise ValueError(
             f"tol={tol} is below {smallest:.2g}, the smallest error that this precision resolves"

@@ -16,6 +16,7 @@ from hessops.algorithms.functions.quadrature import checkpoint
 from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
 from hessops.algorithms.norms._markov import mass_below
 from hessops.arrays import Array, HostArray
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import Callback, run
@@ -276,12 +277,14 @@ def _stop(state: CountState, confidence: float, complement: bool, root: bool) ->
 def _verdict(state: CountState, confidence: float, reason: str | None) -> tuple[str, bool]:
     """Return the status sentence and whether the bracket is narrow beside the interval."""
     (low, high), allowed = state.bracket, state.allowed(confidence)
-    probes, steps = len(state.bounds), f"{state.step} steps"
+    probes, steps = len(state.bounds), counted(state.step, "step")
     if high - low <= allowed:
         note = "" if probes > 1 else "; one probe gives no error: use num_probes=2 or more"
         left = f"{steps} leave {high - low:.2g} eigenvalues open{note}"
         stopped = reason == "stopped by the callback"
-        return (f"{reason}; {left}" if stopped else f"used {probes} probes; {left}"), True
+        return (
+            f"{reason}; {left}" if stopped else f"used {counted(probes, 'probe')}; {left}"
+        ), True
     beside = "the interval of the probes" if probes > 1 else "what is of use"
     return (
         f"the value is not to be trusted: after {steps} the mean of these probes is only known to lie "

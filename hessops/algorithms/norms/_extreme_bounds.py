@@ -27,7 +27,7 @@ from hessops.algorithms.krylov.lanczos import LanczosState, lanczos_steps
 from hessops.arrays import Array, HostArray, is_complex, numpy_dtype
 from hessops.operator import LinearOperator
 from hessops.result import Interval
-from hessops.scalars import require_real
+from hessops.scalars import require_real, require_tolerance
 from hessops.space import Space
 
 __all__ = [
@@ -162,9 +162,8 @@ def unlucky_overlap(space: Space, failure: float) -> float:
 
 def require_options(rtol: float, failure: float) -> None:
     """Raise if a tolerance or a probability is no number, or out of range."""
-    require_real(rtol=rtol, failure=failure)
-    if not (math.isfinite(rtol) and rtol > 0):
-        raise ValueError(f"rtol={rtol} must be positive and finite")
+    require_tolerance(rtol=rtol)
+    require_real(failure=failure)
     if not 0 < failure < 1:
         raise ValueError(f"failure={failure} must lie between 0 and 1, e.g. 0.001")
 

@@ -28,6 +28,7 @@ from hessops.algorithms.norms._extreme_bounds import (
     ritz_vectors,
     unlucky_overlap,
 )
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
@@ -188,7 +189,7 @@ class _Goal:
         self, state: ExtremeState, value: float, upper: float, reason: str | None
     ) -> tuple[str, bool]:
         """Return the status sentence and whether the bounds are close."""
-        steps, smallest = f"{state.step} steps", _moduli(state.ritz).low
+        steps, smallest = counted(state.step, "step"), _moduli(state.ritz).low
         if not math.isfinite(value):
             return (
                 f"singular to working precision: after {steps} the smallest Ritz value is "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hessops.algorithms._common import require_real, warn_if_failed
+from hessops.algorithms._common import require_tolerance, warn_if_failed
 from hessops.algorithms.norms._count import Range, count
 from hessops.algorithms.norms._smaller_gram import smaller_gram
 from hessops.random import ProbeKind, RandomState
@@ -99,9 +99,7 @@ def numerical_rank(
     True
     """
     operator = aslinearoperator(A)
-    require_real(tol=tol)
-    if not (math.isfinite(tol) and tol > 0):
-        raise ValueError(f"tol={tol} must be positive and finite")
+    require_tolerance(tol=tol)
     direct = operator.structure.self_adjoint
     result = count(
         operator if direct else smaller_gram(operator)[1],

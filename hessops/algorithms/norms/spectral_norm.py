@@ -26,6 +26,7 @@ from hessops.algorithms.norms._extreme_bounds import (
 from hessops.algorithms.norms._smaller_gram import smaller_gram
 from hessops.blocks.rounding import rounding
 from hessops.bounds.random_start import lanczos_overlap_error
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
@@ -199,7 +200,7 @@ class _Goal:
         self, state: ExtremeState, value: float, upper: float, reason: str | None
     ) -> tuple[str, bool]:
         """Return the status sentence and whether the bounds are close."""
-        steps = f"{state.step} steps"
+        steps = counted(state.step, "step")
         if upper <= (1 + self.rtol) * value:
             return f"bounds within {self.rtol:g} of each other after {steps}", True
         if value == 0:

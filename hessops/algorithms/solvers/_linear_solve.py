@@ -15,11 +15,13 @@ from hessops.agreement import to_host
 from hessops.algorithms._common import (
     require_positive,
     require_real,
+    require_tolerance,
     self_adjoint_operator,
 )
 from hessops.algorithms.solvers._lock_step import masked
 from hessops.algorithms.solvers.linear_solve_state import LinearSolveState
 from hessops.arrays import Array, HostArray, eps, is_array
+from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.record import Callback, History, Outcome, require_finite, run
@@ -229,9 +231,7 @@ def solve_tolerance(operator: LinearOperator, tol: float | None, power: float) -
     """Return the tolerance, a power of the precision where not given."""
     if tol is None:
         return float(eps(operator.xp, operator.dtype) ** power)
-    require_real(tol=tol)
-    if not (math.isfinite(tol) and tol > 0):
-        raise ValueError(f"tol={tol} must be positive and finite")
+    require_tolerance(tol=tol)
     return float(tol)
 
 
@@ -311,7 +311,7 @@ def _status(
     steps, worst = int(np.max(progress.lengths)), float(np.max(relative))
     failed = [ending for ending in (*_ADVICE, "negative curvature") if ending in endings]
     if not failed:
-        return f"converged in {steps} steps"
+        return f"converged in {counted(steps, 'step')}"
     count = (
         ""
         if len(endings) == 1
@@ -330,6 +330,6 @@ def _status(
             parts.append(f"{ending} at a relative residual of {seen:.2g}: {_ADVICE[ending]}")
     before = f"{reason} after" if reason else "not converged in"
     return (
-        f"{before} {steps} steps{count}, above tol={system.tol:.2g} with {worst:.2g}: "
+        f"{before} {counted(steps, 'step')}{count}, above tol={system.tol:.2g} with {worst:.2g}: "
         + "; ".join(parts)
     )

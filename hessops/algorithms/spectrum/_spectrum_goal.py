@@ -8,6 +8,7 @@ import numpy as np
 
 from hessops.algorithms.spectrum.spectrum_steps import SpectrumState
 from hessops.arrays import HostArray
+from hessops.counted import counted
 from hessops.scalars import require_real
 from hessops.statistics import MeanVariance, t_quantile
 
@@ -107,8 +108,8 @@ class SpectrumGoal:
 
     def verdict(self, state: SpectrumState, reason: str | None, limit: int) -> tuple[str, bool]:
         """Return the status sentence and whether what was asked for is there."""
-        probes = "1 probe" if state.num_probes == 1 else f"{state.num_probes} probes"
-        steps = "1 step" if state.num_steps == 1 else f"{state.num_steps} steps"
+        probes = counted(state.num_probes, "probe")
+        steps = counted(state.num_steps, "step")
         how = f"{probes}, {steps}"
         stopped = f"{reason}; " if reason else ""
         if state.filled:

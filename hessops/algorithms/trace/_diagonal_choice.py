@@ -6,7 +6,6 @@ import numpy as np
 
 from hessops.algorithms.trace._entry_moments import entry_samples
 from hessops.algorithms.trace._probe_blocks import multiplied
-from hessops.algorithms.trace._terms import is_stratified
 from hessops.algorithms.trace._trace_choice import LEAST_PILOT, PILOT, STORAGE, Choice, storage
 from hessops.algorithms.trace.xtrace import removed_directions
 from hessops.arrays import Array, to_numpy
@@ -29,6 +28,7 @@ def choose_diagonal(
     stream: Stream,
     probe: ProbeKind,
     block_size: int,
+    stratified: bool,
 ) -> Choice:
     """Choose an estimator for the diagonal.
 
@@ -46,6 +46,8 @@ def choose_diagonal(
         Their distribution.
     block_size : int
         Most probes per product.
+    stratified : bool
+        Whether terms get probes of their own.
 
     Returns
     -------
@@ -57,7 +59,7 @@ def choose_diagonal(
         return Choice("exact", f"{n} products with unit vectors give it exactly")
     pilot = min(PILOT, budget // 4) if adaptive else budget // 4
     plain = ""
-    if is_stratified(A, None):
+    if stratified:
         plain = "a finite sum gets a fresh probe for every term"
     elif not A.structure.self_adjoint:
         plain = "XDiag would need products with the adjoint, which are asked for by its name alone"

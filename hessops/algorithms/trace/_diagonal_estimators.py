@@ -18,6 +18,7 @@ from hessops.algorithms.trace.exact_diagonal import ExactDiagonalState, exact_di
 from hessops.algorithms.trace.hutchinson_diagonal import DiagonalState, diagonal_steps
 from hessops.algorithms.trace.xdiag import XDiagState, xdiag_steps
 from hessops.arrays import Array
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import Callback, Outcome, run
@@ -163,7 +164,8 @@ def _xdiag(task: DiagonalTask) -> DiagonalResult:
     outcome = task.run(states, stop)
     state = outcome.state
     converged = not plan.adaptive or task.operator.domain.agree(reached(state))
-    status = f"{outcome.reason or 'used all products asked for'}: {state.num_products} products"
+    taken = counted(state.num_products, "product")
+    status = f"{outcome.reason or 'used all products asked for'}: {taken}"
     if not converged:
         status += f"; the norm of the errors is {state.error_norm:.3g}: raise max_products"
     elif state.num_probes < 2:
@@ -198,7 +200,7 @@ def _control(task: DiagonalTask) -> DiagonalResult:
         standard_errors=state.standard_errors,
         freedom=state.freedom,
         status=(
-            f"{outcome.reason or 'used the budget'}: {state.num_products} products and "
+            f"{outcome.reason or 'used the budget'}: {counted(state.num_products, 'product')} and "
             f"{state.num_control_products} with the control ({helped})"
         ),
         num_control_products=state.num_control_products,

@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from hessops.algorithms._common import require_real
 from hessops.comm import Communicator, SerialComm
+from hessops.counted import counted
 from hessops.statistics import probes_needed, t_quantile
 
 __all__ = ["ProbePlan", "ProbeState"]
@@ -116,15 +117,15 @@ class ProbePlan(Generic[S]):
         """Return the status sentence and whether the tolerance was reached."""
         count, reached = state.num_probes, self._reached(state)
         if reached and self.adaptive:
-            return f"tolerance reached with {count} probes", True
+            return f"tolerance reached with {counted(count, 'probe')}", True
         if reason is not None:
             before = "" if reached else ", before the tolerance was reached"
-            return f"{reason} after {count} probes{before}", reached
+            return f"{reason} after {counted(count, 'probe')}{before}", reached
         if count < 2:
             return "one probe gives no error: use num_probes=2 or more", reached
         if reached:
-            return f"used all {count} probes asked for", True
-        return f"used all {count} probes; {self._advice(state)}", False
+            return f"used all {counted(count, 'probe')} asked for", True
+        return f"used all {counted(count, 'probe')}; {self._advice(state)}", False
 
     def _reached(self, state: S) -> bool:
         return state.num_probes >= self.needed if self.adaptive else True

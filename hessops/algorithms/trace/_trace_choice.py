@@ -58,6 +58,7 @@ def choose(
     stream: Stream,
     probe: ProbeKind,
     block_size: int,
+    stratify: bool | None = None,
 ) -> Choice:
     """Choose an estimator for the trace.
 
@@ -75,6 +76,8 @@ def choose(
         Their distribution.
     block_size : int
         Most probes per product.
+    stratify : bool, optional
+        Whether terms get probes of their own; where there are several, if not given.
 
     Returns
     -------
@@ -88,7 +91,7 @@ def choose(
     plain = ""
     if A.domain.sections:
         plain = "it gives the traces of all sections by the same products"
-    elif is_stratified(A, None):
+    elif is_stratified(A, stratify):
         return _of_sum(A, budget, adaptive=adaptive, stream=stream, block_size=block_size)
     elif pilot < LEAST_PILOT:
         plain = f"{budget} products are too few to look at the spectrum first"

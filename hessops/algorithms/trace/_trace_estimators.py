@@ -23,6 +23,7 @@ from hessops.algorithms.trace.hutchpp import (
 )
 from hessops.algorithms.trace.xnystrace import xnystrace_steps
 from hessops.algorithms.trace.xtrace import xtrace_steps
+from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import Callback, Outcome, run
@@ -270,7 +271,8 @@ def _from_leave_one_out(task: Task, states: Iterator[LeaveOneOutState]) -> Trace
     state = outcome.state
     half = state.half_width(plan.confidence)
     converged = not plan.adaptive or reached(state)
-    status = f"{outcome.reason or 'used all products asked for'}: {state.num_products} products"
+    taken = counted(state.num_products, "product")
+    status = f"{outcome.reason or 'used all products asked for'}: {taken}"
     if not converged:
         status += f"; the half-width of the interval is {half:.3g}: raise max_products"
     elif state.num_probes < 2:
@@ -301,7 +303,7 @@ def _control(task: Task) -> TraceResult:
         interval=state.interval(task.plan.confidence),
         probe=task.probe or "rademacher",
         status=(
-            f"{outcome.reason or 'used the budget'}: {state.num_products} products and "
+            f"{outcome.reason or 'used the budget'}: {counted(state.num_products, 'product')} and "
             f"{state.num_control_products} with the control ({helped})"
         ),
         num_control_products=state.num_control_products,

@@ -186,6 +186,7 @@ def diagonal(
             stream=stream,
             probe=kind,
             block_size=size,
+            stratified=stratified,
         )
     task = DiagonalTask(operator, choice, plan, stream, kind, stratified, size, callback, helper)
     result = DIAGONAL_ESTIMATORS[choice.method](task)

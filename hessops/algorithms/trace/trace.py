@@ -201,6 +201,7 @@ def trace(
             stream=stream,
             probe=probe or "sphere",
             block_size=size,
+            stratify=stratify,
         )
     task = Task(
         operator,

@@ -22,7 +22,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
     Examples
     --------
-    >>> from hessops.results.counted import counted
+    >>> from hessops.counted import counted
     >>> counted(1, "product"), counted(3, "product"), counted(2, "matrix", "matrices")
     ('1 product', '3 products', '2 matrices')
     """
