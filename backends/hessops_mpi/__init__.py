@@ -26,6 +26,16 @@ except RuntimeError as error:
     ) from error
 
 from hessops_mpi.communicator import MpiComm
+from hessops_mpi.counting import CountingComm
+from hessops_mpi.laplacian import sharded_laplacian
+from hessops_mpi.sharded_matrix import ShardedMatrix, sharded_matrix
 from hessops_mpi.world import world
 
-__all__ = ["MpiComm", "world"]
+__all__ = [
+    "CountingComm",
+    "MpiComm",
+    "ShardedMatrix",
+    "sharded_laplacian",
+    "sharded_matrix",
+    "world",
+]

@@ -10,6 +10,8 @@ import numpy as np
 from hessops.array_space import ArraySpace
 from hessops.arrays import Array, HostArray, numpy_namespace, to_numpy
 from hessops.comm import Communicator
+from hessops_mpi.communicator import MpiComm
+from hessops_mpi.row_comm import AloneComm, MpiRowComm
 
 __all__ = [
     "RowCommunicator",
