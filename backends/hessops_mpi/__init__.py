@@ -28,13 +28,19 @@ except RuntimeError as error:
 from hessops_mpi.communicator import MpiComm
 from hessops_mpi.counting import CountingComm
 from hessops_mpi.laplacian import sharded_laplacian
+from hessops_mpi.probe_grid import ProbeGrid, grid
+from hessops_mpi.sharded import Sharded, sharded
 from hessops_mpi.sharded_matrix import ShardedMatrix, sharded_matrix
 from hessops_mpi.world import world
 
 __all__ = [
     "CountingComm",
     "MpiComm",
+    "ProbeGrid",
+    "Sharded",
     "ShardedMatrix",
+    "grid",
+    "sharded",
     "sharded_laplacian",
     "sharded_matrix",
     "world",

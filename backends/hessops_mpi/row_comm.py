@@ -66,7 +66,6 @@ class MpiRowComm(MpiComm):
         return MpiRowComm(part, cuda_aware=self.cuda_aware)
 
 
-
 class _Requests:
     """Messages under way, and the buffers that they must not outlive."""
 
