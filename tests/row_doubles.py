@@ -105,7 +105,8 @@ def mpirun(script: str, size: int, *arguments: str, timeout: float = 120.0) -> s
         command += ["--oversubscribe", "--bind-to", "none"]
     environment = {
         **os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     }  # fmt: skip
     paths = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests"), *sys.path]
     environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)

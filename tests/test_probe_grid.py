@@ -9,9 +9,10 @@ import hessops
 
 pytest.importorskip("mpi4py")
 
-import hessops_mpi
 from row_doubles import on_row_ranks
 from test_sharded_matrix import N, path
+
+import hessops_mpi
 
 MATRIX = path(N)
 GRIDS = [(1, 1), (2, 1), (2, 2), (3, 3), (4, 2), (6, 3)]

@@ -15,9 +15,10 @@ from hessops.gallery.grid import GridLaplacian
 
 pytest.importorskip("mpi4py")
 
+from row_doubles import on_row_ranks
+
 import hessops_mpi
 from hessops_mpi.partition import Partition, even_counts
-from row_doubles import on_row_ranks
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 
@@ -177,7 +178,7 @@ SQUARE = scipy.sparse.csr_array(np.diag(np.arange(1.0, 7.0)))
 
 @pytest.mark.parametrize(("make", "error", "match"), [
     (lambda comm: (np.eye(6), {}), TypeError, "expected a SciPy sparse matrix, got ndarray"),
-    (lambda comm: (SQUARE.astype(int), {}), TypeError, "convert it to a floating type"),
+    (lambda comm: (SQUARE.astype(int), {}), TypeError, "a floating type first"),
     (lambda comm: (SQUARE * (np.nan if comm.rank == 1 else 1.0), {}), hessops.NonFiniteError,
      "entries that are NaN or infinite"),
     (lambda comm: (SQUARE, {"row_counts": [6]}), ValueError, "must be 3 numbers"),

@@ -1,4 +1,4 @@
-"""Operators on whole vectors made ones on split vectors: the same numbers, less of a basis on each rank."""
+"""Operators on whole vectors made ones on split vectors: the same numbers, a part of a basis each."""
 
 from functools import partial
 
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from strategies import norm, normal, with_spectrum
 
 import hessops
-from hessops.structure import SELF_ADJOINT
 
 pytest.importorskip("mpi4py")
 
-import hessops_mpi
-from hessops_mpi.partition import even_counts
 from row_doubles import on_row_ranks
 from test_sharded_matrix import counts, part
+
+import hessops_mpi
+from hessops_mpi.partition import even_counts
 
 N = 26
 MATRIX = with_spectrum(np.concatenate([[-9.0, 7.0, 5.0], np.linspace(-2.0, 2.0, N - 3)]), 0)

@@ -14,9 +14,7 @@ from hessops_mpi.transfers import RowCommunicator, table
 __all__ = ["asymmetry_and_size"]
 
 
-def asymmetry_and_size(
-    own: scipy.sparse.csr_array[Any], rows: Partition, comm: RowCommunicator
-) -> tuple[float, float]:
+def asymmetry_and_size(own: Any, rows: Partition, comm: RowCommunicator) -> tuple[float, float]:
     """Return the largest moduli in A - A^H and in A, the same on every rank.
 
     Every entry outside this rank's diagonal block is sent to the rank that holds the transposed one.

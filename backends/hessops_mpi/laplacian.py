@@ -59,9 +59,7 @@ def sharded_laplacian(
     )
 
 
-def _rows_of_laplacian(
-    shape: tuple[int, ...], first: int, last: int
-) -> scipy.sparse.csr_array[Any]:
+def _rows_of_laplacian(shape: tuple[int, ...], first: int, last: int) -> Any:
     """Return some rows, from lowest column to highest."""
     n = int(np.prod(shape))
     here = np.arange(first, last)

@@ -134,7 +134,7 @@ class ProbeGrid:
         start = time.perf_counter()
         operator = hessops.aslinearoperator(A)
         require_count(block_size=block_size)
-        seed, first, share = self._begin(operator, num_probes, rng)
+        seed, first, share = self._begin(num_probes, rng)
         part = _LaterProbes(operator, first)
         stream = Stream(seed, Purpose.TRACE)
         steps = hutchinson_steps(
@@ -206,7 +206,7 @@ class ProbeGrid:
             If an option is out of range, or ranks were given different seeds.
         """
         operator = self_adjoint_operator(A, "spectral_density")
-        seed, first, share = self._begin(operator, num_probes, rng)
+        seed, first, share = self._begin(num_probes, rng)
         own = hessops.spectral_density(
             _LaterProbes(operator, first),
             num_probes=share,
@@ -233,9 +233,7 @@ class ProbeGrid:
             ),
         )
 
-    def _begin(
-        self, operator: LinearOperator, num_probes: int, rng: RandomState
-    ) -> tuple[int, int, int]:
+    def _begin(self, num_probes: int, rng: RandomState) -> tuple[int, int, int]:
         """Return the seed of all groups, and the first and the number of this one's probes."""
         require_count(num_probes=num_probes)
         if num_probes < self.probes.size:
@@ -285,7 +283,7 @@ class _LaterProbes(LinearOperator):
 
     def __init__(self, operator: LinearOperator, first: int) -> None:
         super().__init__(
-            _LaterSpace(operator.domain, first),  # type: ignore[arg-type]
+            _LaterSpace(operator.domain, first),
             operator.codomain,
             structure=operator.structure,
         )
@@ -307,7 +305,8 @@ class _LaterSpace:
 
     def probes(self, stream: Stream, indices: range, kind: ProbeKind) -> Array:
         later = range(self._first + indices.start, self._first + indices.stop)
-        return self._space.probes(stream, later, kind)
+        drawn: Array = self._space.probes(stream, later, kind)
+        return drawn
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._space, name)

@@ -16,11 +16,11 @@ __all__ = ["RowBlock"]
 
 
 class RowBlock:
-    """This rank's rows of a sparse matrix, multiplied while what they need of others is under way.
+    """A rank's rows of a sparse matrix, multiplied while what they need of others is under way.
 
-    Interior rows refer to entries held here only; border rows wait for the halo. Every row is summed in
-    the order in which its entries are stored, as SciPy does it for the whole matrix: the product has the
-    same bits for any number of ranks. Making one is collective.
+    Interior rows refer to entries held here only; border rows wait for the halo. Every row is summed
+    in the order in which its entries are stored, as SciPy does it for the whole matrix: the product
+    has the same bits for any number of ranks. Making one is collective.
 
     Parameters
     ----------
@@ -32,9 +32,7 @@ class RowBlock:
         Of the ranks.
     """
 
-    def __init__(
-        self, rows: scipy.sparse.csr_array[Any], columns: Partition, comm: RowCommunicator
-    ) -> None:
+    def __init__(self, rows: Any, columns: Partition, comm: RowCommunicator) -> None:
         first, last = columns.rows(comm.rank)
         foreign = (rows.indices < first) | (rows.indices >= last)
         self.halo = Halo(np.unique(rows.indices[foreign]), columns, comm)
@@ -107,9 +105,7 @@ class RowBlock:
         return X
 
 
-def _without(
-    rows: scipy.sparse.csr_array[Any], left_out: HostArray, first: int, count: int
-) -> scipy.sparse.csr_array[Any]:
+def _without(rows: Any, left_out: HostArray, first: int, count: int) -> Any:
     """Return the matrix with some rows emptied, and its columns counted from the first held here."""
     per_row = np.diff(rows.indptr)
     kept = np.repeat(~left_out, per_row)

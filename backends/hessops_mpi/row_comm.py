@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -62,7 +63,7 @@ class MpiRowComm(MpiComm):
     def split(self, group: int) -> MpiRowComm:
         """Return the communicator of those ranks that give the same `group`, in their order here."""
         with waiting("split"):
-            part = self.mpi.Split(group, self.rank)
+            part: Any = self.mpi.Split(group, self.rank)
         return MpiRowComm(part, cuda_aware=self.cuda_aware)
 
 

@@ -18,9 +18,7 @@ __all__ = ["power_traces"]
 _MOST_PRODUCTS = 16
 
 
-def power_traces(
-    own: scipy.sparse.csr_array[Any], rows: Partition, comm: RowCommunicator
-) -> tuple[float, ...]:
+def power_traces(own: Any, rows: Partition, comm: RowCommunicator) -> tuple[float, ...]:
     """Return the traces of the first powers of a self-adjoint sparse matrix, on every rank.
 
     Collective.
@@ -69,9 +67,7 @@ def power_traces(
     return tuple(float(trace) for trace in sums)
 
 
-def _with_halo_rows(
-    own: scipy.sparse.csr_array[Any], halo: Halo, lengths: HostArray, comm: RowCommunicator
-) -> scipy.sparse.csr_array[Any]:
+def _with_halo_rows(own: Any, halo: Halo, lengths: HostArray, comm: RowCommunicator) -> Any:
     """Return the rows held here, and below them those of others that these refer to."""
     if comm.size == 1:
         return own

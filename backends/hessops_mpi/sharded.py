@@ -24,9 +24,9 @@ def sharded(
 ) -> LinearOperator:
     """Split the vectors of an operator that multiplies whole ones.
 
-    Every rank keeps n / P entries of every vector: the Krylov basis of a network's Hessian, which is the
-    largest thing there is, takes 1 / P of the memory on each. A product gathers the block whole, gives
-    it to `operator`, and keeps this rank's rows; so two whole blocks, of as many columns as are
+    Every rank keeps n / P entries of every vector: the Krylov basis of a network's Hessian, which is
+    the largest thing there is, takes 1 / P of the memory on each. A product gathers the block whole,
+    gives it to `operator`, and keeps this rank's rows; so two whole blocks, of as many columns as are
     multiplied at a time, exist for its duration.
 
     Parameters
@@ -47,8 +47,8 @@ def sharded(
     Returns
     -------
     LinearOperator
-        The sum or the same operator, on split vectors. It is one term: for traces with a fresh probe for
-        every term, which keep no basis, use `operator` itself.
+        The sum or the same operator, on split vectors. It is one term: for traces with a fresh probe
+        for every term, which keep no basis, use `operator` itself.
 
     Raises
     ------

@@ -138,7 +138,7 @@ class ShardedMatrix(LinearOperator):
 
     def __init__(
         self,
-        own: scipy.sparse.csr_array[Any],
+        own: Any,
         block: RowBlock,
         rows: Partition,
         columns: Partition,
@@ -175,7 +175,8 @@ class ShardedMatrix(LinearOperator):
         return power_traces(self._own, self._columns, self._comm)
 
     def _describe(self) -> str:
-        first, last = self.codomain.rows or (0, self.shape[0])
+        space: Any = self.codomain
+        first, last = space.rows
         return f"rows {first} to {last} on rank {self._comm.rank} of {self._comm.size}"
 
 
@@ -183,7 +184,7 @@ def _host(X: Array) -> HostArray:
     return np.ascontiguousarray(X)
 
 
-def _own_rows(A: Any, comm: RowCommunicator) -> tuple[scipy.sparse.csr_array[Any], Partition]:
+def _own_rows(A: Any, comm: RowCommunicator) -> tuple[Any, Partition]:
     """Return this rank's rows as given, and where all ranks' lie."""
     own = jointly(comm, lambda: _checked(A, least_rows=0))
     seen = table(comm, [own.shape[0], own.shape[1], np.dtype(own.dtype).num])
@@ -200,7 +201,7 @@ def _own_rows(A: Any, comm: RowCommunicator) -> tuple[scipy.sparse.csr_array[Any
 
 def _dealt_rows(
     A: Any, comm: RowCommunicator, counts: Sequence[int] | None
-) -> tuple[scipy.sparse.csr_array[Any], Partition]:
+) -> tuple[Any, Partition]:
     """Return this rank's rows of a whole matrix that all ranks hold, or rank 0 alone."""
     given = table(comm, [A is not None])[:, 0] > 0
     if not given[0] or (given.any() and not given.all() and given[1:].any()):
@@ -220,9 +221,7 @@ def _dealt_rows(
     return _sent_rows(whole, rows, comm), rows
 
 
-def _sent_rows(
-    whole: scipy.sparse.csr_array[Any] | None, rows: Partition, comm: RowCommunicator
-) -> scipy.sparse.csr_array[Any]:
+def _sent_rows(whole: Any | None, rows: Partition, comm: RowCommunicator) -> Any:
     """Return this rank's rows of a matrix that rank 0 holds and sends."""
     first, last = rows.rows(comm.rank)
     ends = rows.ends
@@ -245,31 +244,32 @@ def _sent_rows(
     return scipy.sparse.csr_array((data, indices, pointers), shape=(last - first, num_columns))
 
 
-def _checked(A: Any, least_rows: int) -> scipy.sparse.csr_array[Any]:
-    if not scipy.sparse.issparse(A) or A.ndim != 2:
+def _checked(A: Any, least_rows: int) -> Any:
+    sparse: Any = A if scipy.sparse.issparse(A) else None
+    if sparse is None or sparse.ndim != 2:
         raise TypeError(
             f"expected a SciPy sparse matrix, got {type(A).__name__}; convert it first, e.g. "
             "scipy.sparse.csr_array(A)"
         )
-    if not np.issubdtype(A.dtype, np.inexact):
+    if not np.issubdtype(sparse.dtype, np.inexact):
         raise TypeError(
-            f"the matrix has the dtype {A.dtype}, and products would be rounded to it; convert it to "
-            "a floating type first, e.g. A.astype('float64')"
+            f"the matrix has the dtype {sparse.dtype}, and products would be rounded to it; convert "
+            "it to a floating type first, e.g. A.astype('float64')"
         )
-    if A.shape[0] < least_rows or A.shape[1] < 1:
-        raise ValueError(f"a matrix of shape {A.shape} multiplies no vectors")
-    matrix = scipy.sparse.csr_array(A)
+    if sparse.shape[0] < least_rows or sparse.shape[1] < 1:
+        raise ValueError(f"a matrix of shape {sparse.shape} multiplies no vectors")
+    matrix = scipy.sparse.csr_array(sparse)
     bad = int(np.sum(~np.isfinite(matrix.data)))
     if bad:
         raise NonFiniteError(f"the matrix holds {bad} entries that are NaN or infinite")
     return matrix
 
 
-def _rows_of(matrix: scipy.sparse.csr_array[Any], rows: tuple[int, int]) -> Any:
+def _rows_of(matrix: Any, rows: tuple[int, int]) -> Any:
     return matrix[rows[0] : rows[1]]
 
 
-def _checksum(matrix: scipy.sparse.csr_array[Any]) -> int:
+def _checksum(matrix: Any) -> int:
     # 32 bits, which a sum of float64 holds exactly.
     return zlib.crc32(matrix.data.tobytes(), zlib.crc32(matrix.indices.tobytes()))
 

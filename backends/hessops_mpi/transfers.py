@@ -196,7 +196,7 @@ def jointly(comm: Communicator, action: Callable[[], T]) -> T:
     error: Exception | None = None
     try:
         value = action()
-    except Exception as raised:  # noqa: BLE001 - the others wait to hear of it, whatever it is
+    except Exception as raised:
         error = raised
     if comm.size > 1:
         failed = np.flatnonzero(table(comm, [error is not None]))
