@@ -97,7 +97,7 @@ class DataRanks:
             out.zero_()
         flat[size + self.comm.rank] = error is not None
         flat[-1] = missing
-        total: Any = self.comm.all_reduce(flat)  # type: ignore[arg-type]
+        total: Any = self.comm.all_reduce(flat)
         flags = total[size:].cpu().to(torch.float64).numpy()
         tell(self.comm, flags[:-1], error)
         products: Tensor = total[:size].view(out.shape)
