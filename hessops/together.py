@@ -6,16 +6,17 @@ about to meet anyway, they say first whether they are well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
-from hessops.arrays import HostArray, to_numpy
+from hessops.arrays import Array, HostArray, device, namespace, to_numpy
 from hessops.comm import Communicator
 from hessops.errors import NonFiniteError, NotSelfAdjointError
 
-__all__ = ["raise_together", "require_same", "tell", "tried"]
+__all__ = ["raise_together", "require_same", "summed_together", "tell", "tried"]
 
 T = TypeVar("T")
 
@@ -85,14 +86,56 @@ def tell(comm: Communicator, failed: HostArray, error: Exception | None) -> None
         text = f"{type(error).__name__}\n{error}".encode()[:_LONGEST]
         letters[: len(text)] = list(text)
     # As numbers: a sum is what every communicator has, and only the first of the failed adds to it.
-    told = bytes(_summed(comm, letters).astype(np.uint8).tolist()).rstrip(b"\0")
+    text_of_first = bytes(_summed(comm, letters).astype(np.uint8).tolist()).rstrip(b"\0")
     if error is not None:
         error.add_note(f"on rank {comm.rank} of {comm.size}")
         raise error
-    name, _, sentence = told.decode(errors="replace").partition("\n")
+    name, _, sentence = text_of_first.decode(errors="replace").partition("\n")
     kind = _KINDS.get(name, RuntimeError)
     named = sentence if name in _KINDS or name == "RuntimeError" else f"{name}: {sentence}"
-    raise kind(f"rank {ranks[0]} of {comm.size}: {named}")
+    told = kind(f"rank {ranks[0]} of {comm.size}: {named}")
+    # For who shows errors: that rank knows more.
+    told.told_by = int(ranks[0])  # type: ignore[attr-defined]
+    raise told
+
+
+def summed_together(comm: Communicator, block: Array, error: Exception | None) -> Array:
+    """Return the sum of a block over ranks, or raise on all of them what kept one from making its own.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    block : array
+        Of one shape and floating dtype on all ranks; not looked at where there is an error.
+    error : Exception or None
+        This rank's.
+
+    Returns
+    -------
+    array
+        The sum, by one reduction: a flag of every rank travels with it.
+
+    Raises
+    ------
+    Exception
+        As `raise_together`.
+    """
+    if comm.size == 1:
+        if error is not None:
+            raise error
+        return block
+    xp = namespace(block)
+    flags = xp.zeros(comm.size, dtype=block.dtype, device=device(block))
+    flags[comm.rank] = 0.0 if error is None else 1.0
+    flat = xp.reshape(block, (-1,))
+    if error is not None:  # It may be half made, and NaN.
+        flat = xp.zeros_like(flat)
+    size = math.prod(block.shape)
+    total = comm.all_reduce(xp.concat([flat, flags]))
+    tell(comm, np.real(to_numpy(total[size:])), error)
+    summed: Array = xp.reshape(total[:size], block.shape)
+    return summed
 
 
 def require_same(comm: Communicator, facts: Mapping[str, Any], hint: str) -> None:

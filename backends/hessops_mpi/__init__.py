@@ -1,4 +1,4 @@
-"""hessops on many machines, by MPI.
+"""Operators on many machines, by MPI.
 
 `world` is the communicator of all ranks that ``mpirun`` or ``srun`` has started. Pass it to what makes
 operators, and run the same program on every rank: vectors and results are the same everywhere.
@@ -25,7 +25,9 @@ except RuntimeError as error:
         "module of your cluster's MPI"
     ) from error
 
+from hessops.operators.data_parallel import data_parallel
 from hessops_mpi.communicator import MpiComm
+from hessops_mpi.sharding import shard
 from hessops_mpi.world import world
 
-__all__ = ["MpiComm", "world"]
+__all__ = ["MpiComm", "data_parallel", "shard", "world"]
