@@ -81,4 +81,4 @@ def test_the_answers_of_one_process(size):
 
 
 def test_an_error_on_one_rank_is_told_to_the_others():
-    assert "rank 1 failed: NonFiniteError: the matrix holds 10 entries" in mpirun(FAULTY, 2)
+    assert "rank 1 of 2: the matrix holds 10 entries" in mpirun(FAULTY, 2)

@@ -1,4 +1,4 @@
-"""hessops on many machines, by MPI.
+"""Operators on many machines, by MPI.
 
 `world` is the communicator of all ranks that ``mpirun`` or ``srun`` has started. Pass it to what makes
 operators, and run the same program on every rank: vectors and results are the same everywhere.
@@ -25,12 +25,14 @@ except RuntimeError as error:
         "module of your cluster's MPI"
     ) from error
 
+from hessops.operators.data_parallel import data_parallel
 from hessops_mpi.communicator import MpiComm
 from hessops_mpi.counting import CountingComm
 from hessops_mpi.laplacian import sharded_laplacian
 from hessops_mpi.probe_grid import ProbeGrid, grid
 from hessops_mpi.sharded import Sharded, sharded
 from hessops_mpi.sharded_matrix import ShardedMatrix, sharded_matrix
+from hessops_mpi.sharding import shard
 from hessops_mpi.world import world
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "ProbeGrid",
     "Sharded",
     "ShardedMatrix",
+    "data_parallel",
     "grid",
+    "shard",
     "sharded",
     "sharded_laplacian",
     "sharded_matrix",

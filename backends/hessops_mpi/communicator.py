@@ -25,7 +25,7 @@ class MpiComm:
     Parameters
     ----------
     mpi : mpi4py.MPI.Intracomm
-        Whose ranks they are. Not duplicated: hessops' calls must not overtake others on it.
+        Whose ranks they are.
     cuda_aware : bool
         Hand arrays on a CUDA device to MPI as they are; otherwise they go by way of the host.
 
@@ -44,6 +44,15 @@ class MpiComm:
         self.cuda_aware = cuda_aware
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
+        self._local_rank: int | None = None
+
+    def local_rank(self) -> int:
+        """Return the number of this rank among those on its machine; collective the first time."""
+        if self._local_rank is None:
+            neighbours = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
+            self._local_rank = neighbours.Get_rank()
+            neighbours.Free()
+        return self._local_rank
 
     def all_reduce(self, array: Array) -> Array:
         """Return the sum of `array` over all ranks, the same bits on every rank.

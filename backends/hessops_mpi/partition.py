@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -26,17 +26,16 @@ def even_counts(dim: int, size: int) -> tuple[int, ...]:
     Returns
     -------
     tuple of int
-        The first ranks get one more where it does not divide; the last get none if there are more ranks
-        than rows.
+        No two differ by more than one; some get none if there are more ranks than rows.
 
     Examples
     --------
     >>> from hessops_mpi.partition import even_counts
     >>> even_counts(10, 4)
-    (3, 3, 2, 2)
+    (2, 3, 2, 3)
     """
-    share, rest = divmod(dim, size)
-    return tuple(share + (rank < rest) for rank in range(size))
+    ends = [dim * rank // size for rank in range(size + 1)]
+    return tuple(stop - start for start, stop in pairwise(ends))
 
 
 @dataclass(frozen=True)

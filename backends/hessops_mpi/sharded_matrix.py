@@ -16,6 +16,7 @@ from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.operators.declared import Declared
 from hessops.structure import Structure
+from hessops.together import require_same
 from hessops_mpi.asymmetry import asymmetry_and_size
 from hessops_mpi.partition import Partition
 from hessops_mpi.row_blocks import RowBlock
@@ -81,8 +82,6 @@ def sharded_matrix(
         If the matrix is declared self-adjoint and is not.
     NonFiniteError
         If it holds NaN or infinity.
-    RuntimeError
-        On ranks that had no error themselves, if another one had.
 
     Examples
     --------
@@ -105,7 +104,7 @@ def sharded_matrix(
         return Partition.of(dim, comm.size, counts, "column_counts")
 
     columns = jointly(comm, split_columns)
-    _require_same(comm, columns.counts, "column_counts")
+    _require_same(comm, "column_counts", columns.counts)
     block = RowBlock(own, columns, rows_comm)
     structure = declared.unseen()
     looked_at = None
@@ -213,10 +212,11 @@ def _dealt_rows(
     whole = jointly(comm, lambda: None if A is None else _checked(A, least_rows=1))
     num_rows = int(comm.broadcast(None if whole is None else whole.shape[0]) or 0)
     rows = jointly(comm, lambda: Partition.of(num_rows, comm.size, counts, "row_counts"))
-    _require_same(comm, rows.counts, "row_counts")
+    _require_same(comm, "row_counts", rows.counts)
     if given.all():
         assert whole is not None
-        _require_same(comm, (*whole.shape, whole.nnz, _checksum(whole)), "the matrix")
+        facts = (*whole.shape, whole.nnz, whole.dtype.str, _checksum(whole))
+        _require_same(comm, "shape, entries, dtype and checksum of the matrix", facts)
         return _rows_of(whole, rows.rows(comm.rank)), rows
     return _sent_rows(whole, rows, comm), rows
 
@@ -270,19 +270,8 @@ def _rows_of(matrix: Any, rows: tuple[int, int]) -> Any:
 
 
 def _checksum(matrix: Any) -> int:
-    # 32 bits, which a sum of float64 holds exactly.
     return zlib.crc32(matrix.data.tobytes(), zlib.crc32(matrix.indices.tobytes()))
 
 
-def _require_same(comm: Communicator, numbers: Sequence[float], name: str) -> None:
-    """Raise on every rank unless all have the same numbers."""
-    if comm.size == 1:
-        return
-    mine = [float(len(numbers)), *map(float, numbers)]
-    longest = int(table(comm, [len(mine)]).max())
-    seen = table(comm, mine + [0.0] * (longest - len(mine)))
-    differing = np.flatnonzero((seen != seen[0]).any(axis=1))
-    if differing.size:
-        raise ValueError(
-            f"{name} is not the same on rank {differing[0]} as on rank 0; pass the same on every rank"
-        )
+def _require_same(comm: Communicator, name: str, fact: Any) -> None:
+    require_same(comm, {name: fact}, "pass the same on every rank")

@@ -8,8 +8,9 @@ from typing import Any, Protocol, TypeVar, cast
 import numpy as np
 
 from hessops.array_space import ArraySpace
-from hessops.arrays import Array, HostArray, numpy_namespace, to_numpy
+from hessops.arrays import Array, HostArray, device, namespace, numpy_namespace, to_numpy
 from hessops.comm import Communicator
+from hessops.together import raise_together, tried
 from hessops_mpi.communicator import MpiComm
 from hessops_mpi.row_comm import AloneComm, MpiRowComm
 
@@ -25,7 +26,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-_LONGEST_MESSAGE = 1000
 _OPERATIONS = ("exchange", "all_to_all", "all_gather_rows", "reduce_scatter_rows", "split")
 
 
@@ -188,39 +188,15 @@ def jointly(comm: Communicator, action: Callable[[], T]) -> T:
 
     Raises
     ------
-    RuntimeError
-        Where it succeeded, if it failed elsewhere; with the first such rank's message. Where it failed,
-        its own error is raised.
+    Exception
+        As `hessops.together.raise_together`.
     """
-    value: Any = None
-    error: Exception | None = None
-    try:
-        value = action()
-    except Exception as raised:
-        error = raised
-    if comm.size > 1:
-        failed = np.flatnonzero(table(comm, [error is not None]))
-        if failed.size:
-            message = _message_of(comm, int(failed[0]), error)
-            if error is None:
-                raise RuntimeError(f"rank {failed[0]} failed: {message}")
-    if error is not None:
-        raise error
+    value, error = tried(action)
+    raise_together(comm, error)
     return cast("T", value)
 
 
-def _message_of(comm: Communicator, rank: int, error: Exception | None) -> str:
-    codes = np.zeros(_LONGEST_MESSAGE)
-    if comm.rank == rank:
-        text = f"{type(error).__name__}: {error}".encode()[:_LONGEST_MESSAGE]
-        codes[: len(text)] = np.frombuffer(text, np.uint8)
-    told = to_numpy(comm.all_reduce(codes)).astype(np.uint8)
-    return told.tobytes().rstrip(b"\0").decode(errors="replace")
-
-
 def _home(X: Array) -> tuple[Any, Any]:
-    from hessops.arrays import device, namespace
-
     xp = namespace(X)
     return xp, None if xp is numpy_namespace else device(X)
 

@@ -28,6 +28,7 @@ from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
+from hessops_torch.sharding import shard
 
 __all__ = [
     "GaussNewton",
@@ -39,4 +40,5 @@ __all__ = [
     "fill_probes",
     "ggn",
     "hessian",
+    "shard",
 ]

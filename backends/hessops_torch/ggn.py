@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.loss_contract import OutputLoss
 from hessops_torch.losses import Loss
@@ -29,6 +30,7 @@ def ggn(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> GaussNewton:
     """Return the generalized Gauss-Newton matrix of a loss over a data set.
 
@@ -58,6 +60,9 @@ def ggn(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -103,6 +108,7 @@ def ggn(
         mode=mode,
         micro_batch_size=micro_batch_size,
         memory_budget=memory_budget,
+        comm=comm,
     )
     return GaussNewton(objective, weight_decay=weight_decay)
 

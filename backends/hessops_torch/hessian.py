@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.comm import Communicator
 from hessops_torch.data_sum import DataSum
 from hessops_torch.failures import name_of
 from hessops_torch.graphs import GradientGraph
@@ -28,6 +29,7 @@ def hessian(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> Hessian:
     """Return the Hessian of a loss over a data set, by the parameters of a model.
 
@@ -61,6 +63,9 @@ def hessian(
     memory_budget : int, optional
         Bytes of gradient graphs to keep between products, which makes them a third cheaper; half of
         the free memory of the device where not given, none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data
+        (`hessops_torch.shard`); the operator is that of all the data, the same on every rank.
 
     Returns
     -------
@@ -109,6 +114,7 @@ def hessian(
         mode=mode,
         micro_batch_size=micro_batch_size,
         memory_budget=memory_budget,
+        comm=comm,
     )
     return Hessian(objective, weight_decay=weight_decay)
 
