@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
 from hessops.arrays import Array, HostArray, device, is_on_host, namespace, to_numpy
 from hessops_mpi.device_buffers import synchronize
-from hessops_mpi.watch import waiting
+from hessops_mpi.watch import end_all, waiting
 
 __all__ = ["MpiComm"]
 
@@ -95,6 +95,16 @@ class MpiComm:
         with waiting("broadcast"):
             received: T = self.mpi.bcast(value)
         return value if self.rank == 0 else received
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks at once, of every communicator, with an exit code.
+
+        Parameters
+        ----------
+        code : int
+            Not 0.
+        """
+        end_all(code)
 
     def _reduced_on_device(self, array: Any) -> Array:
         xp = namespace(array)

@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 from hessops_torch.convert import convert
+from hessops_torch.distributed import TorchComm, distributed_comm, rank_device
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.ggn import GaussNewton, ggn
 from hessops_torch.hessian import Hessian, hessian
@@ -36,9 +37,12 @@ __all__ = [
     "Objective",
     "ParameterSpace",
     "SplitLoss",
+    "TorchComm",
     "convert",
+    "distributed_comm",
     "fill_probes",
     "ggn",
     "hessian",
+    "rank_device",
     "shard",
 ]

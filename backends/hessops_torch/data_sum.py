@@ -94,8 +94,10 @@ class DataSum(LinearOperator):
 
     def _apply(self, X: Any) -> Any:
         objective, ranks = self.objective, self.objective.ranks
-        columns = X.detach().T.contiguous()
-        out, flat = ranks.buffer(columns)
+        # What is made in inference mode cannot be written to while the model is ready.
+        with torch.inference_mode(mode=False):
+            columns = X.detach().T.contiguous()
+            out, flat = ranks.buffer(columns)
         counts, error = tried(lambda: self._add_all(columns, out))
         # Not while the model is ready: other threads wait for it, and other ranks may be threads.
         out, missing = ranks.summed(out, flat, error, objective.misses_counts())

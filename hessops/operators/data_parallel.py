@@ -157,7 +157,8 @@ class DataParallel(LinearOperator):
         return list(zip(holders, samples, strict=True))
 
     def _describe(self) -> str:
-        return f"{type(self.part).__name__} on {self.comm.size} ranks"
+        # Not on how many, so that a run may go on with another number of them.
+        return f"{type(self.part).__name__} of every rank"
 
 
 class _Term(LinearOperator):
