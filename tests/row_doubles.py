@@ -1,23 +1,15 @@
-"""Ranks that are threads and send rows to each other; and starting real ones."""
+"""Ranks that are threads and send rows to each other."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import pytest
 from doubles import ThreadComm, _Group, run_on_ranks
 
 T = TypeVar("T")
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class RowThreadComm:
@@ -91,28 +83,3 @@ class _Arrival:
 def on_row_ranks(function: Callable[[Any], T], size: int, **options: Any) -> list[T]:
     """Return what `function` returns on each of `size` ranks that can send rows."""
     return run_on_ranks(lambda comm: function(RowThreadComm(comm)), size, **options)
-
-
-def mpirun(script: str, size: int, *arguments: str, timeout: float = 120.0) -> str:
-    """Run a program on `size` processes and return what it prints; fail with what it says."""
-    launcher = shutil.which("mpirun") or shutil.which("mpiexec")
-    if launcher is None:
-        pytest.skip("mpirun is not installed")
-    command = [launcher, "-n", str(size)]
-    if "Open MPI" in subprocess.run(
-        [launcher, "--version"], capture_output=True, text=True, timeout=30, check=False
-    ).stdout:  # fmt: skip
-        command += ["--oversubscribe", "--bind-to", "none"]
-    environment = {
-        **os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    }  # fmt: skip
-    paths = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests"), *sys.path]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    command += [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout

@@ -10,7 +10,7 @@ from hessops.comm import Communicator
 from hessops.operator import LinearOperator
 from hessops.space import Space
 from hessops_mpi.partition import Partition
-from hessops_mpi.transfers import all_gather_rows, reduce_scatter_rows
+from hessops_mpi.transfers import able, all_gather_rows, reduce_scatter_rows
 
 __all__ = ["Sharded", "sharded"]
 
@@ -63,6 +63,7 @@ def sharded(
     >>> round(hessops.trace(A, num_probes=4, rng=0).value, 12)
     6.0
     """
+    comm = able(comm)
     for space in (operator.domain, operator.codomain):
         if space.local_dim != space.dim or getattr(space, "rows", None) is not None:
             raise ValueError(f"the vectors of {operator} are split over ranks already")

@@ -17,6 +17,7 @@ from hessops_mpi.row_comm import AloneComm, MpiRowComm
 __all__ = [
     "RowCommunicator",
     "Transfer",
+    "able",
     "all_gather_rows",
     "jointly",
     "reduce_scatter_rows",
@@ -64,6 +65,24 @@ class RowCommunicator(Communicator, Protocol):
         """Return the communicator of those ranks that give the same `group`, in their order here."""
 
 
+def able(comm: Communicator) -> Communicator:
+    """Return a communicator that can send rows, where there is one for these ranks; `comm` otherwise.
+
+    Parameters
+    ----------
+    comm : Communicator
+        Any.
+
+    Returns
+    -------
+    Communicator
+        Of the same ranks.
+    """
+    if isinstance(comm, MpiComm) and not isinstance(comm, MpiRowComm):
+        return MpiRowComm(comm.mpi, cuda_aware=comm.cuda_aware)
+    return comm
+
+
 def row_communicator(comm: Communicator) -> RowCommunicator:
     """Return a communicator that can send rows, or say that it cannot.
 
@@ -82,13 +101,12 @@ def row_communicator(comm: Communicator) -> RowCommunicator:
     TypeError
         If it lacks one of the methods and there is more than one rank.
     """
+    comm = able(comm)
     missing = [name for name in _OPERATIONS if not hasattr(comm, name)]
     if not missing:
         return cast("RowCommunicator", comm)
     if comm.size == 1:
         return AloneComm()
-    if isinstance(comm, MpiComm):
-        return MpiRowComm(comm.mpi, cuda_aware=comm.cuda_aware)
     raise TypeError(
         f"{comm!r} cannot split vectors over ranks: it has no {', '.join(missing)}; use "
         "hessops_mpi.world()"
