@@ -120,9 +120,16 @@ def test_a_product_of_split_data(width):
 @pytest.mark.parametrize("width", [1, 16])
 def test_a_product_of_split_data_and_split_vectors(width):
     share = hessops.aslinearoperator(normal(0, (30, 30)))
-    calls, sent = counted_product(lambda comm: hessops_mpi.sharded(share, comm, share=True), width)
-    assert calls == {"all_gather_rows": 1, "reduce_scatter_rows": 1}
-    assert sent == {"all_gather_rows": 10 * width * 8, "reduce_scatter_rows": 30 * width * 8}
+    calls, sent = counted_product(
+        lambda comm: hessops_mpi.sharded(hessops_mpi.data_parallel(share, comm), comm), width
+    )
+    # Both together send what one sum does; and there is a flag of every rank.
+    assert calls == {"all_gather_rows": 1, "reduce_scatter_rows": 1, "all_reduce": 1}
+    assert sent == {
+        "all_gather_rows": 10 * width * 8,
+        "reduce_scatter_rows": 30 * width * 8,
+        "all_reduce": SIZE * 8,
+    }
 
 
 @pytest.mark.parametrize("width", [1, 8])

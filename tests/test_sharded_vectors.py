@@ -160,3 +160,45 @@ def test_the_hessian_of_a_network_on_split_vectors(size):
         assert trace.value == pytest.approx(traces.value, rel=1e-12)
         for name, section in traces.sections.items():
             assert trace.sections[name].value == pytest.approx(section.value, rel=1e-12, abs=1e-14)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_split_data_and_split_vectors_of_a_network(size):
+    torch = pytest.importorskip("torch")
+    import copy
+
+    import hessops_torch
+
+    model, loss, data = small_problem(torch)
+    expected = hessops.eigsh(hessops_torch.hessian(model, loss, data), 3, rng=1).eigenvalues
+
+    def work(comm):
+        own = copy.deepcopy(model)
+        shard = hessops_mpi.shard(data, comm)
+        whole = hessops_torch.hessian(own, loss, shard, comm=comm)
+        values = [hessops.eigsh(hessops_mpi.sharded(whole, comm), 3, rng=1).eigenvalues]
+        if size == len(data):
+            alone = hessops_torch.hessian(own, loss, shard)
+            mean = hessops_mpi.data_parallel(alone, comm, weight=len(shard[0][0]))
+            split = hessops_mpi.sharded(mean, comm)
+            assert split.share
+            values.append(hessops.eigsh(split, 3, rng=1).eigenvalues)
+        return values
+
+    for values in on_row_ranks(work, size):
+        for found in values:
+            assert norm(found - expected) <= 1e-12 * norm(expected)
+
+
+def test_an_error_in_one_share_is_told_to_all():
+    class Broken(hessops.LinearOperator):
+        def _apply(self, X):
+            raise MemoryError("no room")
+
+    def work(comm):
+        own = Broken(hessops.ArraySpace(6)) if comm.rank == 1 else hessops.Identity(6)
+        A = hessops_mpi.sharded(own, comm, share=True)
+        with pytest.raises((MemoryError, RuntimeError), match="no room"):
+            A.apply(np.ones((2, 1)))
+
+    on_row_ranks(work, 3, timeout=5.0)

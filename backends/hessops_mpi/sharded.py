@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hessops.array_space import ArraySpace
 from hessops.arrays import Array
 from hessops.comm import Communicator
 from hessops.operator import LinearOperator
+from hessops.operators.data_parallel import DataParallel
 from hessops.space import Space
+from hessops.structure import Structure
 from hessops_mpi.partition import Partition
-from hessops_mpi.transfers import able, all_gather_rows, reduce_scatter_rows
+from hessops_mpi.transfers import able, all_gather_rows, jointly, reduce_scatter_rows
 
 __all__ = ["Sharded", "sharded"]
 
@@ -36,11 +38,13 @@ def sharded(
         every rank, as those of ``hessops_torch.hessian(..., comm=comm)`` are; or, with `share`, they
         are to be added.
     comm : Communicator
-        The ranks. Two collectives a block, of any width, if they can gather and scatter rows; two sums
+        The ranks. A block of any width is gathered by one collective, if they can gather rows; by a sum
         of twice the bytes if not.
     share : bool
-        Whether `operator` is this rank's share of a sum over ranks. Its products are then summed and
-        scattered in one, which takes half of what a sum and a slice of it do.
+        Whether `operator` is this rank's share of a sum over ranks. Products are then summed and
+        scattered in one collective, which takes half the bytes of a sum that every rank gets whole,
+        beside a flag of every rank that tells of errors. So it is where `operator` comes from
+        `data_parallel`, whatever is given here.
     row_counts : sequence of int, optional
         Entries for every rank; an even split where not given.
 
@@ -67,11 +71,15 @@ def sharded(
     for space in (operator.domain, operator.codomain):
         if space.local_dim != space.dim or getattr(space, "rows", None) is not None:
             raise ValueError(f"the vectors of {operator} are split over ranks already")
+    structure = operator.structure
+    if isinstance(operator, DataParallel) and operator.comm == comm:
+        # Its sum would be given whole to every rank.
+        operator, share = operator.part, True
     columns = Partition.of(operator.shape[1], comm.size, row_counts, "row_counts")
     rows = columns
     if operator.shape[0] != operator.shape[1]:
         rows = Partition.of(operator.shape[0], comm.size, None, "row_counts")
-    return Sharded(operator, comm, rows, columns, share=share)
+    return Sharded(operator, comm, rows, columns, structure, share=share)
 
 
 class Sharded(LinearOperator):
@@ -85,6 +93,8 @@ class Sharded(LinearOperator):
         Of the ranks.
     rows, columns : Partition
         Of products and of the vectors to multiply.
+    structure : Structure
+        What is known of it.
     share : bool
         Whether the products of all ranks are to be added.
     """
@@ -95,12 +105,13 @@ class Sharded(LinearOperator):
         comm: Communicator,
         rows: Partition,
         columns: Partition,
+        structure: Structure,
         *,
         share: bool,
     ) -> None:
         domain = _part_of(operator.domain, comm, columns)
         codomain = domain if rows == columns else _part_of(operator.codomain, comm, rows)
-        super().__init__(domain, codomain, structure=operator.structure)
+        super().__init__(domain, codomain, structure=structure)
         self.operator = operator
         self.share = share
         self.num_samples = operator.num_samples
@@ -108,11 +119,11 @@ class Sharded(LinearOperator):
 
     def _apply(self, X: Array) -> Array:
         whole = all_gather_rows(self._comm, X, self._columns.counts)
-        return self._kept(self.operator.apply(whole), self._rows)
+        return self._kept(lambda: self.operator.apply(whole), self._rows)
 
     def _apply_adjoint(self, X: Array) -> Array:
         whole = all_gather_rows(self._comm, X, self._rows.counts)
-        return self._kept(self.operator.apply_adjoint(whole), self._columns)
+        return self._kept(lambda: self.operator.apply_adjoint(whole), self._columns)
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the operator itself: its terms would be multiplied one rank after the other."""
@@ -122,9 +133,11 @@ class Sharded(LinearOperator):
         """Return the traces of the operator's powers; of a share, nothing is known."""
         return () if self.share else self.operator.power_traces()
 
-    def _kept(self, product: Array, rows: Partition) -> Array:
+    def _kept(self, multiply: Callable[[], Array], rows: Partition) -> Array:
         if self.share:
+            product = jointly(self._comm, multiply)
             return reduce_scatter_rows(self._comm, product, rows.counts)
+        product = multiply()
         first, last = rows.rows(self._comm.rank)
         # A copy, so that the whole block can go.
         return self.xp.asarray(product[first:last, ...], copy=True)  # type: ignore[no-any-return]
