@@ -354,3 +354,36 @@ def test_probes_have_the_bits_of_whole_ones(kind, cuts):
         assert np.allclose(found, expected, rtol=4e-16, atol=0)
     else:
         assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_operators_of_split_matrices(cuts):
+    matrix = path(N)
+    dense = matrix.toarray()
+
+    def work(comm):
+        A = hessops_mpi.sharded_matrix(matrix, comm, row_counts=cuts)
+        T = hessops_mpi.sharded_matrix(rectangle(N, 12), comm, row_counts=cuts)
+        assert hessops.check_operator(A, rng=0).passed
+        assert hessops.check_operator(T, rng=0).passed
+        return (2 * A @ A - 0.5 * hessops.Identity(A.domain)).to_dense(), (T.H @ T).to_dense()
+
+    squares, grams = zip(*on_row_ranks(work, len(cuts)), strict=True)
+    assert np.allclose(gathered(squares), 2 * dense @ dense - 0.5 * np.eye(N), rtol=1e-13)
+    tall = rectangle(N, 12).toarray()
+    assert np.allclose(gathered(grams), tall.T @ tall, rtol=1e-13, atol=1e-12)
+
+
+def test_the_laplacian_of_other_points_on_another_rank_is_refused():
+    def work(comm):
+        hessops_mpi.sharded_laplacian((3, 4 + comm.rank), comm)
+
+    refused(work, 2, ValueError, "points is (3, 5) on rank 1 and (3, 4) on rank 0")
+
+
+def test_what_lies_together_is_not_copied():
+    def work(comm):
+        A = hessops_mpi.sharded_laplacian((8, 5), comm)
+        return np.shares_memory(A.block._interior.data, A._own.data)
+
+    assert all(on_row_ranks(work, 2))

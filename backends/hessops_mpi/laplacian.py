@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,11 @@ import numpy as np
 import scipy.sparse
 
 from hessops.comm import Communicator
+from hessops.structure import POSITIVE_SEMIDEFINITE
+from hessops.together import require_same
 from hessops_mpi.partition import Partition
-from hessops_mpi.sharded_matrix import ShardedMatrix, sharded_matrix
+from hessops_mpi.sharded_matrix import ShardedMatrix
+from hessops_mpi.transfers import row_communicator
 
 __all__ = ["sharded_laplacian"]
 
@@ -53,10 +57,13 @@ def sharded_laplacian(
     shape = tuple(int(count) for count in points)
     if not shape or min(shape) < 1:
         raise ValueError(f"points={shape} must be positive numbers, one for each axis")
-    rows = Partition.of(int(np.prod(shape)), comm.size, row_counts, "row_counts").rows(comm.rank)
-    return sharded_matrix(
-        _rows_of_laplacian(shape, *rows), comm, local_rows=True, positive_semidefinite=True
-    )
+    ranks = row_communicator(comm)
+    facts = {"points": shape, "row_counts": None if row_counts is None else tuple(row_counts)}
+    require_same(comm, facts, "pass the same on every rank")
+    rows = Partition.of(math.prod(shape), comm.size, row_counts, "row_counts")
+    own = _rows_of_laplacian(shape, *rows.rows(comm.rank))
+    # Known to be so, and not looked at.
+    return ShardedMatrix(own, rows, rows, ranks, POSITIVE_SEMIDEFINITE, (0.0, 2.0 * len(shape)))
 
 
 def _rows_of_laplacian(shape: tuple[int, ...], first: int, last: int) -> Any:

@@ -107,9 +107,21 @@ class RowBlock:
 
 def _without(rows: Any, left_out: HostArray, first: int, count: int) -> Any:
     """Return the matrix with some rows emptied, and its columns counted from the first held here."""
+    shape = (rows.shape[0], count)
+    inside = np.flatnonzero(~left_out)
+    if len(inside) == 0:
+        return scipy.sparse.csr_array(shape, dtype=rows.dtype)
+    start, stop = int(inside[0]), int(inside[-1]) + 1
+    if not left_out[start:stop].any():
+        # As for bands and grids: all that is left lies together, and its entries need no copy.
+        first_entry, last_entry = rows.indptr[start], rows.indptr[stop]
+        pointers = np.clip(rows.indptr, first_entry, last_entry) - first_entry
+        entries = slice(first_entry, last_entry)
+        indices = rows.indices[entries] - first if first else rows.indices[entries]
+        return scipy.sparse.csr_array((rows.data[entries], indices, pointers), shape=shape)
     per_row = np.diff(rows.indptr)
     kept = np.repeat(~left_out, per_row)
     pointers = np.concatenate([[0], np.cumsum(np.where(left_out, 0, per_row))])
     # Of the matrix' own type, which SciPy's compiled products are fastest with.
     parts = (rows.data[kept], rows.indices[kept] - first, pointers.astype(rows.indptr.dtype))
-    return scipy.sparse.csr_array(parts, shape=(rows.shape[0], count))
+    return scipy.sparse.csr_array(parts, shape=shape)

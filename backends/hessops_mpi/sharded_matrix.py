@@ -105,24 +105,23 @@ def sharded_matrix(
 
     columns = jointly(comm, split_columns)
     _require_same(comm, "column_counts", columns.counts)
-    block = RowBlock(own, columns, rows_comm)
     structure = declared.unseen()
     looked_at = None
     if rows == columns:
         looked_at = asymmetry_and_size(own, columns, rows_comm)
         structure = declared.held_against(*looked_at, float(np.finfo(own.dtype).eps))
-    return ShardedMatrix(own, block, rows, columns, rows_comm, structure, looked_at)
+    return ShardedMatrix(own, rows, columns, rows_comm, structure, looked_at)
 
 
 class ShardedMatrix(LinearOperator):
     """A sparse matrix of which every rank holds rows; `sharded_matrix` makes it.
 
+    Making one is collective.
+
     Parameters
     ----------
     own : scipy.sparse.csr_array
         The rows held here.
-    block : RowBlock
-        What multiplies them.
     rows, columns : Partition
         Of products and of the vectors to multiply.
     comm : RowCommunicator
@@ -138,7 +137,6 @@ class ShardedMatrix(LinearOperator):
     def __init__(
         self,
         own: Any,
-        block: RowBlock,
         rows: Partition,
         columns: Partition,
         comm: RowCommunicator,
@@ -150,7 +148,7 @@ class ShardedMatrix(LinearOperator):
         if rows != columns:
             codomain = ArraySpace(rows.dim, own.dtype, comm=comm, rows=rows.rows(comm.rank))
         super().__init__(domain, codomain, structure=structure)
-        self.block = block
+        self.block = RowBlock(own, columns, comm)
         self.asymmetry = asymmetry
         self._own, self._columns, self._comm = own, columns, comm
 
