@@ -44,9 +44,10 @@ class SharedOut(LinearOperator):
         self._mine = share(comm, operator.shape[0])
         self._rows: Any = None
         matrix: Any = operator.matrix if isinstance(operator, MatrixOperator) else None
-        if isinstance(matrix, np.ndarray) or scipy.sparse.issparse(matrix):
-            by_rows = matrix.tocsr() if scipy.sparse.issparse(matrix) else matrix
-            self._rows = by_rows[self._mine.start : self._mine.stop]
+        if scipy.sparse.issparse(matrix):
+            matrix = scipy.sparse.csr_array(matrix)  # type: ignore[call-overload]
+        if isinstance(matrix, np.ndarray | scipy.sparse.csr_array):
+            self._rows = matrix[self._mine.start : self._mine.stop]
 
     def _apply(self, X: Array) -> Array:
         if self._rows is None:
