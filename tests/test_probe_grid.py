@@ -96,6 +96,17 @@ def test_what_does_not_fit_is_refused():
     on_row_ranks(work, 4)
 
 
+@pytest.mark.parametrize("option", ["num_probes", "block_size"])
+def test_other_options_on_another_rank_are_refused(option):
+    def work(comm):
+        ranks = hessops_mpi.grid(comm, probes=2)
+        options = {"num_probes": 6, "block_size": 3, option: 4 + comm.rank}
+        with pytest.raises(ValueError, match=f"{option} is"):
+            ranks.trace(hessops.Identity(5), rng=0, **options)
+
+    on_row_ranks(work, 2, timeout=5.0)
+
+
 def test_one_process_is_a_grid():
     ranks = hessops_mpi.grid(hessops.SerialComm(), probes=1)
     matrix = scipy.sparse.csr_array(MATRIX)

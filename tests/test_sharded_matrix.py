@@ -191,6 +191,8 @@ SQUARE = scipy.sparse.csr_array(np.diag(np.arange(1.0, 7.0)))
     (lambda comm: (SQUARE if comm.rank < 2 else None, {}), ValueError, "give the whole to rank 0"),
     (lambda comm: (SQUARE[: 2, : 4 + comm.rank], {"local_rows": True}), ValueError,
      "must be rows of one matrix"),
+    (lambda comm: (SQUARE, {"self_adjoint": comm.rank == 1}), ValueError, "self_adjoint is "),
+    (lambda comm: (SQUARE, {"local_rows": comm.rank == 1}), ValueError, "local_rows is "),
     (lambda comm: (SQUARE[:0], {"local_rows": True}), ValueError, "no rank has a row"),
     (lambda comm: (scipy.sparse.csr_array(np.triu(np.ones((6, 6)))), {"self_adjoint": True}),
      hessops.NotSelfAdjointError, "max |A - A^H| = 1"),

@@ -114,6 +114,16 @@ def test_what_is_split_already_is_refused():
     on_row_ranks(work, 2)
 
 
+def test_other_operators_on_another_rank_are_refused():
+    def work(comm):
+        with pytest.raises(ValueError, match="the shape of the operator is"):
+            hessops_mpi.sharded(hessops.Identity(6 + comm.rank), comm)
+        with pytest.raises(ValueError, match="share is"):
+            hessops_mpi.sharded(hessops.Identity(6), comm, share=comm.rank == 1)
+
+    on_row_ranks(work, 2, timeout=5.0)
+
+
 def test_the_basis_is_divided_among_the_ranks():
     def work(comm):
         A = hessops_mpi.sharded(hessops.aslinearoperator(MATRIX, self_adjoint=True), comm)
@@ -196,7 +206,9 @@ def test_an_error_in_one_share_is_told_to_all():
             raise MemoryError("no room")
 
     def work(comm):
-        own = Broken(hessops.ArraySpace(6)) if comm.rank == 1 else hessops.Identity(6)
+        own = hessops.Identity(6)
+        if comm.rank == 1:
+            own = Broken(own.domain, structure=own.structure)
         A = hessops_mpi.sharded(own, comm, share=True)
         with pytest.raises((MemoryError, RuntimeError), match="no room"):
             A.apply(np.ones((2, 1)))

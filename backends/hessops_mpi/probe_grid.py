@@ -22,6 +22,7 @@ from hessops.record import History
 from hessops.result import Estimate
 from hessops.results.trace import TraceResult
 from hessops.statistics import MeanVariance
+from hessops.together import require_same
 from hessops_mpi.partition import Partition, even_counts
 from hessops_mpi.transfers import RowCommunicator, row_communicator, table
 
@@ -134,7 +135,8 @@ class ProbeGrid:
         start = time.perf_counter()
         operator = hessops.aslinearoperator(A)
         require_count(block_size=block_size)
-        seed, first, share = self._begin(num_probes, rng)
+        options = {"probe": probe, "block_size": block_size, "confidence": confidence}
+        seed, first, share = self._begin(operator, num_probes, rng, options)
         part = _LaterProbes(operator, first)
         stream = Stream(seed, Purpose.TRACE)
         steps = hutchinson_steps(
@@ -206,7 +208,8 @@ class ProbeGrid:
             If an option is out of range, or ranks were given different seeds.
         """
         operator = self_adjoint_operator(A, "spectral_density")
-        seed, first, share = self._begin(num_probes, rng)
+        options = {"num_steps": num_steps, "probe": probe, "reorthogonalize": reorthogonalize}
+        seed, first, share = self._begin(operator, num_probes, rng, options)
         own = hessops.spectral_density(
             _LaterProbes(operator, first),
             num_probes=share,
@@ -233,8 +236,16 @@ class ProbeGrid:
             ),
         )
 
-    def _begin(self, num_probes: int, rng: RandomState) -> tuple[int, int, int]:
+    def _begin(
+        self,
+        operator: LinearOperator,
+        num_probes: int,
+        rng: RandomState,
+        options: dict[str, Any],
+    ) -> tuple[int, int, int]:
         """Return the seed of all groups, and the first and the number of this one's probes."""
+        facts = {"the shape of the operator": operator.shape, "num_probes": num_probes, **options}
+        require_same(self.world, facts, "call with the same on every rank")
         require_count(num_probes=num_probes)
         if num_probes < self.probes.size:
             raise ValueError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from hessops.array_space import ArraySpace
-from hessops.arrays import Array
+from hessops.arrays import Array, dtype_name
 from hessops.comm import Communicator
 from hessops.operator import LinearOperator
 from hessops.operators.data_parallel import DataParallel
 from hessops.space import Space
 from hessops.structure import Structure
+from hessops.together import require_same
 from hessops_mpi.partition import Partition
 from hessops_mpi.transfers import able, all_gather_rows, jointly, reduce_scatter_rows
 
@@ -57,7 +58,7 @@ def sharded(
     Raises
     ------
     ValueError
-        If the vectors are split already, or the counts do not fit.
+        If the vectors are split already, the counts do not fit, or ranks call with different ones.
 
     Examples
     --------
@@ -68,6 +69,14 @@ def sharded(
     6.0
     """
     comm = able(comm)
+    facts = {
+        "the shape of the operator": operator.shape,
+        "its dtype": dtype_name(operator.dtype),
+        "its structure": str(operator.structure),
+        "share": share,
+        "row_counts": None if row_counts is None else tuple(row_counts),
+    }
+    require_same(comm, facts, "give sharded the same kind of operator and options on every rank")
     for space in (operator.domain, operator.codomain):
         if space.local_dim != space.dim or getattr(space, "rows", None) is not None:
             raise ValueError(f"the vectors of {operator} are split over ranks already")

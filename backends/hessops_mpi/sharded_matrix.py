@@ -92,6 +92,9 @@ def sharded_matrix(
     array([3.996207])
     """
     rows_comm = row_communicator(comm)
+    options = {"local_rows": local_rows, "self_adjoint": self_adjoint}
+    options |= {"positive_semidefinite": positive_semidefinite}
+    require_same(comm, options, "pass the same on every rank")
     declared = jointly(comm, lambda: Declared(self_adjoint, positive_semidefinite))
     if local_rows:
         own, rows = _own_rows(A, rows_comm)
