@@ -117,6 +117,10 @@ class TorchComm:
         """Return the number of this process among those on its machine, as ``torchrun`` says."""
         return int(os.environ.get("LOCAL_RANK", self.rank))
 
+    def local_size(self) -> int:
+        """Return the number of processes on this machine, as ``torchrun`` says; 1 where it does not."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
     def all_reduce(self, array: Array) -> Array:
         """Return the sum of `array` over all ranks, the same bits on every rank.
 
