@@ -18,7 +18,7 @@ pytest.importorskip("mpi4py")
 from row_doubles import on_row_ranks
 
 import hessops_mpi
-from hessops_mpi.partition import Partition, even_counts
+from hessops.partition import Partition, even_counts
 
 DTYPES = ("float32", "float64", "complex64", "complex128")
 

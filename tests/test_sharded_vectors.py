@@ -17,7 +17,7 @@ from row_doubles import on_row_ranks
 from test_sharded_matrix import counts, part
 
 import hessops_mpi
-from hessops_mpi.partition import even_counts
+from hessops.partition import even_counts
 
 N = 26
 MATRIX = with_spectrum(np.concatenate([[-9.0, 7.0, 5.0], np.linspace(-2.0, 2.0, N - 3)]), 0)

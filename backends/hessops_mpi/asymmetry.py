@@ -8,8 +8,9 @@ import numpy as np
 import scipy.sparse
 
 from hessops.arrays import HostArray
-from hessops_mpi.partition import Partition
-from hessops_mpi.transfers import RowCommunicator, table
+from hessops.partition import Partition
+from hessops.row_collectives import table
+from hessops_mpi.transfers import RowCommunicator
 
 __all__ = ["asymmetry_and_size"]
 

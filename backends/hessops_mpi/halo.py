@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from hessops.arrays import HostArray
-from hessops_mpi.partition import Partition
+from hessops.partition import Partition
 from hessops_mpi.transfers import RowCommunicator, Transfer
 
 __all__ = ["Halo"]

@@ -10,9 +10,9 @@ import numpy as np
 import scipy.sparse
 
 from hessops.comm import Communicator
+from hessops.partition import Partition
 from hessops.structure import POSITIVE_SEMIDEFINITE
 from hessops.together import require_same
-from hessops_mpi.partition import Partition
 from hessops_mpi.sharded_matrix import ShardedMatrix
 from hessops_mpi.transfers import row_communicator
 

@@ -17,14 +17,15 @@ from hessops.comm import Communicator
 from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
 from hessops.operator import LinearOperator
+from hessops.partition import Partition, even_counts
 from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import History
 from hessops.result import Estimate
 from hessops.results.trace import TraceResult
+from hessops.row_collectives import table
 from hessops.statistics import MeanVariance
 from hessops.together import require_same
-from hessops_mpi.partition import Partition, even_counts
-from hessops_mpi.transfers import RowCommunicator, row_communicator, table
+from hessops_mpi.transfers import RowCommunicator, row_communicator
 
 __all__ = ["ProbeGrid", "grid"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import scipy.sparse
 
 from hessops.arrays import HostArray
+from hessops.partition import Partition
 from hessops_mpi.halo import Halo
-from hessops_mpi.partition import Partition
 from hessops_mpi.transfers import RowCommunicator
 
 __all__ = ["RowBlock"]

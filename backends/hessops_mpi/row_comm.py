@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from mpi4py import MPI
 
 from hessops.arrays import HostArray
 from hessops.comm import SerialComm
-from hessops_mpi.communicator import MpiComm
 from hessops_mpi.watch import waiting
 
-__all__ = ["AloneComm", "MpiRowComm"]
+__all__ = ["AloneComm", "RowsByMpi"]
 
 _TAG = 7
 
 
-class MpiRowComm(MpiComm):
-    """An `MpiComm` that also sends rows; see `hessops_mpi.transfers.RowCommunicator`.
+class RowsByMpi:
+    """What `MpiComm` can do with rows: a `hessops_mpi.transfers.RowCommunicator`.
 
-    Parameters
-    ----------
-    mpi : mpi4py.MPI.Intracomm
-        Whose ranks they are.
-    cuda_aware : bool
-        As for `MpiComm`; rows go by way of the host.
+    Rows go by way of the host.
     """
+
+    mpi: MPI.Intracomm
+    rank: int
+    cuda_aware: bool
 
     def exchange(
         self, sends: Mapping[int, HostArray], receives: Mapping[int, HostArray]
@@ -60,11 +58,11 @@ class MpiRowComm(MpiComm):
             self.mpi.Reduce_scatter(X, own, [count * width for count in counts])
         return own
 
-    def split(self, group: int) -> MpiRowComm:
+    def split(self, group: int) -> Self:
         """Return the communicator of those ranks that give the same `group`, in their order here."""
         with waiting("split"):
             part: Any = self.mpi.Split(group, self.rank)
-        return MpiRowComm(part, cuda_aware=self.cuda_aware)
+        return type(self)(part, cuda_aware=self.cuda_aware)  # type: ignore[call-arg]
 
 
 class _Requests:

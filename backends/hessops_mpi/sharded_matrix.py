@@ -15,13 +15,14 @@ from hessops.comm import Communicator
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.operators.declared import Declared
+from hessops.partition import Partition
+from hessops.row_collectives import jointly, table
 from hessops.structure import Structure
 from hessops.together import require_same
 from hessops_mpi.asymmetry import asymmetry_and_size
-from hessops_mpi.partition import Partition
 from hessops_mpi.row_blocks import RowBlock
 from hessops_mpi.row_powers import power_traces
-from hessops_mpi.transfers import RowCommunicator, jointly, row_communicator, table
+from hessops_mpi.transfers import RowCommunicator, row_communicator
 
 __all__ = ["ShardedMatrix", "sharded_matrix"]
 

@@ -26,7 +26,7 @@ from rich.console import Console
 import hessops
 import hessops_mpi
 from hessops.random import Stream
-from hessops_mpi.transfers import table
+from hessops.row_collectives import table
 
 Task = tuple[str, int, Callable[[], Any]]
 

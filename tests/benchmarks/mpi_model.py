@@ -33,7 +33,8 @@ from rich.console import Console
 import hessops
 import hessops_mpi
 from hessops.comm import SerialComm
-from hessops_mpi.transfers import row_communicator, table
+from hessops.row_collectives import table
+from hessops_mpi.transfers import row_communicator
 
 _BYTES = 8
 _STEPS = 12

@@ -30,7 +30,7 @@ def even_counts(dim: int, size: int) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> from hessops_mpi.partition import even_counts
+    >>> from hessops.partition import even_counts
     >>> even_counts(10, 4)
     (2, 3, 2, 3)
     """

@@ -9,11 +9,11 @@ from hessops.arrays import Array, dtype_name
 from hessops.comm import Communicator
 from hessops.operator import LinearOperator
 from hessops.operators.data_parallel import DataParallel
+from hessops.partition import Partition
+from hessops.row_collectives import all_gather_rows, jointly, reduce_scatter_rows
 from hessops.space import Space
 from hessops.structure import Structure
 from hessops.together import require_same
-from hessops_mpi.partition import Partition
-from hessops_mpi.transfers import able, all_gather_rows, jointly, reduce_scatter_rows
 
 __all__ = ["Sharded", "sharded"]
 
@@ -62,13 +62,12 @@ def sharded(
 
     Examples
     --------
-    >>> import numpy as np, hessops, hessops_mpi
+    >>> import numpy as np, hessops
     >>> whole = hessops.aslinearoperator(np.diag([1.0, 2.0, 3.0]))
-    >>> A = hessops_mpi.sharded(whole, hessops_mpi.world())
+    >>> A = hessops.sharded(whole, hessops.SerialComm())  # or hessops_mpi.world()
     >>> round(hessops.trace(A, num_probes=4, rng=0).value, 12)
     6.0
     """
-    comm = able(comm)
     facts = {
         "the shape of the operator": operator.shape,
         "its dtype": dtype_name(operator.dtype),
