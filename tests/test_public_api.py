@@ -133,7 +133,8 @@ LAYERS = {
         r"bounds\.\w+",
     ],
     "vectors": [
-        "comm", "space", "array_space", "agreement", "together",
+        "comm", "space", "array_space", "agreement", "together", "partition",
+        "row_collectives",
         "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
     ],
     "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],
