@@ -61,6 +61,11 @@ def collectives():
         assert total.shape == array.shape
         assert np.array_equal(total, comm.size * array)
         assert np.array_equal(array, np.ones_like(array))
+    # Libraries reduce small, middling and large arrays by different algorithms.
+    for size in (1, 10, 3_000, 500_000):
+        mine = np.random.default_rng(comm.rank).standard_normal(size) * 1e3**comm.rank
+        total = comm.all_reduce(mine).tobytes()
+        assert comm.broadcast(total) == total, "sums are not the same bits on every rank"
     assert comm.broadcast({"rank": comm.rank}) == {"rank": 0}
     assert comm == hessops_mpi.world()
     assert hash(comm) == hash(hessops_mpi.world())
