@@ -231,6 +231,9 @@ def _with_suffix(path: str | Path) -> Path:
 
 def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
     """Return JSON for `value`, putting arrays aside under unique names."""
+    if isinstance(value, Result):
+        parts = {f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", arrays) for f in fields(value)}
+        return {"result": {"kind": type(value).__name__, "fields": parts}}
     if isinstance(value, Estimate):
         inner = {
             f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", arrays)
@@ -256,6 +259,9 @@ def _decode(value: Any, arrays: dict[str, HostArray]) -> Any:
     ((kind, content),) = value.items()
     if kind == "estimate":
         return Estimate(**{name: _decode(inner, arrays) for name, inner in content.items()})
+    if kind == "result":
+        parts = {name: _decode(inner, arrays) for name, inner in content["fields"].items()}
+        return Result.kinds[content["kind"]](**parts)
     if kind == "history":
         return History.from_dict(_decode(content, arrays))
     if kind in {"interval", "tuple"}:
@@ -267,6 +273,8 @@ def _decode(value: Any, arrays: dict[str, HostArray]) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_dict()
     if isinstance(value, Estimate):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Interval):

@@ -24,16 +24,20 @@ except ImportError as error:
 from hessops_torch.convert import convert
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.hessian import Hessian, hessian
+from hessops_torch.layer_curvature import layer_curvature
+from hessops_torch.layer_result import LayerCurvature
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
 
 __all__ = [
     "Hessian",
+    "LayerCurvature",
     "Objective",
     "ParameterSpace",
     "SplitLoss",
     "convert",
     "fill_probes",
     "hessian",
+    "layer_curvature",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from hessops_torch.batches import tensors_in
 from hessops_torch.graphs import GraphCache
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
+from hessops_torch.selection import ParameterSelection
 
 __all__ = ["DataSum"]
 
@@ -49,14 +51,39 @@ class DataSum(LinearOperator):
         self.objective = objective
         self.weight_decay = weight_decay
         # Graphs of micro-batches that are kept between products.
-        self.graphs: GraphCache[Any] = GraphCache(
-            (objective.model, *objective.loss.parts), objective.memory_budget
-        )
+        self.graphs = self._empty_cache()
 
     @property
     def space(self) -> ParameterSpace:
         """Return the space of flat parameter vectors, which flattens and unflattens."""
         return self.domain
+
+    def restricted(self, params: ParameterSelection) -> Self:
+        """Return the diagonal block of this operator that belongs to some parameters.
+
+        Its products are cheaper than those of the whole, as derivatives need not go further down than
+        these parameters, and its graphs are its own.
+
+        Parameters
+        ----------
+        params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+            Parameters to differentiate by, as `hessian` takes them.
+
+        Returns
+        -------
+        DataSum
+            Of the same class, on flat vectors of these parameters.
+        """
+        block = copy(self)
+        block.objective = self.objective.restricted(params)
+        block.domain = block.codomain = block.objective.domain
+        block.graphs = block._empty_cache(besides=self.graphs.num_bytes)
+        return block
+
+    def _empty_cache(self, besides: int = 0) -> GraphCache[Any]:
+        objective = self.objective
+        budget = max(objective.memory_budget - besides, 0)
+        return GraphCache((objective.model, *objective.loss.parts), budget)
 
     @abstractmethod
     def _add_products(
