@@ -22,6 +22,7 @@ except ImportError as error:
     ) from error
 
 from hessops_torch.convert import convert
+from hessops_torch.diagonal_blocks import DiagonalBlocks, block_diagonal
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.layer_curvature import layer_curvature
@@ -31,11 +32,13 @@ from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
 
 __all__ = [
+    "DiagonalBlocks",
     "Hessian",
     "LayerCurvature",
     "Objective",
     "ParameterSpace",
     "SplitLoss",
+    "block_diagonal",
     "convert",
     "fill_probes",
     "hessian",
