@@ -97,9 +97,7 @@ def _by_module(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _named(
-    model: nn.Module, blocks: BlockSelection
-) -> Iterable[tuple[str, ParameterSelection]]:
+def _named(model: nn.Module, blocks: BlockSelection) -> Iterable[tuple[str, ParameterSelection]]:
     if isinstance(blocks, Mapping):
         return blocks.items()
     if isinstance(blocks, str | re.Pattern | nn.Module | torch.Tensor):

@@ -173,7 +173,9 @@ def layer_curvature(
     if count < 2:
         status = "one probe gives no error: use num_probes=2 or more"
     if missed:
-        status += f"; eigenvalues of {', '.join(missed)} did not converge: {pairs[missed[0]].status}"
+        status += (
+            f"; eigenvalues of {', '.join(missed)} did not converge: {pairs[missed[0]].status}"
+        )
     warn_if_failed(not missed, status)
     parts: list[EigenResult | SpectralDensity] = [*pairs.values(), *densities.values()]
     columns = {block: index for index, block in enumerate(members, start=1)}
@@ -245,8 +247,6 @@ def _densities(
     H: Any, members: Mapping[str, tuple[str, ...]], steps: int, probes: int, seed: int
 ) -> dict[str, SpectralDensity]:
     return {
-        name: spectral_density(
-            H.restricted(names), num_steps=steps, num_probes=probes, rng=seed
-        )
+        name: spectral_density(H.restricted(names), num_steps=steps, num_probes=probes, rng=seed)
         for name, names in members.items()
     }

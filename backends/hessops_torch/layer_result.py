@@ -6,15 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from hessops.density.spectral_density import SpectralDensity
 from hessops.result import Estimate, Interval, Result
 from hessops.results.counted import counted
 from hessops.results.eigenpairs import EigenResult
-from hessops.results.numbers import estimate_text, interval_text
+from hessops.results.numbers import interval_text
 from hessops_torch.layer_table import Row, plotted, table_text, write_csv
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ __all__ = ["LayerCurvature", "RankedBy"]
 
 RankedBy = Literal["trace per parameter", "trace", "top eigenvalue"]
 """What blocks can be ranked by."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -249,7 +249,7 @@ class LayerCurvature(Result):
         )
         return f"{head}\n{self.table()}"
 
-    def _of(self, table: Mapping[str, object], block: str) -> object:
+    def _of(self, table: Mapping[str, T], block: str) -> T:
         if block not in self.blocks:
             raise KeyError(f"no block {block!r}; there are {', '.join(self.blocks)}")
         if block not in table:

@@ -18,7 +18,7 @@ from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._terms import strata
 from hessops.algorithms.trace.hutchinson import HutchinsonState
-from hessops.arrays import Array, HostArray, to_numpy
+from hessops.arrays import Array, HostArray, numpy_dtype, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import require_finite
@@ -29,7 +29,9 @@ from hessops.statistics import MeanVariance, length, t_quantile, welch_satterthw
 __all__ = ["LayerState", "layer_steps"]
 
 # Sets of probes whose diagonals are compared. Each takes the memory of a vector.
-_GROUPS = 8
+_MOST_GROUPS = 8
+_LEAST_GROUPS = 3
+_GROUP_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def layer_steps(
         One block of probes further.
     """
     space, columns = A.domain, _columns(A.domain, members)
-    num_groups = min(_GROUPS, num_probes)
+    num_groups = min(_num_groups(space), num_probes)
     groups, counts = space.zeros(num_groups), np.zeros(num_groups, dtype=np.int64)
     moments: MeanVariance | None = None
     comoments = np.zeros(0)
@@ -187,6 +189,11 @@ def layer_steps(
         counts = counts + chosen.sum(axis=0).astype(np.int64)
         sums = HutchinsonState(step, indices.stop, moments, tuple(num_samples))
         yield LayerState(step, sums, comoments, groups, counts)
+
+
+def _num_groups(space: Space) -> int:
+    fitting = _GROUP_BYTES // (space.local_dim * numpy_dtype(space.dtype).itemsize)
+    return max(_LEAST_GROUPS, min(_MOST_GROUPS, fitting))
 
 
 def _columns(space: Space, members: Mapping[str, Sequence[str]]) -> HostArray:

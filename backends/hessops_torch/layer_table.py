@@ -210,4 +210,3 @@ def _record(row: Row) -> dict[str, object]:
     if row.top is not None:
         record["eigenvalue"], record["residual_norm"], record["error_bound"] = row.top
     return record
-
