@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 from hessops.agreement import agreed_seed
@@ -134,6 +135,7 @@ def layer_curvature(
     clock = time.perf_counter()
     members = _members(H, blocks, each)
     require_positive(num_probes=num_probes, block_size=block_size)
+    _require_not_negative(num_eigenvalues=num_eigenvalues, num_density_steps=num_density_steps)
     t_quantile(confidence, 1.0)
     alone = num_eigenvalues > 0 or num_density_steps > 0
     if alone and not isinstance(H, _Divisible):
@@ -199,6 +201,12 @@ def layer_curvature(
         seed=seed,
         seconds=time.perf_counter() - clock,
     )
+
+
+def _require_not_negative(**counts: int) -> None:
+    for name, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
+            raise ValueError(f"{name}={count!r} must not be negative, and whole; 0 leaves them out")
 
 
 def _members(H: LinearOperator, blocks: BlockSelection, each: Each) -> dict[str, tuple[str, ...]]:
