@@ -158,6 +158,8 @@ def find_modules(model: nn.Module, modules: ModuleSelection) -> dict[str, nn.Mod
     """
     known = dict(model.named_modules())
     single = isinstance(modules, str | re.Pattern | nn.Module | type)
+    if not (single or isinstance(modules, Iterable)):
+        raise TypeError(f"modules={modules!r} names no modules; {_ALLOWED}")
     items: list[Any] = [modules] if single else list(modules)  # type: ignore[arg-type]
     wanted: set[str] = set()
     for item in items:
@@ -179,10 +181,10 @@ def _fits(name: str, module: nn.Module, item: Any) -> bool:
         return module is item
     if isinstance(item, type) and issubclass(item, nn.Module):
         return isinstance(module, item)
-    raise TypeError(
-        f"modules holds {item!r}; give names, shell patterns, compiled regular expressions, modules "
-        "or classes of modules"
-    )
+    raise TypeError(f"modules holds {item!r}; {_ALLOWED}")
+
+
+_ALLOWED = "give names, shell patterns, compiled regular expressions, modules or classes of modules"
 
 
 def _no_fit(item: Any, known: Mapping[str, nn.Module]) -> str:
