@@ -21,22 +21,34 @@ except ImportError as error:
         "pip install 'hessops[torch]' elsewhere"
     ) from error
 
+from hessops_torch.activation_hessian import activation_hessian, input_hessian
 from hessops_torch.convert import convert
+from hessops_torch.diagonal_blocks import DiagonalBlocks, block_diagonal
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.ggn import GaussNewton, ggn
 from hessops_torch.hessian import Hessian, hessian
+from hessops_torch.layer_curvature import layer_curvature
+from hessops_torch.layer_result import LayerCurvature
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
+from hessops_torch.shift_hessian import ShiftHessian
 
 __all__ = [
+    "DiagonalBlocks",
     "GaussNewton",
     "Hessian",
+    "LayerCurvature",
     "Objective",
     "ParameterSpace",
+    "ShiftHessian",
     "SplitLoss",
+    "activation_hessian",
+    "block_diagonal",
     "convert",
     "fill_probes",
     "ggn",
     "hessian",
+    "input_hessian",
+    "layer_curvature",
 ]

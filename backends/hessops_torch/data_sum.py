@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from hessops_torch.batches import tensors_in
 from hessops_torch.graphs import GraphCache
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
+from hessops_torch.selection import ParameterSelection
 
 __all__ = ["DataSum"]
 
@@ -49,14 +51,50 @@ class DataSum(LinearOperator):
         self.objective = objective
         self.weight_decay = weight_decay
         # Graphs of micro-batches that are kept between products.
-        self.graphs: GraphCache[Any] = GraphCache(
-            (objective.model, *objective.loss.parts), objective.memory_budget
-        )
+        self.graphs = self._empty_cache()
 
     @property
     def space(self) -> ParameterSpace:
         """Return the space of flat parameter vectors, which flattens and unflattens."""
         return self.domain
+
+    def restricted(self, params: ParameterSelection) -> Self:
+        """Return the diagonal block of this operator that belongs to some parameters.
+
+        Its products are cheaper than those of the whole, as derivatives need not go further down than
+        these parameters, and its graphs are its own.
+
+        Parameters
+        ----------
+        params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+            As `hessian` takes them.
+
+        Returns
+        -------
+        DataSum
+            Of the same class, on flat vectors of these parameters.
+
+        Raises
+        ------
+        ValueError
+            If a pattern fits no parameter, or one that this operator does not act on.
+        """
+        block = copy(self)
+        block.objective = self.objective.restricted(params)
+        for name in block.objective.domain.sections:
+            if name not in self.domain.sections:
+                raise ValueError(
+                    f"this operator does not act on {name}, so that it has no such block: make an "
+                    "operator with params that cover it"
+                )
+        block.domain = block.codomain = block.objective.domain
+        block.graphs = block._empty_cache(besides=self.graphs.num_bytes)
+        return block
+
+    def _empty_cache(self, besides: int = 0) -> GraphCache[Any]:
+        objective = self.objective
+        budget = max(objective.memory_budget - besides, 0)
+        return GraphCache((objective.model, *objective.loss.parts), budget)
 
     @abstractmethod
     def _add_products(
@@ -78,6 +116,42 @@ class DataSum(LinearOperator):
         (torch.Tensor or float, torch.Tensor or None)
             The micro-batch's count and, if it was computed, its loss.
         """
+
+    def _add_block_products(
+        self,
+        index: int,
+        batch: Any,
+        columns: Tensor,
+        out: Tensor,
+        blocks: Sequence[Sequence[int]],
+    ) -> tuple[Tensor | float, Tensor | None]:
+        """Add one micro-batch's products with the diagonal blocks, while the model is ready.
+
+        Here at the cost of a product with the whole for each block; subclasses may know better.
+
+        Parameters
+        ----------
+        index, batch, columns, out : as for `_add_products`
+            The products of each block go to its own entries.
+        blocks : sequence of sequence of int
+            Places of each block's parameters among all.
+
+        Returns
+        -------
+        (torch.Tensor or float, torch.Tensor or None)
+            As for `_add_products`.
+        """
+        ranges = list(self.domain.sections.values())
+        found: list[tuple[Tensor | float, Tensor | None]] = []
+        for block in blocks:
+            part, product = torch.zeros_like(columns), torch.zeros_like(columns)
+            for place in block:
+                part[:, slice(*ranges[place])] = columns[:, slice(*ranges[place])]
+            found.append(self._add_products(index, batch, part, product))
+            for place in block:
+                out[:, slice(*ranges[place])] += product[:, slice(*ranges[place])]
+        # The loss was computed for the first of them, and the graph perhaps kept.
+        return found[0]
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the micro-batches' shares of the operator, and the weight decay."""

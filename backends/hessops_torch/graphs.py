@@ -70,7 +70,9 @@ class GradientGraph:
         }
         _require_second_derivatives([total, *self._curved.values()])
 
-    def add_products(self, columns: Tensor, out: Tensor, *, keep: bool) -> None:
+    def add_products(
+        self, columns: Tensor, out: Tensor, *, keep: bool, among: Sequence[int] | None = None
+    ) -> None:
         """Add the Hessian products of the summed loss with each row of `columns` to `out`.
 
         Parameters
@@ -79,24 +81,28 @@ class GradientGraph:
             One flat vector per row.
         keep : bool
             Whether the graph is needed again.
+        among : sequence of int, optional
+            Places of the parameters whose diagonal block to multiply by; all where not given. Passes
+            go no further down in the network than these.
         """
-        if not self._curved:
+        places = range(len(self.parameters)) if among is None else among
+        curved = [place for place in places if place in self._curved]
+        if not curved:
             return
         sizes = [parameter.numel() for parameter in self.parameters]
         for row in range(len(columns)):
-            pieces = torch.split(columns[row], sizes)
-            seeds = [pieces[i].view_as(self.parameters[i]) for i in self._curved]
+            pieces, targets = torch.split(columns[row], sizes), torch.split(out[row], sizes)
             with differentiating(self.name):
                 products = torch.autograd.grad(
-                    list(self._curved.values()),
-                    self.parameters,
-                    seeds,
+                    [self._curved[place] for place in curved],
+                    [self.parameters[place] for place in places],
+                    [pieces[place].view_as(self.parameters[place]) for place in curved],
                     retain_graph=keep or row + 1 < len(columns),
                     allow_unused=True,
                 )
-            for target, product in zip(torch.split(out[row], sizes), products, strict=True):
+            for place, product in zip(places, products, strict=True):
                 if product is not None:
-                    target.add_(product.reshape(-1))
+                    targets[place].add_(product.reshape(-1))
 
     def shows_symmetry(self) -> bool:
         """Look at two products whether they are symmetric, and tell whether they say anything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -131,14 +132,31 @@ class Hessian(DataSum):
     def _add_products(
         self, index: int, batch: Any, columns: Tensor, out: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:
+        graph, total, keep = self._graph(index, batch)
+        graph.add_products(columns, out, keep=keep)
+        return graph.count, total
+
+    def _add_block_products(
+        self,
+        index: int,
+        batch: Any,
+        columns: Tensor,
+        out: Tensor,
+        blocks: Sequence[Sequence[int]],
+    ) -> tuple[Tensor | float, Tensor | None]:
+        graph, total, keep = self._graph(index, batch)
+        for block, among in enumerate(blocks, start=1):
+            graph.add_products(columns, out, keep=keep or block < len(blocks), among=among)
+        return graph.count, total
+
+    def _graph(self, index: int, batch: Any) -> tuple[GradientGraph, Tensor | None, bool]:
+        """Return a micro-batch's graph, its loss if it was computed, and whether it is kept."""
         graph = self.graphs.get(index)
         if graph is not None:
-            graph.add_products(columns, out, keep=True)
-            return graph.count, None
+            return graph, None, True
         objective = self.objective
         parameters = list(objective.parameters.values())
         graph = GradientGraph(objective.model, objective.loss, batch, parameters, name_of(index))
         if not self._seems_symmetric:
             self._seems_symmetric = graph.shows_symmetry()
-        graph.add_products(columns, out, keep=self.graphs.offer(index, graph))
-        return graph.count, graph.total
+        return graph, graph.total, self.graphs.offer(index, graph)

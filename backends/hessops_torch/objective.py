@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -110,6 +111,26 @@ class Objective:
         self._loss_state = Snapshot(self.loss.parts)
         with self.ready():
             self._try_first_batch()
+
+    def restricted(self, params: ParameterSelection) -> Objective:
+        """Return the same loss on the same data, to be differentiated by other parameters.
+
+        Parameters
+        ----------
+        params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+            As for the objective itself.
+
+        Returns
+        -------
+        Objective
+            Reads the same batches, without a look at them.
+        """
+        other = copy(self)
+        other.selection = Selection(self.model, params)
+        other.parameters = other.selection.current()
+        other.domain = ParameterSpace(other.parameters)
+        other._loss_state = Snapshot(self.loss.parts)
+        return other
 
     @contextmanager
     def ready(self, *caches: GraphCache[Any]) -> Iterator[None]:
