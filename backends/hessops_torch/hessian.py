@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from hessops_torch.data_sum import DataSum
 from hessops_torch.failures import name_of
+from hessops_torch.functional_product import FunctionalProduct
 from hessops_torch.graphs import GradientGraph
 from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
 from hessops_torch.options import check_weight_decay
+from hessops_torch.product_modes import ProductMode, check_product, find_product
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
 
@@ -29,6 +31,7 @@ def hessian(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    product: ProductMode = "backward",
 ) -> Hessian:
     """Return the Hessian of a loss over a data set, by the parameters of a model.
 
@@ -62,6 +65,11 @@ def hessian(
     memory_budget : int, optional
         Bytes of gradient graphs to keep between products, which makes them a third cheaper; half of
         the free memory of the device where not given, none if 0.
+    product : {'backward', 'forward-over-reverse', 'reverse-over-forward', 'compiled', 'auto'}
+        How products are computed: by a second backward pass through the gradient's graph, which may
+        be kept; by function transforms, several columns at a time within `memory_budget`; by the
+        first of these compiled, which takes a minute at first; or by what is fastest in a short
+        trial at the first product. Each but the first is compared with it once.
 
     Returns
     -------
@@ -80,6 +88,12 @@ def hessian(
     RuntimeError
         If the model cannot be applied to the first batch. What it raises as a TypeError or ValueError
         stays one.
+
+    Warns
+    -----
+    RuntimeWarning
+        At the first product, if `product` fails there or gives another result than the plain one,
+        which is then taken.
 
     Notes
     -----
@@ -102,6 +116,7 @@ def hessian(
             [0., 1.]])
     """
     check_weight_decay(weight_decay)
+    check_product(product)
     objective = Objective(
         model,
         loss,
@@ -111,7 +126,7 @@ def hessian(
         micro_batch_size=micro_batch_size,
         memory_budget=memory_budget,
     )
-    return Hessian(objective, weight_decay=weight_decay)
+    return Hessian(objective, weight_decay=weight_decay, product=product)
 
 
 class Hessian(DataSum):
@@ -123,16 +138,38 @@ class Hessian(DataSum):
         Model, loss and data.
     weight_decay : float
         Multiple of the identity to add.
+    product : {'backward', 'forward-over-reverse', 'reverse-over-forward', 'compiled', 'auto'}
+        How products are computed.
     """
 
-    def __init__(self, objective: Objective, *, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        weight_decay: float = 0.0,
+        product: ProductMode = "backward",
+    ) -> None:
+        check_product(product)
         super().__init__(objective, weight_decay=weight_decay)
+        self.product: ProductMode = product
         self._seems_symmetric = False
+        self._product_found = product == "backward"
+        self._functional: FunctionalProduct | None = None
 
     def _add_products(
         self, index: int, batch: Any, columns: Tensor, out: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:
+        if self._functional is not None:
+            return self._functional.add_products(index, batch, columns, out)
         graph, total, keep = self._graph(index, batch)
+        if not self._product_found and self._seems_symmetric:
+            self._product_found = True
+            self._functional = find_product(
+                self.product, self.objective, graph, index, batch, len(columns)
+            )
+            if self._functional is not None:
+                self.graphs.clear()
+                return self._functional.add_products(index, batch, columns, out)
         graph.add_products(columns, out, keep=keep)
         return graph.count, total
 
@@ -160,3 +197,7 @@ class Hessian(DataSum):
         if not self._seems_symmetric:
             self._seems_symmetric = graph.shows_symmetry()
         return graph, graph.total, self.graphs.offer(index, graph)
+
+    def _describe(self) -> str:
+        mode = "" if self.product == "backward" else f", product {self.product}"
+        return super()._describe() + mode
