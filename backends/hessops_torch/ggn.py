@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
+from hessops_torch.criterion_loss import CriterionLoss
+from hessops_torch.failures import applying, differentiating, name_of
 from hessops_torch.loss_contract import OutputLoss
 from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
 from hessops_torch.options import check_weight_decay
-from hessops_torch.output_hessian import OutputProduct, is_convex, output_hessian
+from hessops_torch.output_hessian import (
+    OutputMatrix,
+    closed_form,
+    closed_form_holds,
+    differentiated,
+    is_convex,
+)
 from hessops_torch.output_sum import OutputSum
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
 
 __all__ = ["GaussNewton", "ggn"]
+
+_SEED = 0x66E
 
 
 def ggn(
@@ -123,6 +135,46 @@ class GaussNewton(OutputSum):
         semidefinite = isinstance(loss, OutputLoss) and is_convex(loss) and weight_decay >= 0
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
+        # None until the closed form was held against what autograd finds.
+        self._closed_form_holds: bool | None = None
+        with objective.ready():
+            self._require_curvature()
 
-    def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputProduct:  # noqa: ARG002
-        return output_hessian(self.loss, outputs, batch)
+    def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:  # noqa: ARG002
+        loss = self.loss
+        known = closed_form(loss, outputs, batch)
+        if known is None or not isinstance(loss, CriterionLoss):
+            return differentiated(loss, outputs, batch)
+        if self._closed_form_holds is None:
+            self._closed_form_holds = closed_form_holds(loss, outputs, batch)
+            if not self._closed_form_holds:
+                warnings.warn(_other_form(loss.criterion), RuntimeWarning, stacklevel=2)
+        return known if self._closed_form_holds else differentiated(loss, outputs, batch)
+
+    def _require_curvature(self) -> None:
+        """Raise if no batch's loss curves in the outputs: one that is linear in them gives zero."""
+        for index, batch in enumerate(self.objective.batches):
+            parameter = next(iter(self.objective.parameters.values()))
+            with torch.no_grad(), applying(batch, parameter, name_of(index)):
+                outputs = self.loss.outputs(self.objective.model, batch)
+            if closed_form(self.loss, outputs, batch) is not None:
+                return
+            with torch.enable_grad(), applying(batch, parameter, name_of(index)):
+                curvature = differentiated(self.loss, outputs, batch)
+            generator = torch.Generator(outputs.device).manual_seed(_SEED)
+            block = torch.empty_like(outputs).normal_(generator=generator)[None]
+            with differentiating(name_of(index)):
+                if bool(torch.count_nonzero(curvature(block))):
+                    return
+        raise ValueError(
+            "the loss is linear in the model's outputs, so that the Gauss-Newton matrix would be zero; "
+            "if the outputs are log-probabilities (NLLLoss after log_softmax), take the logits for "
+            "outputs: CrossEntropyLoss, or hessops_torch.SplitLoss(forward, loss)"
+        )
+
+
+def _other_form(criterion: nn.Module) -> str:
+    return (
+        f"the second derivative of {type(criterion).__name__} by its input is not what hessops knows "
+        "in closed form, so that autograd computes it, which is slower; the result is right"
+    )

@@ -56,6 +56,8 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
         If `loss` is neither.
     """
     if isinstance(loss, SplitLoss):
+        if loss.target is not None:
+            return CriterionLoss(loss.loss, (loss.forward, loss.target))
         return loss
     if isinstance(loss, type):
         raise TypeError(
