@@ -22,21 +22,42 @@ except ImportError as error:
     ) from error
 
 from hessops_torch.convert import convert
+from hessops_torch.empirical_fisher import EmpiricalFisher, empirical_fisher
+from hessops_torch.fisher import Fisher, fisher
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.ggn import GaussNewton, ggn
+from hessops_torch.gradient_covariance import GradientCovariance, gradient_covariance
 from hessops_torch.hessian import Hessian, hessian
+from hessops_torch.jacobian import Jacobian, jacobian, ntk
 from hessops_torch.objective import Objective
+from hessops_torch.optimizer_metric import optimizer_metric
 from hessops_torch.parameters import ParameterSpace
+from hessops_torch.preconditioned import Preconditioned, preconditioned
 from hessops_torch.probes import fill_probes
+from hessops_torch.residual_curvature import ResidualCurvature, residual_curvature
 
 __all__ = [
+    "EmpiricalFisher",
+    "Fisher",
     "GaussNewton",
+    "GradientCovariance",
     "Hessian",
+    "Jacobian",
     "Objective",
     "ParameterSpace",
+    "Preconditioned",
+    "ResidualCurvature",
     "SplitLoss",
     "convert",
+    "empirical_fisher",
     "fill_probes",
+    "fisher",
     "ggn",
+    "gradient_covariance",
     "hessian",
+    "jacobian",
+    "ntk",
+    "optimizer_metric",
+    "preconditioned",
+    "residual_curvature",
 ]

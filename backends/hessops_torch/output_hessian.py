@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.criterion_loss import CriterionLoss
-from hessops_torch.loss_contract import OutputLoss
+from hessops_torch.loss_contract import BatchLoss, OutputLoss
 
 __all__ = [
+    "CLOSED_FORMS",
     "OutputMatrix",
     "OutputProduct",
     "bernoulli_mass",
     "closed_form",
     "closed_form_holds",
     "differentiated",
+    "has_nonnegative_weights",
     "is_convex",
     "is_plain",
     "output_hessian",
@@ -86,7 +88,6 @@ def output_hessian(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputMatri
     -------
     OutputMatrix
         From a block of shape (k, *outputs.shape) to one of the same shape.
-
     """
     known = closed_form(loss, outputs, batch)
     return differentiated(loss, outputs, batch) if known is None else known
@@ -94,7 +95,16 @@ def output_hessian(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputMatri
 
 def is_convex(loss: OutputLoss) -> bool:
     """Tell whether a loss is known to be convex in the outputs, so that its Hessian is semidefinite."""
-    return isinstance(loss, CriterionLoss) and type(loss.criterion) in _CONVEX
+    known = isinstance(loss, CriterionLoss) and type(loss.criterion) in _CONVEX
+    return known and has_nonnegative_weights(loss)
+
+
+def has_nonnegative_weights(loss: BatchLoss) -> bool:
+    """Tell whether no weight of a criterion is negative."""
+    if not isinstance(loss, CriterionLoss):
+        return False
+    weights = (getattr(loss.criterion, name, None) for name in ("weight", "pos_weight"))
+    return all(weight is None or bool((weight >= 0).all()) for weight in weights)
 
 
 def closed_form(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputMatrix | None:
@@ -104,7 +114,7 @@ def closed_form(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputMatrix |
     """
     if not isinstance(loss, CriterionLoss):
         return None
-    form = _CLOSED_FORMS.get(type(loss.criterion))
+    form = CLOSED_FORMS.get(type(loss.criterion))
     if form is None or not is_plain(loss.criterion):
         return None
     return form(loss.criterion, outputs.detach(), loss.target(batch))
@@ -143,7 +153,7 @@ def closed_form_holds(loss: CriterionLoss, outputs: Tensor, batch: Any) -> bool:
     target = target.double() if target.dtype.is_floating_point else target
     exact = CriterionLoss(copy.deepcopy(criterion).double(), (_no_model, _first))
     at, block = random_outputs(), random_outputs()[None]
-    known = _CLOSED_FORMS[type(criterion)](exact.criterion, at, target)(block)
+    known = CLOSED_FORMS[type(criterion)](exact.criterion, at, target)(block)
     found = differentiated(exact, at, (target,))(block)
     deviation, size = (float(torch.linalg.vector_norm(x)) for x in (known - found, found))
     return deviation <= _TOLERANCE * size
@@ -213,7 +223,7 @@ def bernoulli_mass(criterion: Any, outputs: Tensor, target: Tensor) -> Tensor:
     return mass
 
 
-def is_plain(criterion: nn.Module) -> bool:
+def is_plain(criterion: Any) -> bool:
     """Tell whether a criterion of PyTorch's computes what its class does."""
     hooks = (criterion._forward_hooks, criterion._forward_pre_hooks)
     return "forward" not in vars(criterion) and not any(hooks)
@@ -244,11 +254,12 @@ def _binary_cross_entropy(criterion: Any, outputs: Tensor, target: Tensor) -> Ou
     return OutputMatrix(lambda block: curvature * block, (curvature,))
 
 
-_CLOSED_FORMS: dict[Any, Callable[[Any, Tensor, Tensor], OutputMatrix]] = {
+CLOSED_FORMS: dict[Any, Callable[[Any, Tensor, Tensor], OutputMatrix]] = {
     nn.CrossEntropyLoss: _cross_entropy,
     nn.MSELoss: _squared_error,
     nn.BCEWithLogitsLoss: _binary_cross_entropy,
 }
+"""By the criterion, of which a subclass may compute anything."""
 
 
 def _no_model(_model: nn.Module, _batch: Any) -> Tensor:
