@@ -14,10 +14,10 @@ __all__ = ["optimizer_metric"]
 def optimizer_metric(optimizer: Optimizer, model: nn.Module) -> dict[str, Tensor]:
     """Return the diagonal of the metric that an adaptive optimizer descends in, as it stands now.
 
-    A step is the learning rate times the averaged gradient over it. With v the optimizer's second moment
-    of the gradient and v̂ the same with its bias corrected, it is √v̂ + ε for Adam, AdamW and NAdam (of
-    the largest v so far with ``amsgrad=True``), √v + ε for RMSprop (of the variance where it is centred)
-    and Adagrad, and the decayed largest modulus for Adamax. Learning rates are no part of it.
+    A step is the learning rate times the averaged gradient over it. With v the second moment of the
+    gradient and v̂ the same with its bias corrected, it is √v̂ + ε for Adam, AdamW and NAdam (of the
+    largest v so far with ``amsgrad=True``), √v + ε for Adagrad and RMSprop (of the variance where it is
+    centred), and the decayed largest modulus for Adamax. Learning rates are no part of it.
 
     Parameters
     ----------
