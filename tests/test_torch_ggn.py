@@ -357,6 +357,18 @@ def test_a_loss_that_is_linear_in_the_outputs_is_refused():
             ggn(model, loss, batch)
 
 
+def test_a_loss_that_is_linear_in_pieces_is_not():
+    """It has no curvature here, and may have some when the model is trained."""
+    model = nn.Linear(3, 1).double()
+    x, y = normal(1, 4, 3, device="cpu"), torch.full((4, 1), 100.0, dtype=torch.float64)
+    operator = ggn(model, nn.HuberLoss(), [(x, y)])
+    assert torch.count_nonzero(operator.to_dense()) == 0
+    with torch.no_grad():
+        model.bias.fill_(100.0)
+        model.weight.mul_(1e-3)
+    assert torch.count_nonzero(operator.to_dense()) > 0
+
+
 def test_a_loss_with_curvature_in_a_later_batch_only():
     model = nn.Linear(3, 1).double()
     x, y = normal(1, 4, 3, device="cpu"), torch.full((4, 1), 100.0, dtype=torch.float64)

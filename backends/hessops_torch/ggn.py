@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.criterion_loss import CriterionLoss
-from hessops_torch.failures import applying, differentiating, name_of
+from hessops_torch.linear_losses import require_curvature
 from hessops_torch.loss_contract import OutputLoss
 from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
@@ -27,8 +26,6 @@ from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
 
 __all__ = ["GaussNewton", "ggn"]
-
-_SEED = 0x66E
 
 
 def ggn(
@@ -138,7 +135,7 @@ class GaussNewton(OutputSum):
         # None until the closed form was held against what autograd finds.
         self._closed_form_holds: bool | None = None
         with objective.ready():
-            self._require_curvature()
+            require_curvature(objective, self.loss)
 
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:  # noqa: ARG002
         loss = self.loss
@@ -150,27 +147,6 @@ class GaussNewton(OutputSum):
             if not self._closed_form_holds:
                 warnings.warn(_other_form(loss.criterion), RuntimeWarning, stacklevel=2)
         return known if self._closed_form_holds else differentiated(loss, outputs, batch)
-
-    def _require_curvature(self) -> None:
-        """Raise if no batch's loss curves in the outputs: one that is linear in them gives zero."""
-        for index, batch in enumerate(self.objective.batches):
-            parameter = next(iter(self.objective.parameters.values()))
-            with torch.no_grad(), applying(batch, parameter, name_of(index)):
-                outputs = self.loss.outputs(self.objective.model, batch)
-            if closed_form(self.loss, outputs, batch) is not None:
-                return
-            with torch.enable_grad(), applying(batch, parameter, name_of(index)):
-                curvature = differentiated(self.loss, outputs, batch)
-            generator = torch.Generator(outputs.device).manual_seed(_SEED)
-            block = torch.empty_like(outputs).normal_(generator=generator)[None]
-            with differentiating(name_of(index)):
-                if bool(torch.count_nonzero(curvature(block))):
-                    return
-        raise ValueError(
-            "the loss is linear in the model's outputs, so that the Gauss-Newton matrix would be zero; "
-            "if the outputs are log-probabilities (NLLLoss after log_softmax), take the logits for "
-            "outputs: CrossEntropyLoss, or hessops_torch.SplitLoss(forward, loss)"
-        )
 
 
 def _other_form(criterion: nn.Module) -> str:

@@ -261,7 +261,9 @@ class Jacobian(LinearOperator):
             totals = []
             for index, batch in enumerate(batches, first):
                 graph, total = self._graph(index, batch)
-                out[:, self.rows(index)] = graph.forward(columns).flatten(1)
+                out[:, self.rows(index)] = graph.forward(columns).reshape(
+                    len(columns), self.shapes[index].numel()
+                )
                 totals.append(total)
             self.objective.require_finite(totals, self.graphs, first)
         return out.T
