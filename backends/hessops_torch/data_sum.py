@@ -52,6 +52,8 @@ class DataSum(LinearOperator):
         self.weight_decay = weight_decay
         # Graphs of micro-batches that are kept between products.
         self.graphs = self._empty_cache()
+        # All that has to be given up when model or loss change.
+        self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
 
     @property
     def space(self) -> ParameterSpace:
@@ -153,6 +155,21 @@ class DataSum(LinearOperator):
         # The loss was computed for the first of them, and the graph perhaps kept.
         return found[0]
 
+    def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
+        """Return what the sum over all micro-batches is divided by, while the model is ready.
+
+        Parameters
+        ----------
+        found : sequence of torch.Tensor or float, optional
+            The micro-batches' counts, if they are at hand.
+
+        Returns
+        -------
+        float
+            Positive.
+        """
+        return self.objective.divisor(found)
+
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the micro-batches' shares of the operator, and the weight decay."""
         with self.objective.ready():
@@ -163,14 +180,14 @@ class DataSum(LinearOperator):
             yield Scaled(Identity(self.domain), self.weight_decay)
 
     def _apply(self, X: Any) -> Any:
-        with self.objective.ready(self.graphs):
+        with self.objective.ready(*self.caches):
             columns = X.detach().T.contiguous()
             out = torch.zeros_like(columns)
             added = [
                 self._add_products(index, batch, columns, out)
                 for index, batch in enumerate(self.objective.batches)
             ]
-            out /= self.objective.divisor([count for count, _ in added])
+            out /= self._divisor([count for count, _ in added])
             self.objective.require_finite([total for _, total in added], self.graphs)
         if self.weight_decay:
             out += self.weight_decay * columns
@@ -193,11 +210,11 @@ class _Share(LinearOperator):
 
     def _apply(self, X: Any) -> Any:
         whole = self.whole
-        with whole.objective.ready(whole.graphs):
+        with whole.objective.ready(*whole.caches):
             columns = X.detach().T.contiguous()
             out = torch.zeros_like(columns)
             _count, total = whole._add_products(self.index, self.batch, columns, out)
-            out /= whole.objective.divisor()
+            out /= whole._divisor()
             whole.objective.require_finite([total], whole.graphs, self.index)
         return out.T
 

@@ -20,7 +20,13 @@ from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.snapshot import Snapshot
 from hessops_torch.symmetry import shows_symmetry
 
-__all__ = ["GradientGraph", "GraphCache", "bytes_behind", "free_memory"]
+__all__ = [
+    "GradientGraph",
+    "GraphCache",
+    "bytes_behind",
+    "free_memory",
+    "require_second_derivatives",
+]
 
 
 _MEMINFO = Path("/proc/meminfo")
@@ -68,7 +74,7 @@ class GradientGraph:
             for index, gradient in enumerate(gradients)
             if gradient is not None and gradient.requires_grad
         }
-        _require_second_derivatives([total, *self._curved.values()])
+        require_second_derivatives([total, *self._curved.values()])
 
     def add_products(
         self, columns: Tensor, out: Tensor, *, keep: bool, among: Sequence[int] | None = None
@@ -169,9 +175,14 @@ class GraphCache(Generic[_Kept]):
         if self._snapshot is not None:
             self._snapshot.settle()
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether another graph may still be kept."""
+        return self.memory_budget > 0 and not self._full
+
     def offer(self, index: int, graph: _Kept) -> bool:
         """Keep a graph if it fits; tell whether it is kept."""
-        if self.memory_budget <= 0 or self._full:
+        if not self.is_open:
             return False
         needed = graph.num_bytes()
         # Measuring takes time: once one is refused, so are those after it.
@@ -237,10 +248,24 @@ def free_memory(device: torch.device) -> int:
         return _UNKNOWN_MEMORY
 
 
-def _require_second_derivatives(roots: Iterable[Tensor]) -> None:
+def require_second_derivatives(roots: Iterable[Tensor], *, linear: bool = False) -> None:
+    """Raise if a graph holds what cannot be differentiated once more.
+
+    Parameters
+    ----------
+    roots : iterable of torch.Tensor
+        Ends of the graph.
+    linear : bool
+        Whether it is differentiated only by what it is linear in, which more can be.
+
+    Raises
+    ------
+    RuntimeError
+        With what to do instead.
+    """
     for node in _nodes(roots):
         reason = _WITHOUT_SECOND_DERIVATIVE.get(node.name())
-        if reason is not None:
+        if reason is not None and not (linear and node.name() in _RIGHT_WHERE_LINEAR):
             raise RuntimeError(reason)
 
 
@@ -263,6 +288,8 @@ _WITHOUT_SECOND_DERIVATIVE = {
         "Hessian goes: use use_reentrant=False"
     ),
 }
+
+_RIGHT_WHERE_LINEAR = {"WeightNormInterfaceBackward0"}
 
 
 def _saved_tensors(roots: Iterable[Tensor]) -> Iterator[Tensor]:

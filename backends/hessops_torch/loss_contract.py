@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class BatchLoss(Protocol):
     """What the operators need of a loss."""
 

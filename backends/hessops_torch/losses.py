@@ -55,7 +55,10 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
     TypeError
         If `loss` is neither.
     """
-    if isinstance(loss, SplitLoss):
+    if isinstance(loss, SplitLoss) and loss.target is not None:
+        return CriterionLoss(loss.loss, (loss.forward, loss.target))
+    # Also one that was made here, of another loss.
+    if isinstance(loss, BatchLoss) and not isinstance(loss, type):
         return loss
     if isinstance(loss, type):
         raise TypeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any
@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops_torch.batches import MicroBatches, versions
-from hessops_torch.failures import evaluate, name_of
+from hessops_torch.failures import applying, evaluate, name_of
 from hessops_torch.graphs import GraphCache, free_memory
 from hessops_torch.lock import exclusive
-from hessops_torch.loss_contract import BatchLoss
+from hessops_torch.loss_contract import BatchLoss, OutputLoss
 from hessops_torch.losses import Loss, as_batch_loss
 from hessops_torch.options import check_model, check_options
 from hessops_torch.parameters import ParameterSpace
@@ -108,6 +108,8 @@ class Objective:
         self.loss: BatchLoss = as_batch_loss(loss)
         # The data never changes and its counts are looked at once, as long as the loss is the same.
         self._counts: tuple[float, ...] | None = None
+        # What else operators found in all the data that depends on nothing but the loss.
+        self.found: dict[Hashable, float] = {}
         self._loss_state = Snapshot(self.loss.parts)
         with self.ready():
             self._try_first_batch()
@@ -154,6 +156,7 @@ class Objective:
                 cache.drop_stale()
             if not self._loss_state.fits():
                 self._counts = None
+                self.found.clear()
                 self._loss_state = Snapshot(self.loss.parts)
             with second_order(self.model, self.parameters.values(), self.mode):
                 yield
@@ -202,6 +205,17 @@ class Objective:
         """Return what sums over the data are divided by: the total of `counts`, or 1."""
         counts = self.counts(found)
         return 1.0 if counts is None else math.fsum(counts)
+
+    def output_shapes(self) -> tuple[torch.Size, ...]:
+        """Return the shapes of the outputs for all micro-batches, by a forward pass over all data."""
+        loss, parameter = self.loss, next(iter(self.parameters.values()))
+        assert isinstance(loss, OutputLoss)
+        shapes = []
+        with self.ready(), torch.no_grad():
+            for index, batch in enumerate(self.batches):
+                with applying(batch, parameter, name_of(index)):
+                    shapes.append(loss.outputs(self.model, batch).shape)
+        return tuple(shapes)
 
     def _try_first_batch(self) -> None:
         """Refuse early, and in words, what would fail or change in the middle of a run."""
