@@ -50,10 +50,7 @@ class DataSum(LinearOperator):
         super().__init__(objective.domain, structure=structure)
         self.objective = objective
         self.weight_decay = weight_decay
-        # Graphs of micro-batches that are kept between products.
-        self.graphs = self._empty_cache()
-        # All that has to be given up when model or loss change.
-        self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
+        self._start_over()
 
     @property
     def space(self) -> ParameterSpace:
@@ -90,13 +87,23 @@ class DataSum(LinearOperator):
                     "operator with params that cover it"
                 )
         block.domain = block.codomain = block.objective.domain
-        block.graphs = block._empty_cache(besides=self.graphs.num_bytes)
+        block._start_over(besides=self.graphs.num_bytes)
         return block
 
-    def _empty_cache(self, besides: int = 0) -> GraphCache[Any]:
+    def _start_over(self, besides: int = 0) -> None:
+        """Know nothing of earlier products; subclasses add what they know of them.
+
+        Parameters
+        ----------
+        besides : int
+            Bytes of the budget that another operator's graphs take.
+        """
         objective = self.objective
         budget = max(objective.memory_budget - besides, 0)
-        return GraphCache((objective.model, *objective.loss.parts), budget)
+        # Graphs of micro-batches that are kept between products.
+        self.graphs: GraphCache[Any] = GraphCache((objective.model, *objective.loss.parts), budget)
+        # All that has to be given up when model or loss change.
+        self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
 
     @abstractmethod
     def _add_products(

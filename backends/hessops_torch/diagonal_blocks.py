@@ -94,6 +94,7 @@ class DiagonalBlocks(DataSum):
         self.whole = whole
         self.blocks = {block: tuple(names) for block, names in blocks.items()}
         self.graphs = whole.graphs
+        self.caches = whole.caches
         places = {name: place for place, name in enumerate(whole.domain.sections)}
         self._places = [[places[name] for name in names] for names in self.blocks.values()]
 

@@ -131,12 +131,16 @@ class GradientCovariance(EmpiricalFisher):
     def __init__(
         self, objective: Objective, *, centred: bool = True, sample_axes: Sequence[int] = (0,)
     ) -> None:
-        super().__init__(objective, sample_axes=sample_axes)
         self.centred = centred
+        super().__init__(objective, sample_axes=sample_axes)
+
+    def _start_over(self, besides: int = 0) -> None:
+        super()._start_over(besides)
+        objective = self.objective
         self._means: GraphCache[_Mean] = GraphCache(
             (objective.model, *objective.loss.parts), math.inf
         )
-        if centred:
+        if self.centred:
             self.caches = (*self.caches, self._means)
 
     def _multiply(

@@ -150,10 +150,13 @@ class Hessian(DataSum):
         product: ProductMode = "backward",
     ) -> None:
         check_product(product)
-        super().__init__(objective, weight_decay=weight_decay)
         self.product: ProductMode = product
+        super().__init__(objective, weight_decay=weight_decay)
+
+    def _start_over(self, besides: int = 0) -> None:
+        super()._start_over(besides)
         self._seems_symmetric = False
-        self._product_found = product == "backward"
+        self._product_found = self.product == "backward"
         self._functional: FunctionalProduct | None = None
 
     def _add_products(

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
-from hessops.results.counted import counted
-
+from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
 from hessops.result import Estimate, Interval, Result
 from hessops.results.eigenpairs import EigenResult
