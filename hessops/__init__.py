@@ -66,6 +66,7 @@ from hessops.operator import LinearOperator
 from hessops.operators.algebra import Adjoint, Product, Scaled, Shifted, Sum
 from hessops.operators.block_diagonal import BlockDiagonal
 from hessops.operators.checkpointed import Checkpointed, checkpointed
+from hessops.operators.data_parallel import DataParallel, data_parallel
 from hessops.operators.elementary import Diagonal, Identity, LowRank
 from hessops.operators.finite_sum import FiniteSum
 from hessops.operators.projected import Projected
@@ -84,6 +85,7 @@ __all__ = [
     "Communicator",
     "ConvergenceError",
     "ConvergenceWarning",
+    "DataParallel",
     "Diagonal",
     "FiniteSum",
     "Identity",
@@ -105,6 +107,7 @@ __all__ = [
     "check_operator",
     "checkpointed",
     "condition_number",
+    "data_parallel",
     "diagonal",
     "effective_dimension",
     "eigenvalue_count",

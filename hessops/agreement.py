@@ -9,12 +9,16 @@ small matrix. So whatever steers is taken from rank 0; a single process pays not
 from __future__ import annotations
 
 import math
+import sys
+from types import FrameType
+from typing import Any
 
 import numpy as np
 
 from hessops.arrays import Array, HostArray, is_complex, numpy_dtype, to_numpy
 from hessops.random import RandomState, seed_from
 from hessops.space import Space
+from hessops.together import require_same
 
 __all__ = ["agreed_seed", "to_host", "together_to_host"]
 
@@ -85,13 +89,15 @@ def agreed_seed(space: Space, rng: RandomState) -> int:
     Raises
     ------
     ValueError
-        On every rank, if any was given another integer than rank 0; as for `seed_from`.
+        On every rank, if any was given another integer than rank 0, or if the function that asks was
+        called with other numbers or words; as for `seed_from`.
     TypeError
         As for `seed_from`.
     """
     own = seed_from(rng)
     if space.comm.size == 1:
         return own
+    _require_same_call(space, sys._getframe(1))
     seed = space.comm.broadcast(own)
     differs = isinstance(rng, int | np.integer) and own != seed
     # Summed, so that the ranks that were right do not wait for those that raise.
@@ -103,3 +109,23 @@ def agreed_seed(space: Space, rng: RandomState) -> int:
             f"one (rank {space.comm.rank}: rng={rng!r}); pass the same rng on every rank, or None"
         )
     return seed
+
+
+def _require_same_call(space: Space, frame: FrameType) -> None:
+    """Raise on all ranks unless the function of a frame has the same name and options on each.
+
+    Ranks that take other numbers of steps or probes would wait for each other for ever.
+    """
+    code = frame.f_code
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    given = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
+    # Of the seed it is said below; vectors may be split, and operators are made on each rank.
+    facts = {name: str(v) for name, v in given.items() if name != "rng" and _is_plain(v)}
+    hint = "all ranks have to make the same calls, with the same options"
+    require_same(space.comm, {"the call": code.co_name, **facts}, hint)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, int | float | str | np.integer | np.floating)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from types import ModuleType
@@ -252,6 +253,12 @@ class ArraySpace:
     def with_dtype(self, dtype: DType) -> ArraySpace:
         """Return the same space with vectors of another dtype."""
         return replace(self, dtype=dtype)
+
+    def with_comm(self, comm: Communicator) -> ArraySpace:
+        """Return the same space, whose vectors every rank of `comm` has, too."""
+        shared = copy(self)
+        object.__setattr__(shared, "comm", comm)
+        return shared
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what to pickle: a module, such as the namespace, goes by its name."""

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from hessops.arrays import Array
 
-__all__ = ["Communicator", "SerialComm"]
+__all__ = ["Communicator", "SerialComm", "share"]
 
 T = TypeVar("T")
 
@@ -54,3 +54,25 @@ class SerialComm:
 
     def __repr__(self) -> str:
         return "SerialComm()"
+
+
+def share(comm: Communicator, count: int, multiple: int = 1) -> range:
+    """Return which of `count` things a rank gets: neighbours, in the order of the ranks.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    count : int
+        How many there are; fewer than ranks leave some without.
+    multiple : int
+        Deal them out by so many at a time.
+
+    Returns
+    -------
+    range
+        Those of this rank; no two ranks differ by more than one lot.
+    """
+    lots = -(-count // multiple)
+    first, last = (min(lots * r // comm.size * multiple, count) for r in (comm.rank, comm.rank + 1))
+    return range(first, last)

@@ -57,6 +57,9 @@ class LinearOperator(ABC):
     num_samples: float = 1.0
     """Samples of data behind an operator that is a term of a sum; 0 for one that needs no data."""
 
+    held_by: int | None = None
+    """The only rank that can multiply with a term of a sum; None where every rank can."""
+
     returns_own_memory: bool = False
     """Whether a product lies in memory that nothing else refers to, so that it may be overwritten."""
     asymmetry: tuple[float, float] | None = None
@@ -151,6 +154,9 @@ class LinearOperator(ABC):
         A finite sum yields its parts and everything else itself. What is linear in the operator
         (trace, diagonal) can then use a fresh probe for every part. Terms that stand for different
         amounts of data say so by their `num_samples`.
+
+        Every rank yields all terms, in the same order. Where the data is dealt out, a term says by
+        `held_by` whose it is: that rank alone multiplies with it, and products are added over ranks.
         """
         yield self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -147,6 +147,44 @@ class ShardedRectangle(LinearOperator):
     def _apply_adjoint(self, X: Any) -> Any:
         partial = self.matrix.conj().T[:, slice(*self.codomain.rows)] @ X
         return self.domain.comm.all_reduce(partial)[slice(*self.domain.rows)]
+
+
+class DealtSum(LinearOperator):
+    """A sum of matrices on whole vectors, each of which one rank multiplies with."""
+
+    def __init__(
+        self,
+        matrices: Sequence[np.ndarray],
+        comm: ThreadComm,
+        holders: Sequence[int],
+        structure: Structure = GENERAL,
+        samples: Sequence[float] | None = None,
+    ) -> None:
+        first = matrices[0]
+        super().__init__(ArraySpace(len(first), first.dtype, comm=comm), structure=structure)
+        self.matrices, self.holders = matrices, holders
+        self.samples = samples or [1.0] * len(matrices)
+
+    def terms(self) -> Iterator[LinearOperator]:
+        for matrix, holder, count in zip(self.matrices, self.holders, self.samples, strict=True):
+            yield _Dealt(self, matrix, holder, count)
+
+    def _apply(self, X: Any) -> Any:
+        rank, total = self.domain.comm.rank, np.zeros_like(X)
+        for matrix, holder in zip(self.matrices, self.holders, strict=True):
+            if holder == rank:
+                total = total + matrix @ X
+        return self.domain.comm.all_reduce(total)
+
+
+class _Dealt(LinearOperator):
+    def __init__(self, whole: DealtSum, matrix: np.ndarray, holder: int, count: float) -> None:
+        super().__init__(whole.domain, structure=whole.structure)
+        self.matrix, self.held_by, self.num_samples = matrix, holder, count
+
+    def _apply(self, X: Any) -> Any:
+        assert self.held_by == self.domain.comm.rank, "no rank multiplies with another's term"
+        return self.matrix @ X
 
 
 def splits(n: int) -> list[list[Rows]]:

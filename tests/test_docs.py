@@ -122,12 +122,13 @@ def test_docs_reference_lists_what_the_torch_backend_exports():
     assert listed("hessops_torch") == set(hessops_torch.__all__)
 
 
-def test_docs_reference_lists_what_the_cupy_backend_exports():
-    # Read, not imported, which would need CuPy.
-    package = Path(importlib.util.find_spec("hessops_cupy").origin)
+@pytest.mark.parametrize("backend", ["hessops_cupy", "hessops_mpi"])
+def test_docs_reference_lists_what_the_backend_exports(backend):
+    # Read, not imported, which would need CuPy, or MPI.
+    package = Path(importlib.util.find_spec(backend).origin)
     exported = re.search(r"^__all__ = (\[.*?\])$", package.read_text(encoding="utf-8"), re.M | re.S)
     text = (DOCS / "api.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `hessops_cupy\.(\w+)` \|", text, flags=re.MULTILINE)
+    rows = re.findall(rf"^\| `{backend}\.(\w+)` \|", text, flags=re.MULTILINE)
     assert sorted(rows) == sorted(ast.literal_eval(exported[1]))
 
 

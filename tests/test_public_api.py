@@ -110,7 +110,7 @@ def test_importing_hessops_imports_no_backend_and_nothing_for_drawing_or_typing(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     unwanted = {"torch", "cupy", "mpi4py", "matplotlib", "typer", "rich"}
-    unwanted |= {"hessops_torch", "hessops_cupy"}
+    unwanted |= {"hessops_torch", "hessops_cupy", "hessops_mpi"}
     assert unwanted & set(output.split()) == set()
 
 
@@ -133,7 +133,7 @@ LAYERS = {
         r"bounds\.\w+",
     ],
     "vectors": [
-        "comm", "space", "array_space", "agreement",
+        "comm", "space", "array_space", "agreement", "together",
         "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
     ],
     "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],

@@ -24,6 +24,7 @@ except ImportError as error:
 from hessops_torch.activation_hessian import activation_hessian, input_hessian
 from hessops_torch.convert import convert
 from hessops_torch.diagonal_blocks import DiagonalBlocks, block_diagonal
+from hessops_torch.distributed import TorchComm, distributed_comm, rank_device
 from hessops_torch.empirical_fisher import EmpiricalFisher, empirical_fisher
 from hessops_torch.fisher import Fisher, fisher
 from hessops_torch.function_loss import SplitLoss
@@ -38,6 +39,8 @@ from hessops_torch.optimizer_metric import optimizer_metric
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.preconditioned import Preconditioned, preconditioned
 from hessops_torch.probes import fill_probes
+from hessops_torch.residual_curvature import ResidualCurvature, residual_curvature
+from hessops_torch.sharding import shard
 from hessops_torch.shift_hessian import ShiftHessian
 
 __all__ = [
@@ -55,9 +58,11 @@ __all__ = [
     "ResidualCurvature",
     "ShiftHessian",
     "SplitLoss",
+    "TorchComm",
     "activation_hessian",
     "block_diagonal",
     "convert",
+    "distributed_comm",
     "empirical_fisher",
     "fill_probes",
     "fisher",
@@ -70,5 +75,7 @@ __all__ = [
     "ntk",
     "optimizer_metric",
     "preconditioned",
+    "rank_device",
     "residual_curvature",
+    "shard",
 ]

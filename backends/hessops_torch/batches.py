@@ -38,6 +38,8 @@ class MicroBatches:
         Most samples to a micro-batch; batches stay whole where not given.
     memory_budget : int
         Most bytes of data to keep on the device.
+    may_be_empty : bool
+        Take no data for data, as where other ranks have all of it.
 
     Raises
     ------
@@ -48,18 +50,24 @@ class MicroBatches:
     """
 
     def __init__(
-        self, data: Any, device: torch.device, micro_batch_size: int | None, memory_budget: int
+        self,
+        data: Any,
+        device: torch.device,
+        micro_batch_size: int | None,
+        memory_budget: int,
+        *,
+        may_be_empty: bool = False,
     ) -> None:
         self.device = device
         self.micro_batch_size = micro_batch_size
-        self._source = _as_source(data, micro_batch_size)
+        self._source = _as_source(data, micro_batch_size, may_be_empty)
         self._resident: list[Any] | None = []
         self._prints: list[int] = []
         self._versions: list[tuple[int, ...]] = []
         self.count = 0
         with preserved_global_rng():
             self._read(memory_budget)
-            if not self._prints:
+            if not (self._prints or may_be_empty):
                 raise ValueError("the data is empty: there is no batch to compute a loss on")
             # Drawn again without putting the random state back, as in the user's own loop.
             if not isinstance(self._source, list | tuple):
@@ -172,7 +180,7 @@ def _with_global_rng_preserved(batches: Iterator[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _as_source(data: Any, micro_batch_size: int | None) -> Iterable[Any]:
+def _as_source(data: Any, micro_batch_size: int | None, may_be_empty: bool) -> Iterable[Any]:
     if isinstance(data, tuple) and data and isinstance(data[0], Tensor | np.ndarray):
         return [data]
     if isinstance(data, list | tuple):
@@ -181,6 +189,8 @@ def _as_source(data: Any, micro_batch_size: int | None) -> Iterable[Any]:
         return data
     if isinstance(data, Dataset) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         if len(data) == 0:
+            if may_be_empty:
+                return []
             raise ValueError("the data set is empty")
         return DataLoader(data, batch_size=micro_batch_size or _DATASET_BATCH, shuffle=False)
     if _is_mapping(data):

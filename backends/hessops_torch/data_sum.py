@@ -14,7 +14,7 @@ from hessops.operator import LinearOperator
 from hessops.operators.algebra import Scaled
 from hessops.operators.elementary import Identity
 from hessops.structure import SELF_ADJOINT, Structure
-from hessops_torch.batches import tensors_in
+from hessops.together import tried
 from hessops_torch.graphs import GraphCache
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
@@ -178,27 +178,43 @@ class DataSum(LinearOperator):
         return self.objective.divisor(found)
 
     def terms(self) -> Iterator[LinearOperator]:
-        """Yield the micro-batches' shares of the operator, and the weight decay."""
-        with self.objective.ready():
-            counts = self.objective.counts()
-        for index, batch in enumerate(self.objective.batches):
-            yield _Share(self, index, batch, counts[index] if counts else None)
+        """Yield the micro-batches' shares of the operator, of all ranks, and the weight decay."""
+        ranks = self.objective.ranks
+        samples = self.objective.num_samples()
+        here = iter(enumerate(self.objective.batches))
+        for holder, count in zip(ranks.holders, samples, strict=True):
+            if holder == ranks.comm.rank:
+                yield _Share(self, *next(here), count)
+            else:
+                yield _ShareElsewhere(self, holder, count)
         if self.weight_decay:
             yield Scaled(Identity(self.domain), self.weight_decay)
 
     def _apply(self, X: Any) -> Any:
-        with self.objective.ready(*self.caches):
+        objective, ranks = self.objective, self.objective.ranks
+        # What is made in inference mode cannot be written to while the model is ready.
+        with torch.inference_mode(mode=False):
             columns = X.detach().T.contiguous()
-            out = torch.zeros_like(columns)
+            out, flat = ranks.buffer(columns)
+        counts, error = tried(lambda: self._add_all(columns, out))
+        # Not while the model is ready: other threads wait for it, and other ranks may be threads.
+        out, missing = ranks.summed(out, flat, error, objective.misses_counts())
+        if missing:
+            objective.forget_counts()
+        out /= self._divisor(counts)
+        if self.weight_decay:
+            out += self.weight_decay * columns
+        return out.T
+
+    def _add_all(self, columns: Tensor, out: Tensor) -> list[Tensor | float]:
+        """Add the products of this rank's micro-batches; return their counts."""
+        with self.objective.ready(*self.caches):
             added = [
                 self._add_products(index, batch, columns, out)
                 for index, batch in enumerate(self.objective.batches)
             ]
-            out /= self._divisor([count for count, _ in added])
             self.objective.require_finite([total for _, total in added], self.graphs)
-        if self.weight_decay:
-            out += self.weight_decay * columns
-        return out.T
+        return [count for count, _ in added]
 
     def _describe(self) -> str:
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
@@ -208,25 +224,41 @@ class DataSum(LinearOperator):
 class _Share(LinearOperator):
     """One micro-batch's share of a sum."""
 
-    def __init__(self, whole: DataSum, index: int, batch: Any, count: float | None) -> None:
+    def __init__(self, whole: DataSum, index: int, batch: Any, count: float) -> None:
         super().__init__(whole.domain, structure=whole.structure)
         self.whole = whole
         self.index = index
         self.batch = batch
-        self.num_samples = _num_samples(batch) if count is None else count
+        self.num_samples = count
+        comm = whole.objective.ranks.comm
+        self.held_by = comm.rank if comm.size > 1 else None
 
     def _apply(self, X: Any) -> Any:
-        whole = self.whole
-        with whole.objective.ready(*whole.caches):
+        whole, objective = self.whole, self.whole.objective
+        with objective.ready(*whole.caches):
+            if self.held_by is not None and objective.misses_counts():
+                raise RuntimeError(
+                    "the loss has changed since terms() was called, and what to divide by is known "
+                    "by all ranks together: call terms() again, on all of them"
+                )
             columns = X.detach().T.contiguous()
             out = torch.zeros_like(columns)
             _count, total = whole._add_products(self.index, self.batch, columns, out)
             out /= whole._divisor()
-            whole.objective.require_finite([total], whole.graphs, self.index)
+            objective.require_finite([total], whole.graphs, self.index)
         return out.T
 
 
-def _num_samples(batch: Any) -> float:
-    """Return the length of a micro-batch's first tensor."""
-    first = next(tensors_in(batch), None)
-    return 1.0 if first is None or first.ndim == 0 else float(first.shape[0])
+class _ShareElsewhere(LinearOperator):
+    """The share of a micro-batch that another rank has."""
+
+    def __init__(self, whole: DataSum, holder: int, count: float) -> None:
+        super().__init__(whole.domain, structure=whole.structure)
+        self.held_by = holder
+        self.num_samples = count
+
+    def _apply(self, X: Any) -> Any:
+        raise RuntimeError(
+            f"the data of this term is on rank {self.held_by}, which alone can multiply a block of "
+            f"shape {tuple(X.shape)} with it; the whole operator multiplies on all ranks"
+        )

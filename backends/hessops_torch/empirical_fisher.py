@@ -134,6 +134,7 @@ class EmpiricalFisher(OutputSum):
         weight_decay: float = 0.0,
     ) -> None:
         structure = POSITIVE_SEMIDEFINITE if weight_decay >= 0 else SELF_ADJOINT
+        objective.require_one_rank(type(self).__name__)
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
         self.sample_axes = check_sample_axes(sample_axes)
 

@@ -22,6 +22,7 @@ from hessops_torch.output_hessian import (
     has_nonnegative_weights,
     is_plain,
 )
+from hessops_torch.output_shapes import output_shapes
 from hessops_torch.output_sum import OutputSum
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
@@ -163,6 +164,7 @@ class Fisher(OutputSum):
     ) -> None:
         if num_draws is not None:
             check_count("num_draws", num_draws)
+        objective.require_one_rank(type(self).__name__)
         likelihood = _likelihood(objective)
         semidefinite = weight_decay >= 0 and has_nonnegative_weights(objective.loss)
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT
@@ -172,7 +174,7 @@ class Fisher(OutputSum):
         # Index of the first label of each micro-batch among all of them.
         self._first_labels: tuple[int, ...] = ()
         if num_draws is not None:
-            sizes = (likelihood.num_labels(shape) for shape in objective.output_shapes())
+            sizes = (likelihood.num_labels(shape) for shape in output_shapes(objective))
             self._first_labels = tuple(accumulate(sizes, initial=0))
         self._seems_right = False
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.criterion_loss import CriterionLoss
 from hessops_torch.linear_losses import require_curvature
@@ -38,6 +39,7 @@ def ggn(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> GaussNewton:
     """Return the generalized Gauss-Newton matrix of a loss over a data set.
 
@@ -67,6 +69,9 @@ def ggn(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -112,6 +117,7 @@ def ggn(
         mode=mode,
         micro_batch_size=micro_batch_size,
         memory_budget=memory_budget,
+        comm=comm,
     )
     return GaussNewton(objective, weight_decay=weight_decay)
 

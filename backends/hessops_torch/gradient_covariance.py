@@ -203,7 +203,8 @@ class GradientCovariance(EmpiricalFisher):
 
     def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
         # Σ_i h_i h_i^T / S is S / N² times Σ_i g_i g_i^T.
-        return super()._divisor(found) ** 2 / self._num_samples()
+        with self.objective.ready():
+            return super()._divisor(found) ** 2 / self._num_samples()
 
     def _describe(self) -> str:
         return f"{'centred' if self.centred else 'uncentred'}, {super()._describe()}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.comm import Communicator
 from hessops_torch.data_sum import DataSum
 from hessops_torch.failures import name_of
 from hessops_torch.functional_product import FunctionalProduct
@@ -32,6 +33,7 @@ def hessian(
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
     product: ProductMode = "backward",
+    comm: Communicator | None = None,
 ) -> Hessian:
     """Return the Hessian of a loss over a data set, by the parameters of a model.
 
@@ -70,6 +72,9 @@ def hessian(
         be kept; by function transforms, several columns at a time within `memory_budget`; by the
         first of these compiled, which takes a minute at first; or by what is fastest in a short
         trial at the first product. Each but the first is compared with it once.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data
+        (`hessops_torch.shard`); the operator is that of all the data, the same on every rank.
 
     Returns
     -------
@@ -125,6 +130,7 @@ def hessian(
         mode=mode,
         micro_batch_size=micro_batch_size,
         memory_budget=memory_budget,
+        comm=comm,
     )
     return Hessian(objective, weight_decay=weight_decay, product=product)
 

@@ -18,6 +18,7 @@ from hessops_torch.graphs import GraphCache
 from hessops_torch.loss_contract import OutputLoss, describe_value
 from hessops_torch.objective import Objective
 from hessops_torch.output_graph import OutputGraph
+from hessops_torch.output_shapes import output_shapes
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
@@ -199,6 +200,7 @@ class Jacobian(LinearOperator):
     returns_own_memory = True
 
     def __init__(self, objective: Objective) -> None:
+        objective.require_one_rank(type(self).__name__)
         if not isinstance(objective.loss, OutputLoss):
             raise TypeError(
                 "a Jacobian needs the model's outputs by themselves, and a function of (model, batch) "
@@ -206,7 +208,7 @@ class Jacobian(LinearOperator):
             )
         self.objective = objective
         self.loss: OutputLoss = objective.loss
-        self.shapes = objective.output_shapes()
+        self.shapes = output_shapes(objective)
         """Shapes of the outputs for all micro-batches."""
         self._ends = tuple(accumulate((shape.numel() for shape in self.shapes), initial=0))
         domain = objective.domain

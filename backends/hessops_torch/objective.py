@@ -12,21 +12,37 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
-from hessops_torch.batches import MicroBatches, versions
-from hessops_torch.failures import applying, evaluate, name_of
+from hessops.together import raise_together, tried
+from hessops_torch.batches import MicroBatches, tensors_in, versions
+from hessops_torch.data_ranks import DataRanks, as_floats
+from hessops_torch.failures import evaluate, name_of
 from hessops_torch.graphs import GraphCache, free_memory
 from hessops_torch.lock import exclusive
-from hessops_torch.loss_contract import BatchLoss, OutputLoss
+from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.losses import Loss, as_batch_loss
 from hessops_torch.options import check_model, check_options
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.selection import ParameterSelection, Selection
 from hessops_torch.snapshot import Snapshot
-from hessops_torch.state import Mode, random_state, second_order, uses_batch_statistics
+from hessops_torch.state import (
+    Mode,
+    random_state,
+    require_separate_samples,
+    second_order,
+    uses_batch_statistics,
+)
 
 __all__ = ["Objective"]
+
+_INDEPENDENT = (
+    "the loss does not depend on the parameters, or is cut off from them, so that its Hessian "
+    "would be zero: look for torch.no_grad, torch.inference_mode, .detach(), .item() or a "
+    "checkpoint with use_reentrant=True in the model's forward and in the loss, and whether "
+    "params names parameters that are used"
+)
 
 
 class Objective:
@@ -52,6 +68,8 @@ class Objective:
     memory_budget : int, optional
         Bytes of graphs that an operator may keep between products; half of the free memory of the
         device where not given, none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with its part of the data (`shard`) and the same model.
 
     Raises
     ------
@@ -85,7 +103,36 @@ class Objective:
         mode: Mode | None = None,
         micro_batch_size: int | None = None,
         memory_budget: int | None = None,
+        comm: Communicator | None = None,
     ) -> None:
+        comm = comm or SerialComm()
+        # What one rank cannot use is refused on all, before they wait for each other.
+        _, error = tried(
+            lambda: self._prepare(
+                model, loss, data, params, mode, micro_batch_size, memory_budget, comm
+            )
+        )
+        raise_together(comm, error)
+        self.ranks = DataRanks(comm, len(self.batches))
+        if comm.size > 1:
+            self._require_same_on_ranks()
+        depends, error = tried(self._tried_first_batch)
+        raise_together(comm, error)
+        if not self.ranks.any(bool(depends)):
+            raise ValueError(_INDEPENDENT)
+
+    def _prepare(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: Any,
+        params: ParameterSelection,
+        mode: Mode | None,
+        micro_batch_size: int | None,
+        memory_budget: int | None,
+        comm: Communicator,
+    ) -> None:
+        """Take in what this rank is given."""
         check_model(model)
         check_options(mode=mode, micro_batch_size=micro_batch_size, memory_budget=memory_budget)
         self.model = model
@@ -101,18 +148,41 @@ class Objective:
                 "batch norm in train mode makes a batch one function of all its samples, and a Dataset "
                 "does not say what its batches are: pass a DataLoader, or use mode='eval'"
             )
-        self.domain = ParameterSpace(self.parameters)
+        self.domain = ParameterSpace(self.parameters, comm)
         free = free_memory(self.domain.device)
         self.memory_budget = free // 2 if memory_budget is None else memory_budget
-        self.batches = MicroBatches(data, self.domain.device, micro_batch_size, free // 4)
+        self.batches = MicroBatches(
+            data, self.domain.device, micro_batch_size, free // 4, may_be_empty=comm.size > 1
+        )
         self.loss: BatchLoss = as_batch_loss(loss)
         # The data never changes and its counts are looked at once, as long as the loss is the same.
         self._counts: tuple[float, ...] | None = None
         # What else operators found in all the data that depends on nothing but the loss.
         self.found: dict[Hashable, float] = {}
+        self._lengths: tuple[float, ...] | None = None
         self._loss_state = Snapshot(self.loss.parts)
+
+    def _require_same_on_ranks(self) -> None:
+        if not self.ranks.total:
+            raise ValueError(
+                "the data of all ranks is empty: there is no batch to compute a loss on"
+            )
+        self.ranks.require_same(
+            {
+                "the number of parameters": self.domain.dim,
+                "mode": self.mode or ("train" if self.model.training else "eval"),
+                "the loss": ", ".join(type(part).__qualname__ for part in self.loss.parts),
+                "a mean over the data": self.loss.averages,
+            }
+        )
+        self.ranks.require_same_parameters(self.parameters)
+
+    def _tried_first_batch(self) -> bool:
+        """Look at the first batch, and tell whether the loss depends on the parameters."""
+        if not len(self.batches):
+            return False
         with self.ready():
-            self._try_first_batch()
+            return self._try_first_batch()
 
     def restricted(self, params: ParameterSelection) -> Objective:
         """Return the same loss on the same data, to be differentiated by other parameters.
@@ -130,7 +200,7 @@ class Objective:
         other = copy(self)
         other.selection = Selection(self.model, params)
         other.parameters = other.selection.current()
-        other.domain = ParameterSpace(other.parameters)
+        other.domain = ParameterSpace(other.parameters, self.ranks.comm)
         other._loss_state = Snapshot(self.loss.parts)
         return other
 
@@ -150,7 +220,7 @@ class Objective:
         """
         with exclusive:
             if self.batches.micro_batch_size is not None:
-                _require_separate_samples(self.model, self.mode)
+                require_separate_samples(self.model, self.mode)
             self.parameters = self.selection.current()
             for cache in caches:
                 cache.drop_stale()
@@ -175,13 +245,14 @@ class Objective:
         Parameters
         ----------
         found : sequence of torch.Tensor or float, optional
-            What a pass over all micro-batches has found; a pass of its own, while the model is ready,
-            where not given.
+            What a pass over this rank's micro-batches has found; a pass of its own, while the model is
+            ready, where not given.
 
         Returns
         -------
         tuple of float or None
-            On the host, by one synchronisation the first time.
+            On the host, by one synchronisation the first time; of all ranks, in their order, by one
+            reduction the first time.
 
         Raises
         ------
@@ -194,31 +265,64 @@ class Objective:
             if found is None:
                 with torch.no_grad():
                     found = [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches)]
-            self._counts = _as_floats(found)
+            self._counts = self.ranks.gathered(as_floats(found))
         if not math.fsum(self._counts) > 0:
             raise ValueError(
                 f"the counts of all batches add up to {math.fsum(self._counts):g}: nothing to average"
             )
         return self._counts
 
+    def misses_counts(self) -> bool:
+        """Tell whether the loss is averaged, by counts that are not known yet, or not any more."""
+        return self.loss.averages and self._counts is None
+
+    def forget_counts(self) -> None:
+        """Have the counts found anew: on some rank they are not known any more."""
+        self._counts = None
+
+    def num_samples(self) -> tuple[float, ...]:
+        """Return how much data is behind every micro-batch of all ranks; collective.
+
+        Returns
+        -------
+        tuple of float
+            The counts of a loss that is averaged, and else the lengths of the batches.
+
+        Raises
+        ------
+        ValueError
+            On all ranks, as for `counts`, or if any cannot evaluate the loss.
+        """
+        if not self.loss.averages:
+            if self._lengths is None:
+                self._lengths = self.ranks.gathered([_length(batch) for batch in self.batches])
+            return self._lengths
+        found, error = tried(self._counts_here)
+        raise_together(self.ranks.comm, error)
+        if self.ranks.any(self._counts is None):
+            self.forget_counts()
+        return self.counts(found) or ()
+
+    def _counts_here(self) -> Sequence[float]:
+        with self.ready():
+            if self._counts is not None:
+                first = self.ranks.first
+                return self._counts[first : first + self.ranks.count]
+            with torch.no_grad():
+                return as_floats(
+                    [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches)]
+                )
+
     def divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
         """Return what sums over the data are divided by: the total of `counts`, or 1."""
         counts = self.counts(found)
         return 1.0 if counts is None else math.fsum(counts)
 
-    def output_shapes(self) -> tuple[torch.Size, ...]:
-        """Return the shapes of the outputs for all micro-batches, by a forward pass over all data."""
-        loss, parameter = self.loss, next(iter(self.parameters.values()))
-        assert isinstance(loss, OutputLoss)
-        shapes = []
-        with self.ready(), torch.no_grad():
-            for index, batch in enumerate(self.batches):
-                with applying(batch, parameter, name_of(index)):
-                    shapes.append(loss.outputs(self.model, batch).shape)
-        return tuple(shapes)
+    def _try_first_batch(self) -> bool:
+        """Refuse early, and in words, what would fail or change in the middle of a run.
 
-    def _try_first_batch(self) -> None:
-        """Refuse early, and in words, what would fail or change in the middle of a run."""
+        Tell whether any batch's loss depends on the parameters, whose derivatives would be zero.
+        """
         batch = next(iter(self.batches))
         device = self.domain.device
         before, untouched = random_state(device), versions(batch)
@@ -231,8 +335,9 @@ class Objective:
                 "other data: let it work on a copy (x = x.clone())"
             )
         second, _count = self.evaluate(0, batch)
-        if not second.requires_grad:
-            self._require_dependence()
+        depends = second.requires_grad or any(
+            self.evaluate(index, batch)[0].requires_grad for index, batch in enumerate(self.batches)
+        )
         second = second.detach()
         if not bool(torch.isfinite(first)):
             raise ValueError(f"the loss of the first batch is {float(first)}")
@@ -243,19 +348,7 @@ class Objective:
                 "model draws random numbers (dropout in train mode?); use mode='eval', or turn "
                 "dropout off"
             )
-
-    def _require_dependence(self) -> None:
-        """Raise if no batch's loss depends on the parameters, whose derivatives would be zero."""
-        for index, batch in enumerate(self.batches):
-            total, _count = self.evaluate(index, batch)
-            if total.requires_grad:
-                return
-        raise ValueError(
-            "the loss does not depend on the parameters, or is cut off from them, so that its Hessian "
-            "would be zero: look for torch.no_grad, torch.inference_mode, .detach(), .item() or a "
-            "checkpoint with use_reentrant=True in the model's forward and in the loss, and whether "
-            "params names parameters that are used"
-        )
+        return depends
 
     def require_finite(
         self, totals: Sequence[Tensor | None], cache: GraphCache[Any] | None = None, first: int = 0
@@ -289,23 +382,19 @@ class Objective:
                     "and for a division or a logarithm of 0 in the model or the loss"
                 )
 
+    def require_one_rank(self, what: str) -> None:
+        """Raise if the data is dealt out to ranks, over which an operator does not sum."""
+        if self.ranks.comm.size > 1:
+            raise ValueError(f"{what} does not sum over ranks yet: give all the data, and no comm")
+
     def describe(self) -> str:
         """Return the number of micro-batches and the mode, as operators show them."""
         train = self.model.training if self.mode is None else self.mode == "train"
-        parts = counted(len(self.batches), "micro-batch", "micro-batches")
+        parts = counted(self.ranks.total, "micro-batch", "micro-batches")
         return f"{parts}, {'train' if train else 'eval'} mode"
 
 
-def _require_separate_samples(model: nn.Module, mode: Mode | None) -> None:
-    if uses_batch_statistics(model, mode):
-        raise ValueError(
-            "batch norm in train mode makes a batch one function of all its samples, so it cannot be "
-            "split: leave micro_batch_size out, or use mode='eval'"
-        )
-
-
-def _as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
-    """Return counts as numbers of the host, by one synchronisation."""
-    tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
-    on_host = iter(torch.stack(tensors).tolist() if tensors else [])
-    return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
+def _length(batch: Any) -> float:
+    """Return the length of a micro-batch's first tensor."""
+    first = next(tensors_in(batch), None)
+    return 1.0 if first is None or first.ndim == 0 else float(first.shape[0])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hessops.array_space import ArraySpace
 from hessops.arrays import DType
+from hessops.comm import Communicator, SerialComm
 
 __all__ = ["ParameterSpace"]
 
@@ -24,6 +25,8 @@ class ParameterSpace(ArraySpace):
     ----------
     parameters : mapping of str to torch.Tensor
         Of one dtype and device.
+    comm : Communicator, optional
+        Ranks that all hold whole vectors, and have to agree on what they do with them.
 
     Examples
     --------
@@ -36,7 +39,7 @@ class ParameterSpace(ArraySpace):
 
     shapes: Mapping[str, torch.Size]
 
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor], comm: Communicator | None = None) -> None:
         sections: dict[str, tuple[int, int]] = {}
         start = 0
         for name, parameter in parameters.items():
@@ -44,7 +47,12 @@ class ParameterSpace(ArraySpace):
             start += parameter.numel()
         first = next(iter(parameters.values()))
         super().__init__(
-            dim=start, dtype=first.dtype, xp=torch_namespace, device=first.device, sections=sections
+            dim=start,
+            dtype=first.dtype,
+            xp=torch_namespace,
+            device=first.device,
+            comm=comm or SerialComm(),
+            sections=sections,
         )
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         object.__setattr__(self, "shapes", shapes)

@@ -39,6 +39,7 @@ class ShiftHessian(LinearOperator):
 
     def __init__(self, objective: Objective, points: ModuleOutputs | InputTensor) -> None:
         # Nothing is differentiated by parameters, and a graph for the smallest is a small one.
+        objective.require_one_rank(type(self).__name__)
         smallest = min(objective.parameters, key=lambda name: objective.parameters[name].numel())
         self.objective = objective.restricted([objective.parameters[smallest]])
         self.points = points

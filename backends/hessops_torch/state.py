@@ -13,7 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessops_torch.batches import preserved_global_rng
 
-__all__ = ["Mode", "random_state", "second_order", "uses_batch_statistics"]
+__all__ = [
+    "Mode",
+    "random_state",
+    "require_separate_samples",
+    "second_order",
+    "uses_batch_statistics",
+]
 
 Mode = Literal["eval", "train"]
 
@@ -70,6 +76,15 @@ def uses_batch_statistics(model: nn.Module, mode: Mode | None) -> bool:
         for module in model.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     )
+
+
+def require_separate_samples(model: nn.Module, mode: Mode | None) -> None:
+    """Raise if batches must not be cut, since batch norm makes each one function of its samples."""
+    if uses_batch_statistics(model, mode):
+        raise ValueError(
+            "batch norm in train mode makes a batch one function of all its samples, so it cannot be "
+            "split: leave micro_batch_size out, or use mode='eval'"
+        )
 
 
 @contextmanager

@@ -17,11 +17,13 @@ import hessops
 from hessops.cli.analysis import Analysis, Settings, analyze_operator
 from hessops.cli.interrupt import end_interrupted
 from hessops.cli.progress import Progress
+from hessops.cli.ranks import end_together, launched_ranks, one_speaks
 from hessops.cli.report import print_tables, require_writable, write_report
 from hessops.cli.sentence import sentence_of
 from hessops.cli.tables import missing_tables, tables_of
-from hessops.cli.target import load_target, on_device, parse_arguments, require_device
+from hessops.cli.target import load_target, on_device, on_ranks, parse_arguments, require_device
 from hessops.cli.threads import one_torch_thread
+from hessops.comm import Communicator, SerialComm
 from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
 from hessops.wrap import aslinearoperator
@@ -80,10 +82,10 @@ def demo(
 ) -> None:
     """Train a small network on handwritten digits and print the spectrum of its Hessian."""
     settings = Settings(seed=seed, density_probes=6, density_steps=48, trace_probes=24)
-    console, progress = _console(), Progress()
-    with _one_line_errors(traceback):
+    with _one_line_errors(traceback) as comm:
+        console, progress = _console(), Progress()
         settings.require_sound()
-        require_writable(output)
+        _require_writable(comm, output)
         require_device(device)
         with progress.busy("loading PyTorch"):
             demonstration = importlib.import_module("hessops_torch.demo")
@@ -92,7 +94,7 @@ def demo(
                 trained = demonstration.train_on_digits()
             console.print(f"{trained.story}\n", markup=False)
             problem = on_device((trained.model, trained.loss, trained.data), device)
-            operator = aslinearoperator(problem)
+            operator = on_ranks(aslinearoperator(problem), comm)
             title = "Hessian of a network trained on handwritten digits"
             _report(
                 console, progress, operator, settings, output, "hessops demo", [], title, traceback
@@ -158,7 +160,7 @@ def analyze(
     traceback: Traceback = False,
 ) -> None:
     """Compute eigenvalues, trace and spectral density of TARGET, with errors, and write a report."""
-    with _one_line_errors(traceback):
+    with _one_line_errors(traceback) as comm:
         settings = Settings.parse(
             compute,
             which,
@@ -172,14 +174,20 @@ def analyze(
             density_steps=density_steps,
             seed=seed,
         )
-        require_writable(output)
+        _require_writable(comm, output)
         console, progress = _console(), Progress()
         given = parse_arguments(arg or [])
         with progress.busy(f"loading {target}"):
-            operator = load_target(target, given, params=params or [], device=device)
+            operator = load_target(target, given, params=params or [], device=device, comm=comm)
             if checkpoint is not None:
                 operator = hessops.checkpointed(operator, checkpoint)
         _report(console, progress, operator, settings, output, target, arg or [], title, traceback)
+
+
+def _require_writable(comm: Communicator, output: Path) -> None:
+    """Raise on the rank that writes if it could not."""
+    if comm.rank == 0:
+        require_writable(output)
 
 
 def _console() -> Console:
@@ -210,6 +218,9 @@ def _report(
             raising=traceback,
         )
     print_tables(console, missing_tables(analysis))
+    if operator.domain.comm.rank > 0:
+        # The launcher would end rank 0 while it writes, if others ended with another code than 0.
+        return
     with progress.busy("writing the report"):
         *others, page = write_report(output, target, arguments, analysis, title)
     console.print(f"Wrote {', '.join(map(str, others))} and", markup=False)
@@ -236,10 +247,13 @@ def _end(analysis: Analysis) -> None:
 
 
 @contextmanager
-def _one_line_errors(traceback: bool) -> Iterator[None]:
-    """End with one line and exit code 2 instead of a traceback."""
+def _one_line_errors(traceback: bool) -> Iterator[Communicator]:
+    """End with one line and exit code 2 instead of a traceback; yield the ranks that were started."""
+    comm: Communicator = SerialComm()
     try:
-        yield
+        comm = launched_ranks()
+        with one_speaks(comm):
+            yield comm
     except KeyboardInterrupt:
         # Typer would make "Aborted." and exit code 1 of it.
         end_interrupted()
@@ -248,5 +262,5 @@ def _one_line_errors(traceback: bool) -> Iterator[None]:
     except Exception as error:
         if traceback:
             raise
-        sys.stderr.write(f"hessops: {sentence_of(error)}\n")
+        end_together(comm, error, sentence_of(error), 2)
         raise typer.Exit(2) from None

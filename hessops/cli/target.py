@@ -15,14 +15,21 @@ from types import ModuleType
 from typing import Any
 
 from hessops.cli.matrix_file import MATRIX_FILES, is_matrix_file, read_matrix
+from hessops.comm import Communicator
 from hessops.operator import LinearOperator
+from hessops.operators.shared_out import SharedOut
 from hessops.wrap import aslinearoperator
 
-__all__ = ["load_target", "on_device", "parse_arguments", "require_device"]
+__all__ = ["load_target", "on_device", "on_ranks", "parse_arguments", "require_device"]
 
 
 def load_target(
-    target: str, arguments: dict[str, Any], *, params: Sequence[str] = (), device: str | None = None
+    target: str,
+    arguments: dict[str, Any],
+    *,
+    params: Sequence[str] = (),
+    device: str | None = None,
+    comm: Communicator | None = None,
 ) -> LinearOperator:
     """Return the operator that a TARGET stands for.
 
@@ -36,6 +43,8 @@ def load_target(
         Parameters of a model to differentiate by; all if empty.
     device : str, optional
         Where to move a model.
+    comm : Communicator, optional
+        Ranks that all load it, to share out its data or its rows.
 
     Returns
     -------
@@ -49,7 +58,7 @@ def load_target(
     """
     if is_matrix_file(target):
         _require_no_options(target, arguments, params, device)
-        return aslinearoperator(read_matrix(target))
+        return on_ranks(aslinearoperator(read_matrix(target)), comm)
     place, separator, name = target.rpartition(":")
     if not separator or not place or not name:
         raise ValueError(
@@ -60,7 +69,28 @@ def load_target(
     with _importable(place) as module:
         function = _function(module, name, place)
         obj = _call(function, arguments, target)
-    return aslinearoperator(_prepared(obj, target, params, device))
+    problem = _prepared(obj, target, params, device)
+    return on_ranks(aslinearoperator(_dealt_out(problem, comm)), comm)
+
+
+def on_ranks(operator: LinearOperator, comm: Communicator | None) -> LinearOperator:
+    """Return the operator as one of all ranks, unless it is that already.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        The same on every rank, or one that works on the ranks together.
+    comm : Communicator or None
+        The ranks.
+
+    Returns
+    -------
+    LinearOperator
+        On vectors of the ranks.
+    """
+    if comm is None or comm.size == 1 or operator.domain.comm.size > 1:
+        return operator
+    return SharedOut(operator, comm)
 
 
 def on_device(problem: tuple[Any, ...], device: str | None) -> tuple[Any, ...]:
@@ -252,3 +282,21 @@ def _prepared(obj: Any, target: str, params: Sequence[str], device: str | None) 
     if params:
         options["params"] = list(params)
     return (model, loss, data, options)
+
+
+def _dealt_out(obj: Any, comm: Communicator | None) -> Any:
+    """Give each rank its part of the data of a (model, loss, data) target."""
+    is_problem = isinstance(obj, tuple) and len(obj) in {3, 4}
+    if comm is None or comm.size == 1 or not is_problem:
+        return obj
+    model, loss, data, *rest = obj
+    options = dict(rest[0]) if rest else {}
+    if "comm" in options:
+        return obj
+    backend = importlib.import_module("hessops_torch")
+    if isinstance(data, tuple) and data and hasattr(data[0], "shape"):
+        data = [data]
+    options["comm"] = comm
+    size = options.get("micro_batch_size")
+    mine = backend.shard(data, comm, **({} if size is None else {"batch_size": size}))
+    return (model, loss, mine, options)

@@ -97,6 +97,7 @@ class Scaled(LinearOperator):
         self.operator: LinearOperator = operator
         self.factor: complex = factor
         self.num_samples = operator.num_samples
+        self.held_by = operator.held_by
         structure: Structure = PROPAGATION["scaled"](operator.structure, factor)
         domain, codomain = operator.domain, operator.codomain
         if isinstance(factor, complex):
@@ -192,6 +193,7 @@ class Adjoint(LinearOperator):
         structure = PROPAGATION["adjoint"](operator.structure)
         super().__init__(operator.codomain, operator.domain, structure=structure)
         self.num_samples = operator.num_samples
+        self.held_by = operator.held_by
 
     def _apply(self, X: Array) -> Array:
         return self.operator.apply_adjoint(X)

@@ -15,6 +15,7 @@ from hessops.checkpoint.sketch import Sketcher
 from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.space import Space
+from hessops.together import summed_together, tried
 from hessops.wrap import aslinearoperator
 
 __all__ = ["Checkpointed", "checkpointed"]
@@ -134,7 +135,12 @@ class Checkpointed(LinearOperator):
         return self._record.nbytes
 
     def terms(self) -> Iterator[LinearOperator]:
-        """Yield the terms of the operator, whose products are kept in the same record."""
+        """Yield the terms of the operator, whose products are kept in the same record.
+
+        Of terms that are dealt out to ranks every product is made known to all ranks, one term after
+        the other, so that a run can go on with another number of ranks: they do not multiply side by
+        side, as they do with the whole operator.
+        """
         for index, term in enumerate(self.operator.terms()):
             yield self if term is self.operator else _CheckpointedTerm(self, index, term)
 
@@ -228,8 +234,8 @@ class _CheckpointedTerm(LinearOperator):
         super().__init__(term.domain, term.codomain, structure=term.structure)
         self.whole = whole
         self.index = index
-        self.operator = term
         self.num_samples = term.num_samples
+        self.operator = term if term.held_by is None else _MadeKnown(term)
 
     def _apply(self, X: Array) -> Array:
         return self.whole._product(f"{_PRODUCT} of term {self.index}", self.operator, X)
@@ -239,7 +245,31 @@ class _CheckpointedTerm(LinearOperator):
         return self.whole._product(call, self.operator, X, adjoint=True)
 
     def _describe(self) -> str:
-        return f"term {self.index}, {type(self.operator).__name__}"
+        return f"term {self.index}"
+
+
+class _MadeKnown(LinearOperator):
+    """A term that one rank holds, multiplied with by all of them together."""
+
+    def __init__(self, term: LinearOperator) -> None:
+        super().__init__(term.domain, term.codomain, structure=term.structure)
+        self.term = term
+
+    def _apply(self, X: Array) -> Array:
+        return self._by_holder(self.term.apply, X, self.codomain)
+
+    def _apply_adjoint(self, X: Array) -> Array:
+        return self._by_holder(self.term.apply_adjoint, X, self.domain)
+
+    def _by_holder(self, multiply: Callable[[Array], Array], X: Array, space: Space) -> Array:
+        product, error = space.zeros(X.shape[1]), None
+        if self.term.held_by == space.comm.rank:
+            made, error = tried(lambda: multiply(X))
+            product = product if made is None else made
+        return summed_together(space.comm, product, error)
+
+    def _describe(self) -> str:
+        return type(self.term).__name__
 
 
 def _description(operator: LinearOperator, ranks: Ranks) -> dict[str, Any]:

@@ -342,6 +342,7 @@ class DeclaredOperator(LinearOperator):
         super().__init__(operator.domain, operator.codomain, structure=structure)
         self.operator = operator
         self.num_samples = operator.num_samples
+        self.held_by = operator.held_by
         self.returns_own_memory = operator.returns_own_memory
 
     def _apply(self, X: Array) -> Array:

@@ -62,16 +62,19 @@ class FiniteSum(LinearOperator):
         super().__init__(domain, codomain, structure=structure)
 
     def _apply(self, X: Array) -> Array:
-        return add_up(term.apply(X) for term in self.terms())
+        return add_up(part.apply(X) for part in self._parts())
 
     def _apply_adjoint(self, X: Array) -> Array:
-        return add_up(term.apply_adjoint(X) for term in self.terms())
+        return add_up(part.apply_adjoint(X) for part in self._parts())
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the weighted terms w_b A_b, and those of the A_b that are sums themselves."""
+        for part in self._parts():
+            yield from part.terms()
+
+    def _parts(self) -> Iterator[LinearOperator]:
         for operator, weight in zip(self.operators, self.weights, strict=True):
-            for term in operator.terms():
-                yield term if weight == 1 else Scaled(term, weight)
+            yield operator if weight == 1 else Scaled(operator, weight)
 
     def _describe(self) -> str:
         return f"{counted(len(self.operators), 'term')}"

@@ -44,6 +44,7 @@ class Projected(LinearOperator):
         structure = PROPAGATION["projected"](operator.structure)
         super().__init__(space, structure=structure)
         self.num_samples = operator.num_samples
+        self.held_by = operator.held_by
 
     def _apply(self, X: Array) -> Array:
         return self._project(self.operator.apply(self._project(X)))
@@ -65,6 +66,7 @@ class Projected(LinearOperator):
         part.operator = term
         part.structure = PROPAGATION["projected"](term.structure)
         part.num_samples = term.num_samples
+        part.held_by = term.held_by
         return part
 
     def _describe(self) -> str:

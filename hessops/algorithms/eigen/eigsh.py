@@ -148,8 +148,9 @@ def eigsh(
     require_positive(k=k, block_size=block_size, max_basis=max_basis, max_steps=max_steps)
     block_size = min(block_size, space.dim)
     goal = eigsh_goal(operator, k, which, tol, block_size)
-    limit = basis_limit([space], "pairs", k, block_size, max_basis)
+    # First of all that ranks do together.
     seed = agreed_seed(space, rng)
+    limit = basis_limit([space], "pairs", k, block_size, max_basis)
     clock = time.perf_counter()
     search = _Search(operator, goal, limit, block_size, seed, max_steps or _MOST_STEPS, callback)
     outcome, checked = search.run(start, check_completeness=check_completeness)

@@ -142,8 +142,8 @@ def svds(
     goal = _goal(operator, k, which, tol)
     wide = operator.shape[0] < operator.shape[1]
     tall = operator.H if wide else operator
-    limit = basis_limit([tall.domain, tall.codomain], "triplets", k, 1, max_basis)
     seed = agreed_seed(tall.domain, rng)
+    limit = basis_limit([tall.domain, tall.codomain], "triplets", k, 1, max_basis)
     clock = time.perf_counter()
     search = _Search(tall, goal, limit, seed, max_steps or _MOST_STEPS, callback)
     vector = start_vector(tall.domain, start, Stream(seed, Purpose.START))

@@ -118,8 +118,8 @@ def spectrum(
     require_positive(budget=budget, num_probes=num_probes, max_basis=max_basis)
     require_positive(num_extremes=num_extremes)
     goal = SpectrumGoal(budget, accuracy, num_probes, num_extremes, space.dim)
-    limit = _basis_limit(space, max_basis, goal.num_probes)
     seed = agreed_seed(space, rng)
+    limit = _basis_limit(space, max_basis, goal.num_probes)
     clock = time.perf_counter()
     outcome = run(
         _states(operator, goal, limit, Stream(seed, Purpose.SPECTRUM)),

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.arrays import Array, is_complex, namespace, to_numpy
+from hessops.arrays import Array, DType, is_complex, namespace, to_numpy
 from hessops.space import Space
 
-__all__ = ["EntryMoments", "entry_norms", "entry_samples", "or_one"]
+__all__ = ["EntryMoments", "entry_norms", "entry_samples", "no_samples", "or_one"]
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,54 @@ class EntryMoments:
             spread = xp.sqrt(xp.sum((deviations / largest[:, None]) ** 2, axis=1)) * largest
             fourth = spread / (count + 1) ** 0.25
             term = cls(count, 1, 1, center, spread, fourth)
-            moments = term if moments is None else moments._beside(term)
+            moments = term if moments is None else moments.beside(term)
         assert moments is not None
         return moments
 
-    def _beside(self, term: EntryMoments) -> EntryMoments:
-        """Return the moments with one more term, which had probes of its own."""
+    @classmethod
+    def over_ranks(
+        cls, space: Space, here: EntryMoments | None, count: int, num_terms: int
+    ) -> EntryMoments:
+        """Return the moments of the sum of terms of which every rank holds some, or none.
+
+        Parameters
+        ----------
+        space : Space
+            Of the vectors.
+        here : EntryMoments or None
+            Of one block of probes, for the terms that this rank holds.
+        count : int
+            Probes in the block.
+        num_terms : int
+            Terms of all ranks.
+
+        Returns
+        -------
+        EntryMoments
+            The same on every rank, by two reductions.
+        """
+        xp, comm = space.xp, space.comm
+        of_none = no_samples(space, 1)[:, 0]
+        mean, sizes = of_none, xp.stack([xp.abs(of_none)] * 2)
+        if here is not None:
+            mean, sizes = here.mean, xp.stack([here.spread, here.fourth])
+        parts = [xp.real(mean), xp.imag(mean)] if is_complex(xp, mean.dtype) else [mean]
+        sums = comm.all_reduce(xp.stack([*parts, sizes[0, ...], sizes[1, ...]]))
+        # A sum of lengths, to scale them by: their own powers may leave the range of numbers.
+        scales = or_one(sums[-2:, ...])
+        shares = sizes / scales
+        powers = comm.all_reduce(xp.stack([shares[0, ...] ** 2, shares[1, ...] ** 4]))
+        roots = xp.sqrt(powers)
+        mean = sums[0, ...] + 1j * sums[1, ...] if len(parts) == 2 else sums[0, ...]
+        spread, fourth = roots[0, ...] * scales[0, ...], xp.sqrt(roots[1, ...]) * scales[1, ...]
+        return cls(count, 1, num_terms, mean, spread, fourth)
+
+    def beside(self, term: EntryMoments) -> EntryMoments:
+        """Return the moments with more terms, which had probes of their own."""
         return EntryMoments(
             count=self.count,
             num_blocks=self.num_blocks,
-            num_terms=self.num_terms + 1,
+            num_terms=self.num_terms + term.num_terms,
             mean=self.mean + term.mean,
             spread=namespace(self.spread).hypot(self.spread, term.spread),
             fourth=_fourth_root_of_sum(self.fourth, term.fourth),
@@ -129,10 +167,15 @@ def entry_samples(space: Space, Z: Array, product: Array) -> Array:
     From the start, as in single precision the squares of 1e20 overflow.
     """
     xp = space.xp
-    wide = xp.complex128 if is_complex(xp, space.dtype) else xp.float64
     mirrored = xp.conj(Z) if is_complex(xp, Z.dtype) else Z
-    samples: Array = xp.astype(mirrored, wide) * product
+    samples: Array = xp.astype(mirrored, _wide(space)) * product
     return samples
+
+
+def no_samples(space: Space, count: int) -> Array:
+    """Return zeros in the place of `entry_samples`, for a rank that has no terms."""
+    zeros: Array = space.xp.zeros((space.local_dim, count), dtype=_wide(space), device=space.device)
+    return zeros
 
 
 def entry_norms(space: Space, *vectors: Array) -> list[float]:
@@ -153,6 +196,11 @@ def or_one(sizes: Array) -> Array:
     xp = namespace(sizes)
     divisor: Array = xp.where(xp.greater(sizes, xp.zeros_like(sizes)), sizes, xp.ones_like(sizes))
     return divisor
+
+
+def _wide(space: Space) -> DType:
+    xp = space.xp
+    return xp.complex128 if is_complex(xp, space.dtype) else xp.float64
 
 
 def _fourth_root_of_sum(left: Array, right: Array) -> Array:

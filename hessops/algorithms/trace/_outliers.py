@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hessops.algorithms.trace._probe_blocks import multiplied
-from hessops.algorithms.trace._terms import strata
+from hessops.algorithms.trace._term_sums import TermSums
+from hessops.algorithms.trace._terms import forms_of_terms, is_elsewhere, strata
 from hessops.algorithms.trace.xtrace import removed_directions
 from hessops.arrays import Array, to_numpy
 from hessops.blocks.tall_qr import extended_qr
@@ -49,12 +50,16 @@ class Outliers:
         """Multiply every term with the same few probes."""
         space = A.domain
         omega = space.probes(stream.for_purpose(Purpose.SKETCH), range(count), probe)
-        products, by_term = space.zeros(count), []
+        sums = TermSums(space, space.zeros(count))
+        by_term: list[Array | None] = []
+        holders = []
         for term in strata(A, stratify=True):
-            y = multiplied(term, omega, block_size)
-            by_term.append(space.column_inner(omega, y))
-            products = products + y
-        forms = np.real(to_numpy(space.xp.stack(by_term)))
+            y = None if is_elsewhere(term) else multiplied(term, omega, block_size)
+            by_term.append(None if y is None else space.column_inner(omega, y))
+            holders.append(term.held_by)
+            sums.add(term, y)
+        products = sums.total()
+        forms = np.real(to_numpy(forms_of_terms(space, holders, by_term, (count,))))
         require_finite(forms, count, A)
         Q, R = extended_qr(space, None, products, stream.for_purpose(Purpose.RESTART))
         S = removed_directions(R)

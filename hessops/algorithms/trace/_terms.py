@@ -1,13 +1,18 @@
-"""The terms of a finite sum, for estimators that draw a fresh probe for each."""
+"""The terms of a finite sum, for estimators that draw a fresh probe for each.
+
+Where the terms are dealt out to ranks, each multiplies with its own, and what they find is added.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
 
+from hessops.arrays import Array, is_complex
 from hessops.operator import LinearOperator
+from hessops.space import Space
 
-__all__ = ["is_stratified", "paired_strata", "strata"]
+__all__ = ["forms_of_terms", "is_elsewhere", "is_stratified", "paired_strata", "strata"]
 
 
 def is_stratified(operator: LinearOperator, stratify: bool | None) -> bool:
@@ -20,6 +25,11 @@ def is_stratified(operator: LinearOperator, stratify: bool | None) -> bool:
 def strata(operator: LinearOperator, stratify: bool) -> Iterable[LinearOperator]:
     """Return what gets probes of its own: every term, or the operator as a whole."""
     return operator.terms() if stratify else (operator,)
+
+
+def is_elsewhere(term: LinearOperator) -> bool:
+    """Tell whether another rank multiplies with a term."""
+    return term.held_by is not None and term.held_by != term.domain.comm.rank
 
 
 def paired_strata(
@@ -42,7 +52,7 @@ def paired_strata(
     Raises
     ------
     ValueError
-        If the operators have different numbers of terms.
+        If the operators have different numbers of terms, or deal them out to ranks otherwise.
     """
     for terms in zip_longest(*(strata(operator, stratify) for operator in operators)):
         if any(term is None for term in terms):
@@ -51,4 +61,45 @@ def paired_strata(
                 "is for the same term of both: build them from the same data, or use "
                 "stratify=False"
             )
+        if len({term.held_by for term in terms}) > 1:
+            raise ValueError(
+                "the operator and its control have dealt their terms out to ranks otherwise, so that "
+                "no probe is for the same term of both: build both with the same data and comm"
+            )
         yield terms
+
+
+def forms_of_terms(
+    space: Space,
+    holders: Sequence[int | None],
+    forms: Sequence[Array | None],
+    shape: tuple[int, ...],
+) -> Array:
+    """Return the quadratic forms of all terms, one below the other, the same on every rank.
+
+    Parameters
+    ----------
+    space : Space
+        Of the probes.
+    holders : sequence of int or None
+        The `held_by` of every term.
+    forms : sequence of array or None
+        What the probes say of every term; None of one that `is_elsewhere`.
+    shape : tuple of int
+        Of the forms of one term.
+
+    Returns
+    -------
+    array, shape (len(holders), *shape)
+        Of terms that every rank has, rank 0's: nothing is rounded by adding. By one reduction if ranks
+        hold terms of their own, and by none if not.
+    """
+    xp, rank = space.xp, space.comm.rank
+    if all(holder is None for holder in holders):
+        return xp.stack(forms)  # type: ignore[no-any-return]
+    # Small, and real parts are what is asked for: a rank without terms must know the type, too.
+    table = xp.zeros((len(holders), *shape), dtype=xp.float64, device=space.device)
+    for index, (holder, form) in enumerate(zip(holders, forms, strict=True)):
+        if form is not None and rank == (holder or 0):
+            table[index, ...] = xp.real(form) if is_complex(xp, form.dtype) else form
+    return space.comm.all_reduce(table)

@@ -28,7 +28,7 @@ from hessops.algorithms.trace._control_split import (
     split,
 )
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import paired_strata
+from hessops.algorithms.trace._terms import forms_of_terms, is_elsewhere, paired_strata
 from hessops.arrays import Array, HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
@@ -342,12 +342,18 @@ class _Forms:
     ) -> HostArray:
         """Return the forms of some operators with the same probes, shape (len(operators), k)."""
         space = self.A.domain
-        forms: list[Array] = []
+        forms: list[Array | None] = []
+        holders: list[int | None] = []
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
+            holders.extend(term.held_by for term in terms)
+            if is_elsewhere(terms[0]):
+                forms.extend([None] * len(terms))
+                continue
             Z = space.probes(stream.for_term(index), indices, self.probe)
             forms.extend(space.column_inner(Z, term.apply(Z)) for term in terms)
         # Small, so that they wait on the device for those of all terms: one copy a block of probes.
-        by_term = np.real(to_numpy(space.xp.stack(forms)))
+        together = forms_of_terms(space, holders, forms, (len(indices),))
+        by_term = np.real(to_numpy(together))
         total = np.zeros((len(operators), len(indices)))
         for first in range(0, len(forms), len(operators)):
             total = total + by_term[first : first + len(operators)]

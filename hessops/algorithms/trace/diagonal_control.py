@@ -27,9 +27,16 @@ from hessops.algorithms.trace._control_split import (
     pilot_probes,
     split,
 )
-from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norms, entry_samples, or_one
+from hessops.algorithms.trace._entry_moments import (
+    EntryMoments,
+    entry_norms,
+    entry_samples,
+    no_samples,
+    or_one,
+)
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import paired_strata
+from hessops.algorithms.trace._term_sums import TermSums
+from hessops.algorithms.trace._terms import is_elsewhere, paired_strata
 from hessops.arrays import Array, HostArray, is_array, is_complex, namespace, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
@@ -264,12 +271,17 @@ class _Run:
     ) -> list[Array]:
         """Return the samples of some operators by the same probes, summed over terms."""
         space = self.A.domain
-        totals: list[Array] = []
+        zero = no_samples(space, len(indices))
+        totals = [TermSums(space, zero) for _ in operators]
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
+            if is_elsewhere(terms[0]):
+                for total, term in zip(totals, terms, strict=True):
+                    total.add(term, None)
+                continue
             Z = space.probes(stream.for_term(index), indices, self.probe)
-            parts = [entry_samples(space, Z, term.apply(Z)) for term in terms]
-            totals = [x + y for x, y in zip(totals, parts, strict=True)] if totals else parts
-        return totals
+            for total, term in zip(totals, terms, strict=True):
+                total.add(term, entry_samples(space, Z, term.apply(Z)))
+        return [total.total() for total in totals]
 
     def compared(self, a: Array, b: Array) -> tuple[Likeness, HostArray]:
         """Return how much alike A and B are to the pilot's probes, and a coefficient for each."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import strata
+from hessops.algorithms.trace._terms import forms_of_terms, is_elsewhere, strata
 from hessops.arrays import Array, HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
@@ -152,22 +152,27 @@ def hutchinson_steps(
     """
     moments: MeanVariance | None = None
     for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
-        forms, num_samples = [], []
+        forms: list[Array | None] = []
+        holders, num_samples = [], []
         for index, term in enumerate(strata(A, stratify)):
-            Z = A.domain.probes(stream.for_term(index), indices, probe)
-            forms.append(A.domain.section_inner(Z, term.apply(Z)))
+            forms.append(None)
+            if not is_elsewhere(term):
+                Z = A.domain.probes(stream.for_term(index), indices, probe)
+                forms[-1] = A.domain.section_inner(Z, term.apply(Z))
+            holders.append(term.held_by)
             num_samples.append(term.num_samples)
-        samples = _with_wholes(A.domain, forms)
+        shape = (max(len(A.domain.sections), 1), len(indices))
+        samples = _with_wholes(A.domain, forms_of_terms(A.domain, holders, forms, shape))
         require_finite(samples, indices.stop, A)
         block = MeanVariance.of(samples)
         moments = block if moments is None else moments.merged(block)
         yield HutchinsonState(step, indices.stop, moments, tuple(num_samples))
 
 
-def _with_wholes(space: Space, forms: list[Array]) -> HostArray:
+def _with_wholes(space: Space, forms: Array) -> HostArray:
     """Return z^H A z for each term and probe: the whole, then each section, shape (T, 1 + S, k)."""
     # Small, so that they wait on the device for those of all terms: one copy a block of probes.
-    together = np.real(to_numpy(space.xp.stack(forms)))
+    together = np.real(to_numpy(forms))
     if not space.sections:
         return together
     # Term by term, as the order of a sum over sections is the axis'.

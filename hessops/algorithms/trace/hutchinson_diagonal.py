@@ -16,7 +16,7 @@ import numpy as np
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norms, entry_samples
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import strata
+from hessops.algorithms.trace._terms import is_elsewhere, strata
 from hessops.arrays import Array
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
@@ -106,8 +106,7 @@ def diagonal_steps(
     moments: EntryMoments | None = None
     blocks = chain(given, probe_blocks(block_size, num_probes, start=start))
     for step, indices in enumerate(blocks, start=1):
-        samples = _of_terms(A, stream, indices, probe, stratify, known if step == 1 else None)
-        block = EntryMoments.of(samples)
+        block = _of_terms(A, stream, indices, probe, stratify, known if step == 1 else None)
         moments = block if moments is None else moments.merged(block)
         errors = moments.standard_errors(indices.stop)
         norm, error_norm = entry_norms(A.domain, moments.mean, errors)
@@ -122,8 +121,22 @@ def _of_terms(
     probe: ProbeKind,
     stratify: bool,
     known: Array | None,
-) -> Iterator[Array]:
-    """Yield what probes say of the diagonal of every term."""
+) -> EntryMoments:
+    """Return what probes say of the diagonal, with probes of its own for every term."""
+    space = A.domain
+    # Of the terms that every rank has, and of those that this rank holds.
+    found: dict[bool, EntryMoments] = {}
+    num_held = 0
     for index, term in enumerate(strata(A, stratify)):
-        Z = A.domain.probes(stream.for_term(index), indices, probe)
-        yield entry_samples(A.domain, Z, term.apply(Z) if known is None else known)
+        held = term.held_by is not None
+        num_held += held
+        if is_elsewhere(term):
+            continue
+        Z = space.probes(stream.for_term(index), indices, probe)
+        product = term.apply(Z) if known is None else known
+        moments = EntryMoments.of([entry_samples(space, Z, product)])
+        found[held] = found[held].beside(moments) if held in found else moments
+    if not num_held:
+        return found[False]
+    dealt_out = EntryMoments.over_ranks(space, found.get(True), len(indices), num_held)
+    return found[False].beside(dealt_out) if False in found else dealt_out
