@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from hessops_torch.data_sum import DataSum
 from hessops_torch.failures import name_of
 from hessops_torch.graphs import GradientGraph
+from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
 from hessops_torch.options import check_weight_decay
@@ -126,6 +127,7 @@ class Hessian(DataSum):
 
     def __init__(self, objective: Objective, *, weight_decay: float = 0.0) -> None:
         super().__init__(objective, weight_decay=weight_decay)
+        self.loss: BatchLoss = objective.loss
         self._seems_symmetric = False
 
     def _add_products(
@@ -137,7 +139,7 @@ class Hessian(DataSum):
             return graph.count, None
         objective = self.objective
         parameters = list(objective.parameters.values())
-        graph = GradientGraph(objective.model, objective.loss, batch, parameters, name_of(index))
+        graph = GradientGraph(objective.model, self.loss, batch, parameters, name_of(index))
         if not self._seems_symmetric:
             self._seems_symmetric = graph.shows_symmetry()
         graph.add_products(columns, out, keep=self.graphs.offer(index, graph))
