@@ -212,6 +212,9 @@ def test_tokens_in_dict_batches(device, factory, ways):
     operator = ggn(problem.model, with_criterion, problem.batches, **ways)
     assert operator.structure.positive_semidefinite
     assert_is_ggn(operator, expected)
+    if ways:
+        H = hessian(problem.model, with_criterion, problem.batches, **ways)
+        assert_same(H.to_dense(), problem.dense())
 
 
 @every_device
