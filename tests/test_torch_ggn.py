@@ -54,8 +54,11 @@ def assert_is_ggn(operator, expected, block_size=256):
 
 
 @every_device
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"L1"}))
+@pytest.mark.parametrize(
+    ("name", "reduction"),
+    [(name, "mean") for name in sorted(set(LOSSES) - {"L1"})]
+    + [(name, "sum") for name in ("weights and smoothing", "squares", "Huber")],
+)
 @few_examples
 @given(batch_sizes, block_sizes, ways_to_compute(), seeds)
 def test_criteria(device, name, reduction, sizes, block_size, ways, seed):
@@ -209,6 +212,9 @@ def test_tokens_in_dict_batches(device, factory, ways):
     operator = ggn(problem.model, with_criterion, problem.batches, **ways)
     assert operator.structure.positive_semidefinite
     assert_is_ggn(operator, expected)
+    if ways:
+        H = hessian(problem.model, with_criterion, problem.batches, **ways)
+        assert_same(H.to_dense(), problem.dense())
 
 
 @every_device

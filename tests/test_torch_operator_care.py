@@ -34,6 +34,7 @@ from torch_problems import (
 import hessops
 from hessops import check_operator
 from hessops_torch import (
+    SplitLoss,
     empirical_fisher,
     fisher,
     ggn,
@@ -274,6 +275,30 @@ def test_dropout_that_is_active_is_refused(device, name):
     model = nn.Sequential(problem.model, nn.Dropout(0.5)).train()
     with pytest.raises(ValueError, match="draws random numbers"):
         OPERATORS[name](model, *problem.arguments[1:])
+
+
+@every_device
+@pytest.mark.parametrize("last", [nn.Identity, nn.Tanh])
+@pytest.mark.parametrize("name", ["ggn", "empirical fisher", "covariance", "residual", "metric"])
+def test_a_loss_that_writes_into_the_outputs(device, name, last):
+    model = build(lambda: nn.Sequential(nn.Linear(3, 2), last()), 0, device)
+    batches = regression(device).batches
+
+    def writes(outputs, batch):
+        outputs[:, 0] *= 2.0
+        return (outputs - batch[1]).square().sum(), len(outputs)
+
+    def copies(outputs, batch):
+        return writes(outputs.clone(), batch)
+
+    found, expected = (
+        OPERATORS[name](model, SplitLoss(lambda f, b: f(b[0]) + 0, loss), batches).to_dense()
+        for loss in (writes, copies)
+    )
+    if last is nn.Identity and name == "residual":
+        assert torch.count_nonzero(found) == torch.count_nonzero(expected) == 0
+    else:
+        assert_same(found, expected)
 
 
 @every_device

@@ -28,7 +28,20 @@ from torch_problems import (
 
 import hessops
 from hessops import check_operator
-from hessops_torch import SplitLoss, ggn, hessian, residual_curvature
+from hessops_torch import (
+    EmpiricalFisher,
+    Fisher,
+    GaussNewton,
+    GradientCovariance,
+    Hessian,
+    Jacobian,
+    Objective,
+    ResidualCurvature,
+    SplitLoss,
+    ggn,
+    hessian,
+    residual_curvature,
+)
 
 
 def assert_is_difference(arguments, ways=None, **options):
@@ -162,6 +175,19 @@ def test_a_function_of_model_and_batch_is_refused():
         TypeError, match=r"residual curvature needs the model's outputs .*SplitLoss"
     ):
         residual_curvature(problem.model, loss, problem.batches)
+
+
+@every_device
+def test_operators_of_one_objective(device):
+    problem = images(device)
+    objective = Objective(*problem.arguments)
+    H, G, R = (kind(objective).to_dense() for kind in (Hessian, GaussNewton, ResidualCurvature))
+    assert_same(G + R, H)
+    assert_same(Fisher(objective).to_dense(), G)
+    assert_same(H, problem.dense())
+    J, second = Jacobian(objective), GradientCovariance(objective, centred=False)
+    assert J.shape == (21, 63)
+    assert_same(second.to_dense(), EmpiricalFisher(objective).to_dense())
 
 
 def test_it_says_what_it_is():

@@ -12,6 +12,7 @@ from hessops_torch.data_sum import DataSum
 from hessops_torch.failures import name_of
 from hessops_torch.functional_product import FunctionalProduct
 from hessops_torch.graphs import GradientGraph
+from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
 from hessops_torch.options import check_weight_decay
@@ -158,6 +159,7 @@ class Hessian(DataSum):
         check_product(product)
         self.product: ProductMode = product
         super().__init__(objective, weight_decay=weight_decay)
+        self.loss: BatchLoss = objective.loss
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
@@ -202,7 +204,7 @@ class Hessian(DataSum):
             return graph, None, True
         objective = self.objective
         parameters = list(objective.parameters.values())
-        graph = GradientGraph(objective.model, objective.loss, batch, parameters, name_of(index))
+        graph = GradientGraph(objective.model, self.loss, batch, parameters, name_of(index))
         if not self._seems_symmetric:
             self._seems_symmetric = graph.shows_symmetry()
         return graph, graph.total, self.graphs.offer(index, graph)

@@ -22,7 +22,6 @@ __all__ = [
 ]
 
 
-@runtime_checkable
 class BatchLoss(Protocol):
     """What the operators need of a loss."""
 

@@ -57,8 +57,7 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
     """
     if isinstance(loss, SplitLoss) and loss.target is not None:
         return CriterionLoss(loss.loss, (loss.forward, loss.target))
-    # Also one that was made here, of another loss.
-    if isinstance(loss, BatchLoss) and not isinstance(loss, type):
+    if isinstance(loss, SplitLoss):
         return loss
     if isinstance(loss, type):
         raise TypeError(

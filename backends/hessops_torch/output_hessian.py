@@ -161,8 +161,9 @@ def closed_form_holds(loss: CriterionLoss, outputs: Tensor, batch: Any) -> bool:
 
 def differentiated(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputMatrix:
     """Return the Hessian by the outputs as autograd finds it; arguments as of `output_hessian`."""
-    leaf = outputs.detach().clone().requires_grad_()
-    total, _count = loss.of_outputs(leaf, batch)
+    leaf = outputs.detach().requires_grad_()
+    # Into a copy a loss may write.
+    total, _count = loss.of_outputs(leaf.clone(), batch)
     gradient = None
     if total.requires_grad:
         (gradient,) = torch.autograd.grad(total, leaf, create_graph=True, allow_unused=True)

@@ -97,7 +97,8 @@ class OutputSum(DataSum):
         parameters = list(objective.parameters.values())
         with applying(batch, parameters[0], name):
             outputs = self.loss.outputs(objective.model, batch)
-            total, count = self.loss.of_outputs(outputs.detach(), batch)
+            # A copy, into which a loss may write (to mask logits, say).
+            total, count = self.loss.of_outputs(outputs.detach().clone(), batch)
             metric = self._metric(outputs.detach(), batch, index)
         graph = OutputGraph(outputs, parameters, name)
         if not self._seems_adjoint:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.hessian import Hessian
-from hessops_torch.loss_contract import OutputLoss
-from hessops_torch.losses import Loss, as_batch_loss
+from hessops_torch.loss_contract import BatchLoss, OutputLoss
+from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
@@ -88,7 +88,7 @@ def residual_curvature(
     """
     objective = Objective(
         model,
-        _LinearizedLoss(as_batch_loss(loss)),
+        loss,
         data,
         params=params,
         mode=mode,
@@ -101,16 +101,20 @@ def residual_curvature(
 class ResidualCurvature(Hessian):
     """The Hessian minus the Gauss-Newton matrix; `residual_curvature` makes one.
 
-    It is the Hessian of an objective whose loss is linear in the outputs.
-
     Parameters
     ----------
     objective : Objective
-        Model, such a loss, and data.
+        Model, loss and data; the loss in two parts.
+
+    Raises
+    ------
+    TypeError
+        If the loss is not known in two parts, outputs and loss.
     """
 
     def __init__(self, objective: Objective) -> None:
         super().__init__(objective)
+        self.loss = _LinearizedLoss(objective.loss)
 
 
 class _LinearizedLoss:
@@ -122,7 +126,7 @@ class _LinearizedLoss:
         In two parts.
     """
 
-    def __init__(self, loss: Any) -> None:
+    def __init__(self, loss: BatchLoss) -> None:
         if not isinstance(loss, OutputLoss):
             raise TypeError(
                 "the residual curvature needs the model's outputs by themselves, and a function of "
@@ -146,7 +150,8 @@ class _LinearizedLoss:
         outputs = self.loss.outputs(model, batch)
         leaf = outputs.detach().requires_grad_()
         with torch.enable_grad():
-            total, count = self.loss.of_outputs(leaf, batch)
+            # Into a copy a loss may write.
+            total, count = self.loss.of_outputs(leaf.clone(), batch)
         if not (outputs.requires_grad and total.requires_grad):
             return total.detach(), count
         (residual,) = torch.autograd.grad(total, leaf)

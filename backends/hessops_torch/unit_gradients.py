@@ -119,9 +119,10 @@ def check_sample_axes(axes: Any) -> tuple[int, ...]:
 
 
 def _residual(loss: OutputLoss, outputs: Tensor, batch: Any) -> Tensor:
-    leaf = outputs.detach().clone().requires_grad_()
+    leaf = outputs.detach().requires_grad_()
     with torch.enable_grad():
-        total, _count = loss.of_outputs(leaf, batch)
+        # Into a copy a loss may write.
+        total, _count = loss.of_outputs(leaf.clone(), batch)
         gradient = None
         if total.requires_grad:
             (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
