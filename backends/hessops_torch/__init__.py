@@ -22,6 +22,8 @@ except ImportError as error:
     ) from error
 
 from hessops_torch.convert import convert
+from hessops_torch.curvature_record import CurvatureRecord
+from hessops_torch.curvature_tracker import CurvatureTracker
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.objective import Objective
@@ -29,6 +31,8 @@ from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
 
 __all__ = [
+    "CurvatureRecord",
+    "CurvatureTracker",
     "Hessian",
     "Objective",
     "ParameterSpace",
