@@ -6,7 +6,7 @@ import logging
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from torch import nn
@@ -158,6 +158,13 @@ class CurvatureTracker:
             raise ValueError(
                 f"max_share={max_share} must be above 0 and at most 1; None sets no limit"
             )
+        # What `eigsh` would refuse must not wait for the first measurement.
+        if which not in get_args(Which):
+            raise ValueError(
+                f"which={which!r} is unknown; choose one of {', '.join(get_args(Which))}"
+            )
+        if not tol > 0:
+            raise ValueError(f"tol={tol} must be positive")
         check_weight_decay(weight_decay)
         self.every, self.k, self.which, self.tol = every, k, which, tol
         self.num_probes, self.density_every = num_probes, density_every
