@@ -15,7 +15,11 @@ from numpydoc.docscrape import NumpyDocString
 
 PACKAGES = ["hessops", "hessops_torch"]
 # What a module needs beyond the core, which not every environment has.
-NEEDS = {"hessops_torch": "torch", "hessops.cli": "typer"}
+NEEDS = {
+    "hessops_torch": "torch",
+    "hessops_torch.lightning": "lightning",
+    "hessops.cli": "typer",
+}
 
 
 def module_names() -> list[str]:
