@@ -26,6 +26,7 @@ from hessops_torch.curvature_record import CurvatureRecord
 from hessops_torch.curvature_tracker import CurvatureTracker
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.hessian import Hessian, hessian
+from hessops_torch.landscape import Landscape, landscape
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
@@ -34,10 +35,12 @@ __all__ = [
     "CurvatureRecord",
     "CurvatureTracker",
     "Hessian",
+    "Landscape",
     "Objective",
     "ParameterSpace",
     "SplitLoss",
     "convert",
     "fill_probes",
     "hessian",
+    "landscape",
 ]
