@@ -106,8 +106,8 @@ def _draw_trace(ax: Axes, steps: HostArray, records: Sequence[CurvatureRecord]) 
         for name in ("trace", "trace_low", "trace_high")
     )
     if not np.isfinite(value).any():
-        ax.text(0.5, 0.5, "no trace", ha="center", transform=ax.transAxes)
-        ax.plot([], [], label="trace: not measured")
+        ax.set_yticks([])
+        ax.plot([], [], " ", label="not measured")
         return
     line = ax.plot(steps, value, marker="o", markersize=3, linewidth=1.2, label="trace")[0]
     ax.fill_between(

@@ -173,7 +173,7 @@ class CurvatureTracker:
         self.records: list[CurvatureRecord] = []
         self.densities: dict[int, SpectralDensity] = {}
         self.num_steps = 0
-        self._num_skipped = 0
+        self._num_skipped, self._failing = 0, False
         with self.budget.working("making"):
             self._meter = CurvatureMeter(
                 model,
@@ -344,6 +344,7 @@ class CurvatureTracker:
     def _measured(self, record: CurvatureRecord) -> CurvatureRecord:
         """Return the record with what can be measured of it."""
         sentences: list[str] = []
+        failing = True
         try:
             pairs = self._meter.pairs(self.k, self.which, self.tol)
             record = _with_pairs(record, pairs)
@@ -358,9 +359,13 @@ class CurvatureTracker:
                     trace_high=float(trace.interval.high),
                     num_products=record.num_products + trace.num_products,
                 )
+            failing = False
         except _FAILURES as error:
             sentences.append(f"failed: {type(error).__name__}: {error}")
-            _logger.warning("curvature at step %d %s", record.step, sentences[-1])
+            # Said once, as a training that has failed may go on for long.
+            level = logging.DEBUG if self._failing else logging.WARNING
+            _logger.log(level, "curvature at step %d %s", record.step, sentences[-1])
+        self._failing = failing
         if record.num_skipped:
             sentences.append(
                 f"{record.num_skipped} due before left out, to keep to {self.budget.max_share:.0%} of "
