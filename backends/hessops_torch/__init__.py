@@ -23,20 +23,20 @@ except ImportError as error:
 
 from hessops_torch.activation_hessian import activation_hessian, input_hessian
 from hessops_torch.convert import convert
+from hessops_torch.curvature_record import CurvatureRecord
+from hessops_torch.curvature_tracker import CurvatureTracker
 from hessops_torch.diagonal_blocks import DiagonalBlocks, block_diagonal
 from hessops_torch.distributed import TorchComm, distributed_comm, rank_device
 from hessops_torch.empirical_fisher import EmpiricalFisher, empirical_fisher
 from hessops_torch.fisher import Fisher, fisher
-from hessops_torch.curvature_record import CurvatureRecord
-from hessops_torch.curvature_tracker import CurvatureTracker
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.ggn import GaussNewton, ggn
 from hessops_torch.gradient_covariance import GradientCovariance, gradient_covariance
 from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.jacobian import Jacobian, jacobian, ntk
+from hessops_torch.landscape import Landscape, landscape
 from hessops_torch.layer_curvature import layer_curvature
 from hessops_torch.layer_result import LayerCurvature
-from hessops_torch.landscape import Landscape, landscape
 from hessops_torch.objective import Objective
 from hessops_torch.optimizer_metric import optimizer_metric
 from hessops_torch.parameters import ParameterSpace

@@ -187,7 +187,7 @@ def layer_curvature(
         trace=state.trace(0, confidence),
         traces={block: state.trace(column, confidence) for block, column in columns.items()},
         shares={block: state.share(column, confidence) for block, column in columns.items()},
-        mean_squares=state.mean_squares(H.domain, members, confidence),
+        rms_diagonals=state.rms_diagonals(H.domain, members, confidence),
         eigenpairs=pairs,
         densities=densities,
         confidence=confidence,

@@ -22,7 +22,7 @@ from hessops.arrays import Array, HostArray, numpy_dtype, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import require_finite
-from hessops.result import Estimate
+from hessops.result import Estimate, Interval
 from hessops.space import Space
 from hessops.statistics import MeanVariance, length, t_quantile, welch_satterthwaite
 
@@ -74,31 +74,38 @@ class LayerState:
             confidence=confidence,
         )
 
-    def share(self, column: int, confidence: float) -> Estimate:
-        """Return the trace of a block over that of the whole, unknown if that may be zero."""
-        sums, count = self.sums, self.sums.num_probes
-        whole = self.trace(0, confidence)
-        ratio = sums.estimate(column) / sums.estimate() if sums.estimate() else math.nan
-        reach = t_quantile(confidence, whole.freedom) * np.asarray(whole.standard_error)
-        if count < 2 or not abs(sums.estimate()) > reach:
-            return Estimate(
-                value=ratio, standard_error=math.nan, freedom=0.0, confidence=confidence
-            )
-        block, all_blocks = sums.moments.spread[:, column], sums.moments.spread[:, 0]
-        squares = block**2 - 2 * ratio * self.comoments[:, column - 1] + (ratio * all_blocks) ** 2
-        # Rounding, where a block is nearly the whole.
-        deviations = np.sqrt(np.maximum(squares, 0.0) / (count - 1))
-        return Estimate(
-            value=ratio,
-            standard_error=float(length(deviations)) / (math.sqrt(count) * abs(sums.estimate())),
-            freedom=float(welch_satterthwaite(deviations, count - 1)),
-            confidence=confidence,
-        )
+    def share(self, column: int, confidence: float) -> tuple[float, Interval]:
+        """Return the trace of a block over that of the whole, and an interval by Fieller's theorem.
 
-    def mean_squares(
+        All ratios r for which the mean of block - r * whole may be zero: no interval at all, here an
+        infinite one, where the trace of the whole may be zero itself.
+        """
+        sums, count = self.sums, self.sums.num_probes
+        block, whole = sums.estimate(column), sums.estimate()
+        everything = Interval(-math.inf, math.inf)
+        if whole == 0 or count < 2:
+            return (block / whole if whole else math.nan), everything
+        ratio = block / whole
+        spreads = sums.moments.spread[:, column], sums.moments.spread[:, 0]
+        squares = [spreads[0] ** 2, self.comoments[:, column - 1], spreads[1] ** 2]
+        # Of block - ratio * whole; rounding, where a block is nearly the whole.
+        both = np.maximum(squares[0] - 2 * ratio * squares[1] + ratio**2 * squares[2], 0.0)
+        freedom = float(welch_satterthwaite(np.sqrt(both / (count - 1)), count - 1))
+        factor = float(t_quantile(confidence, freedom)) ** 2 / (count * (count - 1))
+        of_block, mixed, of_whole = (factor * float(square.sum()) for square in squares)
+        # (block - r whole)^2 <= of_block - 2 r mixed + r^2 of_whole
+        leading, middle, last = whole**2 - of_whole, block * whole - mixed, block**2 - of_block
+        if leading <= 0:
+            return ratio, everything
+        reach = math.sqrt(max(middle**2 - leading * last, 0.0))
+        return ratio, Interval((middle - reach) / leading, (middle + reach) / leading)
+
+    def rms_diagonals(
         self, space: Space, members: Mapping[str, Sequence[str]], confidence: float
-    ) -> dict[str, Estimate]:
-        """Return the mean square of every block's diagonal.
+    ) -> dict[str, tuple[float, Interval]]:
+        """Return the root mean square of every block's diagonal, and an interval for it.
+
+        Errors by leaving out one group of probes at a time: too large where the diagonal is zero.
 
         Parameters
         ----------
@@ -111,23 +118,18 @@ class LayerState:
 
         Returns
         -------
-        dict of str to Estimate
-            Unbiased, also where that makes one negative. Errors by leaving out one group of probes at a
-            time: on the safe side where the diagonal is zero.
+        dict of str to (float, Interval)
+            Zero where the unbiased estimate of the mean square is not positive.
         """
         grams = dict(zip(space.sections, _grams(space, self.groups), strict=True))
         sizes = {name: stop - start for name, (start, stop) in space.sections.items()}
+        quantile = float(t_quantile(confidence, max(len(self.counts) - 1, 0)))
         found = {}
         for block, names in members.items():
             gram = np.sum([grams[name] for name in names], axis=0)
             value, error = _of_different_groups(gram, self.counts)
             size = sum(sizes[name] for name in names)
-            found[block] = Estimate(
-                value=value / size,
-                standard_error=error / size,
-                freedom=float(max(len(self.counts) - 1, 0)) if math.isfinite(error) else 0.0,
-                confidence=confidence,
-            )
+            found[block] = _root(value / size, error / size, quantile)
         return found
 
 
@@ -243,3 +245,21 @@ def _of_different_groups(gram: HostArray, counts: HostArray) -> tuple[float, flo
 def _pair_mean(gram: HostArray, counts: HostArray) -> float:
     pairs = float(counts.sum()) ** 2 - float(np.sum(counts**2))
     return float(gram.sum() - np.trace(gram)) / pairs
+
+
+def _root(square: float, error: float, quantile: float) -> tuple[float, Interval]:
+    """Return the root of an estimate, and the longer at each end of two intervals.
+
+    The estimate is nearly normal where it is lost in its error, and its root where it is not.
+    """
+    root = math.sqrt(max(square, 0.0))
+    if math.isnan(error):
+        return (math.nan if math.isnan(square) else root), Interval(0.0, math.inf)
+    half = quantile * error
+    low, high = math.sqrt(max(square - half, 0.0)), math.sqrt(max(square + half, 0.0))
+    if root > 0:
+        low, high = (
+            min(low, max(root - half / (2 * root), 0.0)),
+            max(high, root + half / (2 * root)),
+        )
+    return root, Interval(low, high)

@@ -14,10 +14,10 @@ from hessops.atomic_file import atomic_file
 from hessops.density.plot import new_axes
 from hessops.result import Estimate, Interval
 from hessops.results.numbers import (
-    at_most_text,
     errors_in_column,
-    estimate_text,
+    estimate_cells,
     estimates_in_column,
+    interval_text,
     values_in_column,
 )
 
@@ -37,10 +37,10 @@ class Row:
         Its name.
     size : int
         Its number of parameters.
-    trace, share, mean, mean_square : Estimate
-        Its trace, that over the whole's, and mean and mean square of its diagonal.
-    rms : tuple of float and Interval
-        Root of the mean square.
+    trace, mean : Estimate
+        Its trace, and the mean of its diagonal.
+    share, rms : tuple of float and Interval
+        Its trace over the whole's, and the root mean square of its diagonal.
     top : tuple of three float or None
         Its outermost eigenvalue, residual norm and a bound on the error.
     """
@@ -48,9 +48,8 @@ class Row:
     block: str
     size: int
     trace: Estimate
-    share: Estimate
     mean: Estimate
-    mean_square: Estimate
+    share: tuple[float, Interval]
     rms: tuple[float, Interval]
     top: tuple[float, float, float] | None
 
@@ -84,8 +83,8 @@ def table_text(rows: Sequence[Row]) -> str:
         ("parameters", [f"{row.size}" for row in rows], ">"),
         ("trace per parameter", [f"{row.mean}" for row in rows], "<"),
         ("trace", _with_errors([row.trace for row in rows]), "<"),
-        ("share", _with_errors([row.share for row in rows]), "<"),
-        ("rms of the diagonal", [_rms_text(row) for row in rows], "<"),
+        ("share", [_with_interval(*row.share) for row in rows], "<"),
+        ("rms of the diagonal", [_with_interval(*row.rms) for row in rows], "<"),
     ]
     found = [row.top for row in rows if row.top is not None]
     if found:
@@ -176,11 +175,10 @@ def _with_errors(estimates: Sequence[Estimate]) -> list[str]:
     return [f"{value} ± {error}" for value, error in pairs]
 
 
-def _rms_text(row: Row) -> str:
-    value, (low, high) = row.rms
-    if low > 0:
-        return estimate_text(value, float(row.mean_square.standard_error) / (2 * value))
-    return f"at most {at_most_text(high)}" if math.isfinite(high) else "unknown"
+def _with_interval(value: float, interval: Interval) -> str:
+    low, high = interval
+    # With the digits that a standard error would leave.
+    return f"{estimate_cells(value, (high - low) / 4)[0]} {interval_text(low, high)}"
 
 
 def _laid_out(columns: Sequence[tuple[str, Sequence[str], str]]) -> str:
@@ -197,16 +195,16 @@ def _record(row: Row) -> dict[str, object]:
     record: dict[str, object] = {"block": row.block, "parameters": row.size}
     estimates = {
         "trace": row.trace,
-        "share": row.share,
         "trace_per_parameter": row.mean,
-        "mean_square_diagonal": row.mean_square,
     }
     for name, estimate in estimates.items():
         low, high = estimate.interval
         record[name] = float(estimate)
         record[f"{name}_standard_error"] = float(estimate.standard_error)
         record[f"{name}_low"], record[f"{name}_high"] = float(low), float(high)
-    record["rms_diagonal"], (record["rms_diagonal_low"], record["rms_diagonal_high"]) = row.rms
+    for name, (value, interval) in {"share": row.share, "rms_diagonal": row.rms}.items():
+        record[name] = value
+        record[f"{name}_low"], record[f"{name}_high"] = interval
     if row.top is not None:
         record["eigenvalue"], record["residual_norm"], record["error_bound"] = row.top
     return record
