@@ -20,7 +20,7 @@ from hessops.random import RandomState, seed_from
 from hessops.space import Space
 from hessops.together import require_same
 
-__all__ = ["agreed_seed", "to_host", "together_to_host"]
+__all__ = ["agreed_seed", "require_same_call", "to_host", "together_to_host"]
 
 
 def to_host(space: Space, small: Array) -> HostArray:
@@ -109,6 +109,23 @@ def agreed_seed(space: Space, rng: RandomState) -> int:
             f"one (rank {space.comm.rank}: rng={rng!r}); pass the same rng on every rank, or None"
         )
     return seed
+
+
+def require_same_call(space: Space) -> None:
+    """Raise on all ranks unless the function that asks was called alike on each of them.
+
+    Parameters
+    ----------
+    space : Space
+        Whose ranks they are.
+
+    Raises
+    ------
+    ValueError
+        Naming the first of its numbers and words that differs, or its own name.
+    """
+    if space.comm.size > 1:
+        _require_same_call(space, sys._getframe(1))
 
 
 def _require_same_call(space: Space, frame: FrameType) -> None:

@@ -19,6 +19,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 FENCE = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_MPI = importlib.util.find_spec("mpi4py") is not None
 
 
 def sections(page: Path) -> list[str]:
@@ -42,6 +43,8 @@ def programs() -> list[pytest.param]:
 def test_docs_program(page, blocks, monkeypatch, tmp_path):
     if not HAS_TORCH and any("torch" in code for _, code in blocks):
         pytest.skip("PyTorch is not installed")
+    if not HAS_MPI and any("hessops_mpi" in code for _, code in blocks):
+        pytest.skip("mpi4py is not installed")
     monkeypatch.chdir(tmp_path)
     names = {"__name__": f"docs_{page.removesuffix('.md')}"}
     for kind, code in blocks:

@@ -61,7 +61,7 @@ FAULTS = {
     "exit": (1, "rank 1 has ended, and rank 0 waits for it in"),
     "return": (1, "rank 1 has ended, and rank 0 waits for it in"),
     "kill": (128 + signal.SIGKILL, "signal 9"),
-    "hang": (1, "in broadcast for another rank, which hangs"),
+    "hang": (1, "for another rank, which hangs"),
     "shape": (1, "the shape of the operator is [31, 31] on rank 1 and [30, 30] on rank 0"),
     "length": (1, "the length of the data is 31 on rank 1 and 30 on rank 0"),
     "seed": (1, "rank 0 has the seed 0, and 1 of 2 ranks were given another"),

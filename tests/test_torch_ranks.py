@@ -224,6 +224,10 @@ def nothing_at_all(comm):
     hessian(small_model(), nn.CrossEntropyLoss(), [], comm=comm)
 
 
+def all_the_data(comm):
+    hessian(small_model(), nn.CrossEntropyLoss(), BATCHES, comm=comm)
+
+
 def no_model(comm):
     model = "model" if comm.rank == 1 else small_model()
     hessian(model, nn.CrossEntropyLoss(), part([0, 2, 4, 6], comm), comm=comm)
@@ -243,6 +247,7 @@ def wrong_batch(comm):
         (other_modes, "mode is eval on rank 1 and train on rank 0"),
         (other_losses, "a mean over the data is False on rank 1 and True on rank 0"),
         (nothing_at_all, "the data of all ranks is empty"),
+        (all_the_data, "every rank was given the same data"),
         (no_model, "a model must be a torch.nn.Module"),
         (wrong_batch, "cannot be applied to the first batch"),
     ],

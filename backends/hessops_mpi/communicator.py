@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from hessops.arrays import Array, HostArray, device, is_on_host, namespace, to_numpy
 from hessops_mpi.device_buffers import synchronize
+from hessops_mpi.row_comm import RowsByMpi
 from hessops_mpi.watch import end_all, waiting
 
 __all__ = ["MpiComm"]
@@ -16,7 +17,7 @@ __all__ = ["MpiComm"]
 T = TypeVar("T")
 
 
-class MpiComm:
+class MpiComm(RowsByMpi):
     """The ranks of an mpi4py communicator; `world` makes that of all ranks.
 
     Sums are the same to the last bit on every rank, as the standard demands of ``MPI_Allreduce``; for
@@ -44,15 +45,15 @@ class MpiComm:
         self.cuda_aware = cuda_aware
         self.rank: int = mpi.Get_rank()
         self.size: int = mpi.Get_size()
-        self._local_rank: int | None = None
+        self._local: tuple[int, int] | None = None
 
     def local_rank(self) -> int:
         """Return the number of this rank among those on its machine; collective the first time."""
-        if self._local_rank is None:
-            neighbours = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
-            self._local_rank = neighbours.Get_rank()
-            neighbours.Free()
-        return self._local_rank
+        return self._on_machine()[0]
+
+    def local_size(self) -> int:
+        """Return the number of ranks on this rank's machine; collective the first time."""
+        return self._on_machine()[1]
 
     def all_reduce(self, array: Array) -> Array:
         """Return the sum of `array` over all ranks, the same bits on every rank.
@@ -105,6 +106,14 @@ class MpiComm:
             Not 0.
         """
         end_all(code)
+
+    def _on_machine(self) -> tuple[int, int]:
+        if self._local is None:
+            with waiting("split by machines"):
+                neighbours = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
+            self._local = neighbours.Get_rank(), neighbours.Get_size()
+            neighbours.Free()
+        return self._local
 
     def _reduced_on_device(self, array: Any) -> Array:
         xp = namespace(array)

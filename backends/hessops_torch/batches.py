@@ -85,6 +85,10 @@ class MicroBatches:
     def __len__(self) -> int:
         return self.count
 
+    def checksum(self) -> int:
+        """Return a number that tells the data from other data."""
+        return zlib.crc32(repr(self._prints).encode())
+
     def _read(self, memory_budget: int) -> None:
         used = 0
         for batch in self._source:

@@ -14,7 +14,7 @@ from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import require_same, tell
 
-__all__ = ["DataRanks", "as_floats", "checksums"]
+__all__ = ["DataRanks", "as_floats", "checksums", "ranks_beside"]
 
 
 class DataRanks:
@@ -28,13 +28,29 @@ class DataRanks:
         The ranks; each of them has the model, and some of the data.
     count : int
         Micro-batches of this rank; 0 is fine.
+    checksum : int
+        Of its data.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, if none has data, or all have the same.
     """
 
-    def __init__(self, comm: Communicator, count: int) -> None:
+    def __init__(self, comm: Communicator, count: int, checksum: int) -> None:
         self.comm = comm
-        table = np.zeros(comm.size)
-        table[comm.rank] = count
-        counts = to_numpy(comm.all_reduce(table)).astype(int)
+        table = np.zeros((comm.size, 2))
+        table[comm.rank] = count, checksum
+        counts, checksums = to_numpy(comm.all_reduce(table)).astype(int).T
+        if not counts.any():
+            raise ValueError(
+                "the data of all ranks is empty: there is no batch to compute a loss on"
+            )
+        if comm.size > 1 and len(set(checksums.tolist())) == 1:
+            raise ValueError(
+                "every rank was given the same data, which would count as often as there are ranks: "
+                "give each its part, by shard(data, comm)"
+            )
         self.holders: list[int] = np.repeat(np.arange(comm.size), counts).tolist()
         self.first = int(counts[: comm.rank].sum())
         self.count = count
@@ -115,6 +131,11 @@ class DataRanks:
             "(torch.manual_seed) before the model is made"
         )
         require_same(self.comm, checksums(parameters), hint)
+
+
+def ranks_beside(comm: Communicator) -> int:
+    """Return how many ranks share this machine, as far as the communicator says; collective."""
+    return comm.local_size() if hasattr(comm, "local_size") else 1
 
 
 def checksums(parameters: Mapping[str, Tensor]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.together import raise_together, tried
 from hessops_torch.batches import MicroBatches, tensors_in, versions
-from hessops_torch.data_ranks import DataRanks, as_floats
+from hessops_torch.data_ranks import DataRanks, as_floats, ranks_beside
 from hessops_torch.failures import evaluate, name_of
 from hessops_torch.graphs import GraphCache, free_memory
 from hessops_torch.lock import exclusive
@@ -106,14 +106,15 @@ class Objective:
         comm: Communicator | None = None,
     ) -> None:
         comm = comm or SerialComm()
+        beside = ranks_beside(comm)
         # What one rank cannot use is refused on all, before they wait for each other.
         _, error = tried(
             lambda: self._prepare(
-                model, loss, data, params, mode, micro_batch_size, memory_budget, comm
+                model, loss, data, params, mode, micro_batch_size, memory_budget, comm, beside
             )
         )
         raise_together(comm, error)
-        self.ranks = DataRanks(comm, len(self.batches))
+        self.ranks = DataRanks(comm, len(self.batches), self.batches.checksum())
         if comm.size > 1:
             self._require_same_on_ranks()
         depends, error = tried(self._tried_first_batch)
@@ -131,6 +132,7 @@ class Objective:
         micro_batch_size: int | None,
         memory_budget: int | None,
         comm: Communicator,
+        beside: int,
     ) -> None:
         """Take in what this rank is given."""
         check_model(model)
@@ -149,7 +151,7 @@ class Objective:
                 "does not say what its batches are: pass a DataLoader, or use mode='eval'"
             )
         self.domain = ParameterSpace(self.parameters, comm)
-        free = free_memory(self.domain.device)
+        free = free_memory(self.domain.device) // beside
         self.memory_budget = free // 2 if memory_budget is None else memory_budget
         self.batches = MicroBatches(
             data, self.domain.device, micro_batch_size, free // 4, may_be_empty=comm.size > 1
@@ -163,10 +165,6 @@ class Objective:
         self._loss_state = Snapshot(self.loss.parts)
 
     def _require_same_on_ranks(self) -> None:
-        if not self.ranks.total:
-            raise ValueError(
-                "the data of all ranks is empty: there is no batch to compute a loss on"
-            )
         self.ranks.require_same(
             {
                 "the number of parameters": self.domain.dim,

@@ -65,6 +65,7 @@ def load_target(
             f"cannot read target {target!r}: expected file.py:function, module:function, or a file "
             f"ending in {', '.join(MATRIX_FILES)}"
         )
+    device = _own_device(device, comm)
     require_device(device)
     with _importable(place) as module:
         function = _function(module, name, place)
@@ -282,6 +283,13 @@ def _prepared(obj: Any, target: str, params: Sequence[str], device: str | None) 
     if params:
         options["params"] = list(params)
     return (model, loss, data, options)
+
+
+def _own_device(device: str | None, comm: Communicator | None) -> str | None:
+    """Return the device of this rank, where several ask for a GPU without saying which."""
+    if device != "cuda" or comm is None or comm.size == 1:
+        return device
+    return str(importlib.import_module("hessops_torch").rank_device(comm))
 
 
 def _dealt_out(obj: Any, comm: Communicator | None) -> Any:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from hessops.agreement import require_same_call
 from hessops.algorithms._common import (
     require_positive,
     require_tolerance,
@@ -99,6 +100,7 @@ def matrix_function(
     array([1., 2., 3.])
     """
     operator = self_adjoint_operator(A, "matrix_function")
+    require_same_call(operator.domain)
     function = spectral_function(f)
     require_positive(max_steps=max_steps)
     limit = _tolerance(tol, eps(operator.xp, operator.dtype))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import to_host
+from hessops.agreement import require_same_call, to_host
 from hessops.algorithms._common import (
     require_positive,
     require_real,
@@ -66,6 +66,7 @@ class LinearSystem:
     ) -> LinearSystem:
         """Return the systems, or say what is wrong with them."""
         operator = self_adjoint_operator(A, method)
+        require_same_call(operator.domain)
         require_positive(max_steps=max_steps)
         require_real(shift=shift)
         if not math.isfinite(shift):
