@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -40,7 +41,7 @@ class Ended:
     code: int
     out: str
     err: str
-    seconds: float
+    at: float
 
     @property
     def answer(self):
@@ -48,6 +49,16 @@ class Ended:
         assert self.code == 0, self.err
         (line,) = self.out.splitlines()
         return json.loads(line)
+
+    @property
+    def words(self):
+        """What launcher and ranks have said; launchers complain on one stream or on the other."""
+        return self.out + self.err
+
+    @property
+    def seconds_after_fault(self):
+        """How long the job went on after a rank had said that it goes wrong."""
+        return self.at - float(re.search(r"goes wrong at (\S+)", self.err)[1])
 
 
 def start(size, *command, **environment):
@@ -65,14 +76,13 @@ def start(size, *command, **environment):
 
 def end(job, timeout=TIMEOUT):
     """Wait for a job; one that does not end is killed, and fails the test."""
-    begin = time.monotonic()
     try:
         out, err = job.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         os.killpg(job.pid, signal.SIGKILL)
         out, err = job.communicate()
         pytest.fail(f"the ranks did not end within {timeout} s: {out}{err}")
-    return Ended(job.returncode, out, err, time.monotonic() - begin)
+    return Ended(job.returncode, out, err, time.time())
 
 
 def run(size, *command, timeout=TIMEOUT, **environment):

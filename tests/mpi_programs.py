@@ -77,6 +77,8 @@ def fault(what):
     A = hessops_mpi.data_parallel(np.diag(np.arange(1.0, 31.0)), comm)
     hessops.trace(A, num_probes=2, rng=0)
     if comm.rank == 1:
+        sys.stderr.write(f"rank 1 goes wrong at {time.time()}\n")
+        sys.stderr.flush()
         FAULTS.get(what, do_nothing)(A)
     if what == "return" and comm.rank == 1:
         return

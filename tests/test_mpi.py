@@ -10,8 +10,9 @@ from mpi_launch import PROGRAMS, end, needs_mpi, run_program, start
 
 pytestmark = needs_mpi
 
-# Seconds from the moment a rank goes wrong; starting the ranks takes longer than ending them.
 RTOL = 1e-12
+# Seconds from the moment a rank goes wrong; 0.1 to 2.3 were seen, on a machine with other work.
+TO_END = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -55,28 +56,33 @@ def test_collectives_take_every_shape_and_dtype():
     assert run_program(3, "collectives").answer == [0, 1, 1]
 
 
+# Open MPI reports a signal as shells do, MPICH as it is.
+KILLED = {128 + signal.SIGKILL, signal.SIGKILL}
+TIMEOUT = 4.0
+
 FAULTS = {
-    "raise": (1, "KeyError: 'what rank 1 has to say'"),
-    "product": (1, "MemoryError: too little memory on this rank"),
-    "exit": (1, "rank 1 has ended, and rank 0 waits for it in"),
-    "return": (1, "rank 1 has ended, and rank 0 waits for it in"),
-    "kill": (128 + signal.SIGKILL, "signal 9"),
-    "hang": (1, "for another rank, which hangs"),
-    "shape": (1, "the shape of the operator is [31, 31] on rank 1 and [30, 30] on rank 0"),
-    "length": (1, "the length of the data is 31 on rank 1 and 30 on rank 0"),
-    "seed": (1, "rank 0 has the seed 0, and 1 of 2 ranks were given another"),
-    "arguments": (1, "num_probes is 4 on rank 1 and 2 on rank 0"),
-    "verb": (1, "the call is eigsh on rank 1 and trace on rank 0"),
+    "raise": ({1}, "KeyError: 'what rank 1 has to say'"),
+    "product": ({1}, "MemoryError: too little memory on this rank"),
+    "exit": ({1}, "rank 1 has ended, and rank 0 waits for it in"),
+    "return": ({1}, "rank 1 has ended, and rank 0 waits for it in"),
+    "kill": (KILLED, "signal 9"),
+    "hang": ({1}, "for another rank, which hangs"),
+    "shape": ({1}, "the shape of the operator is (31, 31) on rank 1 and (30, 30) on rank 0"),
+    "length": ({1}, "the length of the data is 31 on rank 1 and 30 on rank 0"),
+    "seed": ({1}, "rank 0 has the seed 0, and 1 of 2 ranks were given another"),
+    "arguments": ({1}, "num_probes is 4 on rank 1 and 2 on rank 0"),
+    "verb": ({1}, "the call is eigsh on rank 1 and trace on rank 0"),
 }
 
 
 @pytest.mark.parametrize("what", FAULTS)
 def test_a_fault_on_one_rank_ends_all(what):
     code, sentence = FAULTS[what]
-    ended = run_program(2, "fault", what, HESSOPS_MPI_TIMEOUT="4")
-    assert ended.code == code
-    assert sentence.replace("[", "(").replace("]", ")") in ended.err
-    assert "nothing has gone wrong" not in ended.err
+    ended = run_program(2, "fault", what, HESSOPS_MPI_TIMEOUT=str(TIMEOUT))
+    assert ended.code in code
+    assert sentence.lower() in ended.words.lower()
+    assert "nothing has gone wrong" not in ended.words
+    assert ended.seconds_after_fault < TO_END + TIMEOUT * (what == "hang")
 
 
 def test_ctrl_c_ends_all_ranks():
@@ -91,7 +97,7 @@ def test_ctrl_c_ends_all_ranks():
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
     killed = run_program(3, "recorded", tmp_path / "run", 12, "kill")
-    assert killed.code == 128 + signal.SIGKILL
+    assert killed.code in KILLED
     resumed = run_program(2, "recorded", tmp_path / "run", 12, "-").answer
     alone = run_program(1, "recorded", tmp_path / "alone", 12, "-").answer
     again = run_program(1, "recorded", tmp_path / "run", 12, "-").answer

@@ -131,6 +131,8 @@ class Watch:
 
     def _say_goodbye(self) -> None:
         """Tell those who may wait that this rank ends, and wait until all end."""
+        if MPI.Is_finalized():
+            return
         others = range(1, self._size) if self._rank == 0 else [0]
         sent = [self._mpi.isend(None, other, _GOODBYE) for other in others]
         for _ in others:
