@@ -26,14 +26,19 @@ from hessops_torch.function_loss import SplitLoss
 from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
+from hessops_torch.plan import Plan, plan
 from hessops_torch.probes import fill_probes
+from hessops_torch.work import Work
 
 __all__ = [
     "Hessian",
     "Objective",
     "ParameterSpace",
+    "Plan",
     "SplitLoss",
+    "Work",
     "convert",
     "fill_probes",
     "hessian",
+    "plan",
 ]

@@ -176,6 +176,11 @@ class Objective:
             )
         return self._counts
 
+    @property
+    def counts_are_unknown(self) -> bool:
+        """Tell whether no pass over the data has found the counts yet."""
+        return self._counts is None
+
     def divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
         """Return what sums over the data are divided by: the total of `counts`, or 1."""
         counts = self.counts(found)
