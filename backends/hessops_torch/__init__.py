@@ -40,11 +40,13 @@ from hessops_torch.layer_result import LayerCurvature
 from hessops_torch.objective import Objective
 from hessops_torch.optimizer_metric import optimizer_metric
 from hessops_torch.parameters import ParameterSpace
+from hessops_torch.plan import Plan, plan
 from hessops_torch.preconditioned import Preconditioned, preconditioned
 from hessops_torch.probes import fill_probes
 from hessops_torch.residual_curvature import ResidualCurvature, residual_curvature
 from hessops_torch.sharding import shard
 from hessops_torch.shift_hessian import ShiftHessian
+from hessops_torch.work import Work
 
 __all__ = [
     "CurvatureRecord",
@@ -60,11 +62,13 @@ __all__ = [
     "LayerCurvature",
     "Objective",
     "ParameterSpace",
+    "Plan",
     "Preconditioned",
     "ResidualCurvature",
     "ShiftHessian",
     "SplitLoss",
     "TorchComm",
+    "Work",
     "activation_hessian",
     "block_diagonal",
     "convert",
@@ -81,6 +85,7 @@ __all__ = [
     "layer_curvature",
     "ntk",
     "optimizer_metric",
+    "plan",
     "preconditioned",
     "rank_device",
     "residual_curvature",

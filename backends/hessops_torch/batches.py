@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from hessops_torch.lock import exclusive
 
-__all__ = ["MicroBatches", "describe_batch", "leaves", "map_tensors", "tensors_in", "versions"]
+__all__ = [
+    "MicroBatches",
+    "describe_batch",
+    "leaves",
+    "map_tensors",
+    "split_batch",
+    "tensors_in",
+    "versions",
+]
 
 _DATASET_BATCH = 128
 _SHOWN = 6
@@ -89,12 +97,17 @@ class MicroBatches:
         """Return a number that tells the data from other data."""
         return zlib.crc32(repr(self._prints).encode())
 
+    @property
+    def resident(self) -> list[Any] | None:
+        """Return the micro-batches that stay on the device, None if they are read in every pass."""
+        return self._resident
+
     def _read(self, memory_budget: int) -> None:
         used = 0
         for batch in self._source:
             self._prints.append(_fingerprint(batch))
             used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
-            parts = _split(batch, self.micro_batch_size)
+            parts = split_batch(batch, self.micro_batch_size)
             self.count += len(parts)
             if self._resident is not None and used > memory_budget:
                 self._resident = None
@@ -122,7 +135,7 @@ class MicroBatches:
             raise ValueError(_difference(count))
 
     def _micro_batches(self, batch: Any) -> Iterator[Any]:
-        for part in _split(batch, self.micro_batch_size):
+        for part in split_batch(batch, self.micro_batch_size):
             yield map_tensors(self._on_device, part)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
@@ -216,7 +229,7 @@ def _as_source(data: Any, micro_batch_size: int | None, may_be_empty: bool) -> I
     )
 
 
-def _split(batch: Any, size: int | None) -> Sequence[Any]:
+def split_batch(batch: Any, size: int | None) -> Sequence[Any]:
     """Cut a batch along the first axis of all its tensors."""
     if size is None:
         return [batch]

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessops_torch.batches import leaves, map_tensors, tensors_in
-from hessops_torch.functional_product import FunctionalProduct, Named, Products
+from hessops_torch.functional_product import FunctionalProduct, Mode, Named, Products
 from hessops_torch.objective import Objective
 from hessops_torch.snapshot import Snapshot
 
@@ -49,6 +49,11 @@ class CompiledProduct(FunctionalProduct):
         self.failure: Exception | None = None
         self._compiled: dict[Any, _Compiled | None] = {}
         self._snapshot: Snapshot | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """Return what the way to compute products is called."""
+        return "compiled"
 
     def _products(
         self, index: int, batch: Any, parameters: Named, vectors: Named, width: int

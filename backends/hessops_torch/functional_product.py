@@ -21,10 +21,13 @@ from torch.func import functional_call, grad, grad_and_value, jvp, vmap
 from hessops_torch.failures import differentiating, name_of
 from hessops_torch.objective import Objective
 
-__all__ = ["FunctionalProduct", "Named", "Order", "Products", "named_views"]
+__all__ = ["FunctionalProduct", "Mode", "Named", "Order", "Products", "named_views"]
 
 Order = Literal["forward-over-reverse", "reverse-over-forward"]
 """Which of the two derivatives is taken last, and which first."""
+
+Mode = Literal["forward-over-reverse", "reverse-over-forward", "compiled"]
+"""Ways to compute products by function transforms."""
 
 Named: TypeAlias = dict[str, Tensor]
 """Tensors by the names of the parameters that they belong to."""
@@ -49,6 +52,11 @@ class FunctionalProduct:
         self.objective = objective
         self.order = order
         self.chunk_size = chunk_size
+
+    @property
+    def mode(self) -> Mode:
+        """Return what the way to compute products is called."""
+        return self.order
 
     def add_products(
         self, index: int, batch: Any, columns: Tensor, out: Tensor
@@ -178,15 +186,17 @@ class _LossModule(nn.Module):
     def __init__(self, objective: Objective, index: int) -> None:
         super().__init__()
         self.model = objective.model
-        self.evaluate = lambda batch: objective.evaluate(index, batch)
+        self.objective = objective
+        self.index = index
 
     def forward(self, batch: Any) -> tuple[Tensor, Tensor | float]:
-        return self.evaluate(batch)
+        return self.objective.evaluate(self.index, batch)
 
 
 def _forward_over_reverse(loss: _LossOfParameters) -> Callable[[Named, Named], Products]:
     def gradient(parameters: Named) -> Products:
-        gradients, (_total, aside) = grad_and_value(loss, has_aux=True)(parameters)
+        with_value: Any = grad_and_value(loss, has_aux=True)
+        gradients, (_total, aside) = with_value(parameters)
         return gradients, aside
 
     def product(parameters: Named, vector: Named) -> Products:

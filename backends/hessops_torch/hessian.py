@@ -167,6 +167,13 @@ class Hessian(DataSum):
         self._product_found = self.product == "backward"
         self._functional: FunctionalProduct | None = None
 
+    @property
+    def product_found(self) -> ProductMode:
+        """Return how products are computed, 'auto' until the first."""
+        if self._functional is not None:
+            return self._functional.mode
+        return "backward" if self._product_found else self.product
+
     def _add_products(
         self, index: int, batch: Any, columns: Tensor, out: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:

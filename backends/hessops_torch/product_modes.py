@@ -25,7 +25,7 @@ ProductMode = Literal[
 """Ways to compute Hessian products; 'auto' takes the fastest."""
 
 _SEED = 0xFA57
-_MOST_COLUMNS = 16
+_MOST_COLUMNS = 8
 _logger = logging.getLogger("hessops")
 
 
