@@ -22,7 +22,13 @@ from hessops_torch.options import check_model, check_options
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.selection import ParameterSelection, Selection
 from hessops_torch.snapshot import Snapshot
-from hessops_torch.state import Mode, random_state, second_order, uses_batch_statistics
+from hessops_torch.state import (
+    Mode,
+    random_state,
+    second_order,
+    unwritten,
+    uses_batch_statistics,
+)
 
 __all__ = ["Objective"]
 
@@ -186,7 +192,7 @@ class Objective:
         batch = next(iter(self.batches))
         device = self.domain.device
         before, untouched = random_state(device), versions(batch)
-        with torch.no_grad():
+        with torch.no_grad(), unwritten(self.parameters):
             first, _count = self.evaluate(0, batch)
         draws = not torch.equal(before, random_state(device))
         if versions(batch) != untouched:
