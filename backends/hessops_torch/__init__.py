@@ -27,13 +27,23 @@ from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
+from hessops_torch.sampling import SamplesNeeded, SamplingError
+from hessops_torch.sampling_density import DensitySamplingError, density_sampling_error
+from hessops_torch.sampling_eigenvalues import eigenvalue_sampling_error
+from hessops_torch.sampling_trace import trace_sampling_error
 
 __all__ = [
+    "DensitySamplingError",
     "Hessian",
     "Objective",
     "ParameterSpace",
+    "SamplesNeeded",
+    "SamplingError",
     "SplitLoss",
     "convert",
+    "density_sampling_error",
+    "eigenvalue_sampling_error",
     "fill_probes",
     "hessian",
+    "trace_sampling_error",
 ]
