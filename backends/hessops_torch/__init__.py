@@ -51,6 +51,7 @@ from hessops_torch.work import Work
 __all__ = [
     "CurvatureRecord",
     "CurvatureTracker",
+    "DensitySamplingError",
     "DiagonalBlocks",
     "EmpiricalFisher",
     "Fisher",
@@ -65,6 +66,8 @@ __all__ = [
     "Plan",
     "Preconditioned",
     "ResidualCurvature",
+    "SamplesNeeded",
+    "SamplingError",
     "ShiftHessian",
     "SplitLoss",
     "TorchComm",
@@ -72,7 +75,9 @@ __all__ = [
     "activation_hessian",
     "block_diagonal",
     "convert",
+    "density_sampling_error",
     "distributed_comm",
+    "eigenvalue_sampling_error",
     "empirical_fisher",
     "fill_probes",
     "fisher",
@@ -90,4 +95,5 @@ __all__ = [
     "rank_device",
     "residual_curvature",
     "shard",
+    "trace_sampling_error",
 ]

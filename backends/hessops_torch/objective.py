@@ -32,6 +32,7 @@ from hessops_torch.state import (
     random_state,
     require_separate_samples,
     second_order,
+    unwritten,
     uses_batch_statistics,
 )
 
@@ -324,7 +325,7 @@ class Objective:
         batch = next(iter(self.batches))
         device = self.domain.device
         before, untouched = random_state(device), versions(batch)
-        with torch.no_grad():
+        with torch.no_grad(), unwritten(self.parameters):
             first, _count = self.evaluate(0, batch)
         draws = not torch.equal(before, random_state(device))
         if versions(batch) != untouched:

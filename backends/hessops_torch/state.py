@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessops_torch.batches import preserved_global_rng
+from hessops_torch.embeddings import plain_embeddings
 
 __all__ = [
     "Mode",
     "random_state",
     "require_separate_samples",
     "second_order",
+    "unwritten",
     "uses_batch_statistics",
 ]
 
@@ -56,6 +58,7 @@ def second_order(
         stack.enter_context(_own_buffers(model))
         stack.enter_context(_without_gradient_hooks(model, chosen))
         stack.enter_context(_differentiable_kernels(model))
+        stack.enter_context(plain_embeddings(model))
         devices = [chosen[0].device] if chosen[0].device.type == "cuda" else []
         stack.enter_context(preserved_global_rng(devices))
         yield
@@ -67,6 +70,40 @@ def random_state(device: torch.device) -> Tensor:
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
     return torch.cat(states)
+
+
+@contextmanager
+def unwritten(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Refuse a forward pass that writes into its parameters, and undo it.
+
+    Parameters
+    ----------
+    parameters : mapping of str to torch.nn.Parameter
+        By name.
+
+    Yields
+    ------
+    None
+        While it runs.
+
+    Raises
+    ------
+    ValueError
+        If it has written into one.
+    """
+    before = {name: (p._version, p.detach().clone()) for name, p in parameters.items()}
+    yield
+    written = [name for name, p in parameters.items() if p._version != before[name][0]]
+    if not written:
+        return
+    with torch.no_grad():
+        for name in written:
+            parameters[name].copy_(before[name][1])
+    raise ValueError(
+        f"the forward pass writes into the parameter {written[0]}, so that the model is not left as "
+        "it was found and the loss is another one each time: compute with a copy instead (an "
+        "embedding with max_norm writes, too)"
+    )
 
 
 def uses_batch_statistics(model: nn.Module, mode: Mode | None) -> bool:
