@@ -188,6 +188,7 @@ class _Run:
         run = lanczos(sample.operator, num_steps=num_steps, start=z[:, 0])
         nodes, vectors = eigh_tridiagonal(run.alphas, run.betas)
         unit = z / math.sqrt(space.dim)
+        assert run.basis is not None
         inner = [to_numpy(space.gram(run.basis, term.apply(unit)))[:, 0] for term in sample.terms()]
         return cls(nodes, vectors[0], np.asarray(inner, dtype=np.float64) @ vectors)
 
