@@ -70,6 +70,7 @@ from hessops.operators.data_parallel import DataParallel, data_parallel
 from hessops.operators.elementary import Diagonal, Identity, LowRank
 from hessops.operators.finite_sum import FiniteSum
 from hessops.operators.projected import Projected
+from hessops.operators.sharded import Sharded, sharded
 from hessops.result import load
 from hessops.space import Space
 from hessops.structure import Structure
@@ -97,6 +98,7 @@ __all__ = [
     "Projected",
     "Scaled",
     "SerialComm",
+    "Sharded",
     "Shifted",
     "Space",
     "Structure",
@@ -131,6 +133,7 @@ __all__ = [
     "randomized_eigh",
     "randomized_svd",
     "schatten_norm",
+    "sharded",
     "spectral_density",
     "spectral_norm",
     "spectrum",

@@ -121,6 +121,11 @@ class ArraySpace:
         """Return the number of rows held here."""
         return self.rows[1] - self.rows[0] if self.rows else self.dim
 
+    @property
+    def is_split(self) -> bool:
+        """Return whether every rank holds rows of its own, and not a copy of all of them."""
+        return self.rows is not None and self.comm.size > 1
+
     def zeros(self, count: int) -> Array:
         """Return a block of `count` zero vectors, shape (local_dim, count)."""
         block: Array = self.xp.zeros((self.local_dim, count), dtype=self.dtype, device=self.device)

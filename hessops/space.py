@@ -55,6 +55,10 @@ class Space(Protocol):
         """Return the communicator of the ranks that share the vectors."""
 
     @property
+    def is_split(self) -> bool:
+        """Return whether every rank holds rows of its own, and not a copy of all of them."""
+
+    @property
     def sections(self) -> Mapping[str, tuple[int, int]]:
         """Return the named row ranges that the rows fall into (layers, say); may be empty."""
 

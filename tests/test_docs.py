@@ -18,8 +18,8 @@ import hessops.gallery
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FENCE = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-HAS_MPI = importlib.util.find_spec("mpi4py") is not None
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_MPI = importlib.util.find_spec("mpi4py") is not None
 
 
 def sections(page: Path) -> list[str]:

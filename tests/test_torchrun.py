@@ -40,6 +40,7 @@ def test_processes_have_the_answer_of_one():
     found, serial = json.loads(ended.stdout.splitlines()[-1]), answers(hessops.SerialComm())
     assert found["trace"] == pytest.approx(serial["trace"], rel=1e-12)
     assert found["eigenvalues"] == pytest.approx(serial["eigenvalues"], rel=1e-12)
+    assert found["split"] == pytest.approx(serial["eigenvalues"], rel=1e-12)
     assert found["repr"] == serial["repr"]
 
 

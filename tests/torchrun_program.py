@@ -30,6 +30,7 @@ def answers(comm):
         "trace": hessops.trace(A, num_probes=4, rng=0).value,
         "eigenvalues": hessops.eigsh(A, 2, rng=0).eigenvalues.tolist(),
         "repr": repr(A),
+        "split": hessops.eigsh(hessops.sharded(A, comm), 2, rng=0).eigenvalues.tolist(),
     }
 
 
@@ -43,6 +44,17 @@ def collectives(comm):
                 assert total.dtype == given.dtype
                 assert np.array_equal(np.asarray(total), comm.size * array)
             assert np.array_equal(array, np.ones_like(array))
+            counts = [1, 0, 4, 2, 3][: comm.size]
+            own = np.full((counts[comm.rank], 3), comm.rank, dtype)
+            whole = np.concatenate([np.full((c, 3), r, dtype) for r, c in enumerate(counts)])
+            rows = slice(sum(counts[: comm.rank]), sum(counts[: comm.rank + 1]))
+            for kind in (np.asarray, torch.as_tensor):
+                gathered = comm.all_gather_rows(kind(own), counts)
+                scattered = comm.reduce_scatter_rows(kind(whole), counts)
+                assert type(gathered) is type(scattered) is type(kind(own))
+                assert np.array_equal(np.asarray(gathered), whole)
+                assert np.array_equal(np.asarray(scattered), comm.size * whole[rows])
+                assert np.asarray(scattered).dtype == dtype
     assert comm.broadcast({"rank": comm.rank}) == {"rank": 0}
     assert comm.local_rank() == comm.rank
     assert comm == hessops_torch.distributed_comm()

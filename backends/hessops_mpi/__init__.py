@@ -26,8 +26,25 @@ except RuntimeError as error:
     ) from error
 
 from hessops.operators.data_parallel import data_parallel
+from hessops.operators.sharded import sharded
 from hessops_mpi.communicator import MpiComm
+from hessops_mpi.counting import CountingComm
+from hessops_mpi.laplacian import sharded_laplacian
+from hessops_mpi.probe_grid import ProbeGrid, grid
+from hessops_mpi.sharded_matrix import ShardedMatrix, sharded_matrix
 from hessops_mpi.sharding import shard
 from hessops_mpi.world import world
 
-__all__ = ["MpiComm", "data_parallel", "shard", "world"]
+__all__ = [
+    "CountingComm",
+    "MpiComm",
+    "ProbeGrid",
+    "ShardedMatrix",
+    "data_parallel",
+    "grid",
+    "shard",
+    "sharded",
+    "sharded_laplacian",
+    "sharded_matrix",
+    "world",
+]

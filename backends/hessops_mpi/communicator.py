@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from hessops.arrays import Array, HostArray, device, is_on_host, namespace, to_numpy
 from hessops_mpi.device_buffers import synchronize
+from hessops_mpi.row_comm import RowsByMpi
 from hessops_mpi.watch import end_all, waiting
 
 __all__ = ["MpiComm"]
@@ -16,7 +17,7 @@ __all__ = ["MpiComm"]
 T = TypeVar("T")
 
 
-class MpiComm:
+class MpiComm(RowsByMpi):
     """The ranks of an mpi4py communicator; `world` makes that of all ranks.
 
     Sums are the same to the last bit on every rank, as the standard demands of ``MPI_Allreduce``; for

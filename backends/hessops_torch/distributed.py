@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -101,6 +102,9 @@ class TorchComm:
         If ``torch.distributed`` has not been initialized.
     """
 
+    # Rows of blocks, too: for `hessops.row_collectives`, which otherwise goes by the host.
+    sends_tensors = True
+
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
         if not dist.is_initialized():
             raise RuntimeError(
@@ -166,6 +170,77 @@ class TorchComm:
         box = [value]
         dist.broadcast_object_list(box, src=root, group=self.group)
         return value if self.rank == 0 else box[0]
+
+    def all_gather_rows(self, X: Array, counts: Sequence[int]) -> Array:
+        """Return the rows of all ranks below each other, without a way by the host.
+
+        Parameters
+        ----------
+        X : array, shape (counts[rank], k)
+            A tensor on any device, or an array of NumPy.
+        counts : sequence of int
+            Rows of every rank. They are filled up to the most that any has, on the way.
+
+        Returns
+        -------
+        array, shape (sum(counts), k)
+            Of the library, device and dtype of `X`.
+        """
+        own, give_back = self._ready(X)
+        most = max(counts)
+        padded = own.new_zeros((most, *own.shape[1:]))
+        padded[: own.shape[0]] = own
+        together = padded.new_empty((self.size * most, *padded.shape[1:]))
+        if together.numel():
+            dist.all_gather_into_tensor(together, padded, group=self.group)
+        parts = torch.split(together, most) if most else [together]
+        whole = [part[:count] for part, count in zip(parts, counts, strict=False)]
+        return give_back(torch.cat(whole))
+
+    def reduce_scatter_rows(self, X: Array, counts: Sequence[int]) -> Array:
+        """Return this rank's rows of the sum of all ranks' blocks, without a way by the host.
+
+        Parameters
+        ----------
+        X : array, shape (sum(counts), k)
+            A tensor on any device, or an array of NumPy.
+        counts : sequence of int
+            Rows of every rank. They are filled up to the most that any has, on the way.
+
+        Returns
+        -------
+        array, shape (counts[rank], k)
+            Of the library, device and dtype of `X`.
+        """
+        block, give_back = self._ready(X)
+        if block.device.type == "cpu":
+            # Gloo sums all of it anyway, where it knows this collective.
+            total = block.clone()
+            if total.numel():
+                dist.all_reduce(total, group=self.group)
+            return give_back(torch.split(total, list(counts))[self.rank].clone())
+        most = max(counts)
+        padded = block.new_zeros((self.size, most, *block.shape[1:]))
+        for rank, rows in enumerate(torch.split(block, list(counts))):
+            padded[rank, : counts[rank]] = rows
+        own = padded.new_empty(padded.shape[1:])
+        if own.numel():
+            dist.reduce_scatter_tensor(own, padded.flatten(0, 1), group=self.group)
+        return give_back(own[: counts[self.rank]])
+
+    def _ready(self, X: Any) -> tuple[Tensor, Callable[[Tensor], Array]]:
+        """Return real numbers in memory that the group sends, and what turns such into an `X` again."""
+        tensor = X.detach() if torch.is_tensor(X) else torch.as_tensor(X)
+        moved = tensor.to(self._device(tensor)).contiguous()
+        # NCCL has no complex numbers.
+        real = torch.view_as_real(moved) if moved.is_complex() else moved
+
+        def give_back(result: Tensor) -> Any:
+            block = torch.view_as_complex(result) if moved.is_complex() else result
+            home = block.to(tensor.device)
+            return home if torch.is_tensor(X) else home.numpy()
+
+        return real, give_back
 
     def _device(self, tensor: Tensor) -> torch.device:
         on_host = tensor.device.type == "cpu"
