@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     COUNT = 12
     CHECKPOINT = 20
     SPECTRUM = 13
+    LABELS = 30
 
 
 _WORDS_PER_BLOCK = 4

@@ -231,12 +231,13 @@ def _with_suffix(path: str | Path) -> Path:
 
 def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
     """Return JSON for `value`, putting arrays aside under unique names."""
-    if isinstance(value, Estimate):
+    if isinstance(value, Estimate | Result):
         inner = {
             f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", arrays)
             for f in fields(value)
         }
-        return {"estimate": inner}
+        of_result = {"kind": type(value).__name__, "fields": inner}
+        return {"estimate": inner} if isinstance(value, Estimate) else {"result": of_result}
     if isinstance(value, History):
         return {"history": _encode(value.to_dict(), name, arrays)}
     if isinstance(value, tuple):
@@ -254,8 +255,10 @@ def _decode(value: Any, arrays: dict[str, HostArray]) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    if kind == "estimate":
-        return Estimate(**{name: _decode(inner, arrays) for name, inner in content.items()})
+    if kind in {"estimate", "result"}:
+        inner = content if kind == "estimate" else content["fields"]
+        made_by = Estimate if kind == "estimate" else Result.kinds[content["kind"]]
+        return made_by(**{name: _decode(part, arrays) for name, part in inner.items()})
     if kind == "history":
         return History.from_dict(_decode(content, arrays))
     if kind in {"interval", "tuple"}:
@@ -267,6 +270,8 @@ def _decode(value: Any, arrays: dict[str, HostArray]) -> Any:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Result):
+        value = value.to_dict()
     if isinstance(value, Estimate):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Interval):

@@ -18,7 +18,7 @@ PROGRAMS = Path(__file__).with_name("mpi_programs.py")
 # Of the launcher beside the interpreter, which is that of the extra `mpi`, or of any that is there.
 LAUNCHER = shutil.which("mpirun", path=Path(sys.executable).parent) or shutil.which("mpirun")
 # A rank has to load Python first, on a machine that others may use.
-TIMEOUT = 120.0
+TIMEOUT = 240.0
 
 needs_mpi = pytest.mark.skipif(
     LAUNCHER is None or importlib.util.find_spec("mpi4py") is None,
@@ -30,6 +30,8 @@ _ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    # Ranks that wait leave the cores, which are fewer, to those that work.
+    "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMP_NUM_THREADS": "1",
 }
 

@@ -421,7 +421,7 @@ single = functools.partial(wrapped, dtype="float32")
         (lambda: wrapped(3, 3) @ single(3, 3), "cannot form a product of float32, float64"),
         (lambda: FiniteSum([wrapped(3, 3), wrapped(2, 2)]), "cannot form a finite sum of operators"),
         (lambda: FiniteSum([]), "a finite sum needs at least one operator"),
-        (lambda: FiniteSum([wrapped(2, 2)], [1.0, 2.0]), "1 terms but 2 weights"),
+        (lambda: FiniteSum([wrapped(2, 2)], [1.0, 2.0]), "1 term but 2 weights"),
         (lambda: Sum([]), "a sum needs at least one"),
         (lambda: Product([]), "a product needs at least one"),
         (lambda: math.nan * wrapped(2, 2), "cannot scale an operator by nan"),

@@ -15,7 +15,12 @@ from numpydoc.docscrape import NumpyDocString
 
 PACKAGES = ["hessops", "hessops_torch", "hessops_mpi"]
 # What a module needs beyond the core, which not every environment has.
-NEEDS = {"hessops_torch": "torch", "hessops_mpi": "mpi4py", "hessops.cli": "typer"}
+NEEDS = {
+    "hessops_torch": "torch",
+    "hessops_torch.lightning": "lightning",
+    "hessops_mpi": "mpi4py",
+    "hessops.cli": "typer",
+}
 
 
 def module_names() -> list[str]:

@@ -133,8 +133,7 @@ LAYERS = {
         r"bounds\.\w+",
     ],
     "vectors": [
-        "comm", "space", "array_space", "agreement", "together", "partition",
-        "row_collectives",
+        "comm", "partition", "row_collectives", "space", "array_space", "agreement", "together",
         "blocks", r"blocks\.\w+", "checkpoint", r"checkpoint\.\w+",
     ],
     "operators": ["operator", "operators", r"operators\.\w+", "wrap", "diagnostics"],

@@ -212,16 +212,18 @@ def test_ghosts_are_told_from_eigenvalues():
     assert not full.ghosts().any()
 
 
-def test_copies_that_have_yet_to_converge_need_a_tolerance():
-    eigenvalues = problems.strakos_eigenvalues()
-    counts = {}
-    for step in (20, 24, 30, 36, 48):
-        result = hessops.lanczos(
-            np.diag(eigenvalues), num_steps=step, start=np.ones(24), reorthogonalize="none"
-        )
-        top = np.abs(result.ritz()[0] - 100) < 1e-6
-        counts[step] = int(np.sum(result.ghosts(tol=1e-8) & top))
-    assert counts == {20: 0, 24: 1, 30: 1, 36: 2, 48: 3}
+@pytest.mark.parametrize("step", [20, 24, 30, 36, 48])
+def test_all_copies_but_one_are_told_from_eigenvalues_before_they_have_converged(step):
+    """By a tolerance; how many copies there are by then depends on rounding."""
+    result = hessops.lanczos(
+        np.diag(problems.strakos_eigenvalues()),
+        num_steps=step,
+        start=np.ones(24),
+        reorthogonalize="none",
+    )
+    top = np.abs(result.ritz()[0] - 100) < 1e-6
+    assert np.sum(result.ghosts(tol=1e-8) & top) == np.sum(top) - 1
+    assert np.sum(top) >= (2 if step >= 30 else 1)
 
 
 def test_an_eigenvalue_of_the_submatrix_alone_is_spurious():

@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from hessops_torch.lock import exclusive
 
-__all__ = ["MicroBatches", "describe_batch", "map_tensors", "tensors_in", "versions"]
+__all__ = [
+    "MicroBatches",
+    "describe_batch",
+    "leaves",
+    "map_tensors",
+    "split_batch",
+    "tensors_in",
+    "versions",
+]
 
 _DATASET_BATCH = 128
 _SHOWN = 6
@@ -89,12 +97,17 @@ class MicroBatches:
         """Return a number that tells the data from other data."""
         return zlib.crc32(repr(self._prints).encode())
 
+    @property
+    def resident(self) -> list[Any] | None:
+        """Return the micro-batches that stay on the device, None if they are read in every pass."""
+        return self._resident
+
     def _read(self, memory_budget: int) -> None:
         used = 0
         for batch in self._source:
             self._prints.append(_fingerprint(batch))
             used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
-            parts = _split(batch, self.micro_batch_size)
+            parts = split_batch(batch, self.micro_batch_size)
             self.count += len(parts)
             if self._resident is not None and used > memory_budget:
                 self._resident = None
@@ -122,7 +135,7 @@ class MicroBatches:
             raise ValueError(_difference(count))
 
     def _micro_batches(self, batch: Any) -> Iterator[Any]:
-        for part in _split(batch, self.micro_batch_size):
+        for part in split_batch(batch, self.micro_batch_size):
             yield map_tensors(self._on_device, part)
 
     def _on_device(self, tensor: Tensor) -> Tensor:
@@ -147,7 +160,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
     """Yield every tensor of a nested tuple, list or mapping."""
-    return (leaf for leaf in _leaves(batch) if torch.is_tensor(leaf))
+    return (leaf for leaf in leaves(batch) if torch.is_tensor(leaf))
 
 
 def versions(batch: Any) -> tuple[int, ...]:
@@ -157,7 +170,7 @@ def versions(batch: Any) -> tuple[int, ...]:
 
 def describe_batch(batch: Any) -> str:
     """Return shapes, dtypes and devices of what is in a batch, for messages."""
-    found = [_describe_leaf(leaf) for leaf in islice(_leaves(batch), _SHOWN + 1)]
+    found = [_describe_leaf(leaf) for leaf in islice(leaves(batch), _SHOWN + 1)]
     return ", ".join(found[:_SHOWN] + ["..."] * (len(found) > _SHOWN))
 
 
@@ -216,7 +229,7 @@ def _as_source(data: Any, micro_batch_size: int | None, may_be_empty: bool) -> I
     )
 
 
-def _split(batch: Any, size: int | None) -> Sequence[Any]:
+def split_batch(batch: Any, size: int | None) -> Sequence[Any]:
     """Cut a batch along the first axis of all its tensors."""
     if size is None:
         return [batch]
@@ -236,7 +249,7 @@ def _split(batch: Any, size: int | None) -> Sequence[Any]:
 def _fingerprint(batch: Any) -> int:
     """Return a checksum of the tensors, arrays, strings and numbers in a batch."""
     code = 0
-    for leaf in _leaves(batch):
+    for leaf in leaves(batch):
         if torch.is_tensor(leaf):
             kind, content = f"{tuple(leaf.shape)}{leaf.dtype}", _bytes(leaf)
         elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
@@ -254,14 +267,14 @@ def _bytes(tensor: Tensor) -> bytes:
     return data.view(torch.uint8).numpy().tobytes() if data.numel() else b""
 
 
-def _leaves(batch: Any) -> Iterator[Any]:
+def leaves(batch: Any) -> Iterator[Any]:
     """Yield everything that a nested tuple, list or mapping holds."""
     if isinstance(batch, tuple | list):
         for part in batch:
-            yield from _leaves(part)
+            yield from leaves(part)
     elif not torch.is_tensor(batch) and _is_mapping(batch):
         for key in batch.keys():  # noqa: SIM118 - a Hugging Face BatchEncoding iterates otherwise
-            yield from _leaves(batch[key])
+            yield from leaves(batch[key])
     else:
         yield batch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,18 @@ class CriterionLoss:
     ----------
     criterion : torch.nn.Module
         With a `reduction`.
+    parts : (callable, callable), optional
+        Functions that take other batches apart: the outputs, of (model, batch), and the target, of
+        the batch.
     """
 
-    def __init__(self, criterion: Any) -> None:
+    def __init__(
+        self,
+        criterion: Any,
+        parts: tuple[Callable[[nn.Module, Any], Any], Callable[[Any], Any]] | None = None,
+    ) -> None:
         self.criterion = criterion
+        self._functions = parts
         _require_known_reduction(criterion)
         self._checked = False
 
@@ -36,8 +45,9 @@ class CriterionLoss:
 
     @property
     def parts(self) -> tuple[Any, ...]:
-        """Return the criterion."""
-        return (self.criterion,)
+        """Return the criterion and what takes batches apart."""
+        functions = self._functions or ()
+        return (self.criterion, *functions, *(getattr(f, "__self__", None) for f in functions))
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
         """Return the sum of the loss over a batch and the count to divide by."""
@@ -45,9 +55,13 @@ class CriterionLoss:
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the model's outputs for a batch."""
-        inputs, _target = _input_and_target(batch)
-        with of_the_user("the model is called with the first item of a batch (input, target)"):
-            output = model(inputs)
+        if self._functions is not None:
+            with of_the_user("the forward function is called as forward(model, batch)"):
+                output = self._functions[0](model, batch)
+        else:
+            inputs, _target = _input_and_target(batch)
+            with of_the_user("the model is called with the first item of a batch (input, target)"):
+                output = model(inputs)
         if not torch.is_tensor(output):
             raise TypeError(
                 f"the model returned {describe_value(output)}, not a tensor that a criterion takes; "
@@ -55,10 +69,17 @@ class CriterionLoss:
             )
         return output
 
+    def target(self, batch: Any) -> Any:
+        """Return what the outputs are held against."""
+        if self._functions is None:
+            return _input_and_target(batch)[1]
+        with of_the_user("the target function is called as target(batch)"):
+            return self._functions[1](batch)
+
     def of_outputs(self, outputs: Tensor, batch: Any) -> tuple[Tensor, Tensor | float]:
         """Return the sum of the loss over a batch, by its outputs, and the count to divide by."""
         _require_known_reduction(self.criterion)
-        _inputs, target = _input_and_target(batch)
+        target = self.target(batch)
         # Copied each time, so that a setting of the criterion may be changed between products.
         unreduced = copy.copy(self.criterion)
         unreduced.reduction = "none"

@@ -14,7 +14,7 @@ from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import require_same, tell
 
-__all__ = ["DataRanks", "checksums", "ranks_beside"]
+__all__ = ["DataRanks", "as_floats", "checksums", "ranks_beside"]
 
 
 class DataRanks:
@@ -144,6 +144,13 @@ def checksums(parameters: Mapping[str, Tensor]) -> dict[str, str]:
         f"parameter {name}": f"{tuple(p.shape)} {p.dtype} with checksum {_checksum(p):08x}"
         for name, p in parameters.items()
     }
+
+
+def as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
+    """Return counts as numbers of the host, by one synchronisation."""
+    tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
+    on_host = iter(torch.stack(tensors).tolist() if tensors else [])
+    return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
 
 
 def _checksum(tensor: Tensor) -> int:

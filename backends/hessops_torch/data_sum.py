@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from copy import copy
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from hessops.together import tried
 from hessops_torch.graphs import GraphCache
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
+from hessops_torch.selection import ParameterSelection
 
 __all__ = ["DataSum"]
 
@@ -48,15 +50,60 @@ class DataSum(LinearOperator):
         super().__init__(objective.domain, structure=structure)
         self.objective = objective
         self.weight_decay = weight_decay
-        # Graphs of micro-batches that are kept between products.
-        self.graphs: GraphCache[Any] = GraphCache(
-            (objective.model, *objective.loss.parts), objective.memory_budget
-        )
+        self._start_over()
 
     @property
     def space(self) -> ParameterSpace:
         """Return the space of flat parameter vectors, which flattens and unflattens."""
         return self.domain
+
+    def restricted(self, params: ParameterSelection) -> Self:
+        """Return the diagonal block of this operator that belongs to some parameters.
+
+        Its products are cheaper than those of the whole, as derivatives need not go further down than
+        these parameters, and its graphs are its own.
+
+        Parameters
+        ----------
+        params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+            As `hessian` takes them.
+
+        Returns
+        -------
+        DataSum
+            Of the same class, on flat vectors of these parameters.
+
+        Raises
+        ------
+        ValueError
+            If a pattern fits no parameter, or one that this operator does not act on.
+        """
+        block = copy(self)
+        block.objective = self.objective.restricted(params)
+        for name in block.objective.domain.sections:
+            if name not in self.domain.sections:
+                raise ValueError(
+                    f"this operator does not act on {name}, so that it has no such block: make an "
+                    "operator with params that cover it"
+                )
+        block.domain = block.codomain = block.objective.domain
+        block._start_over(besides=self.graphs.num_bytes)
+        return block
+
+    def _start_over(self, besides: int = 0) -> None:
+        """Know nothing of earlier products; subclasses add what they know of them.
+
+        Parameters
+        ----------
+        besides : int
+            Bytes of the budget that another operator's graphs take.
+        """
+        objective = self.objective
+        budget = max(objective.memory_budget - besides, 0)
+        # Graphs of micro-batches that are kept between products.
+        self.graphs: GraphCache[Any] = GraphCache((objective.model, *objective.loss.parts), budget)
+        # All that has to be given up when model or loss change.
+        self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
 
     @abstractmethod
     def _add_products(
@@ -78,6 +125,57 @@ class DataSum(LinearOperator):
         (torch.Tensor or float, torch.Tensor or None)
             The micro-batch's count and, if it was computed, its loss.
         """
+
+    def _add_block_products(
+        self,
+        index: int,
+        batch: Any,
+        columns: Tensor,
+        out: Tensor,
+        blocks: Sequence[Sequence[int]],
+    ) -> tuple[Tensor | float, Tensor | None]:
+        """Add one micro-batch's products with the diagonal blocks, while the model is ready.
+
+        Here at the cost of a product with the whole for each block; subclasses may know better.
+
+        Parameters
+        ----------
+        index, batch, columns, out : as for `_add_products`
+            The products of each block go to its own entries.
+        blocks : sequence of sequence of int
+            Places of each block's parameters among all.
+
+        Returns
+        -------
+        (torch.Tensor or float, torch.Tensor or None)
+            As for `_add_products`.
+        """
+        ranges = list(self.domain.sections.values())
+        found: list[tuple[Tensor | float, Tensor | None]] = []
+        for block in blocks:
+            part, product = torch.zeros_like(columns), torch.zeros_like(columns)
+            for place in block:
+                part[:, slice(*ranges[place])] = columns[:, slice(*ranges[place])]
+            found.append(self._add_products(index, batch, part, product))
+            for place in block:
+                out[:, slice(*ranges[place])] += product[:, slice(*ranges[place])]
+        # The loss was computed for the first of them, and the graph perhaps kept.
+        return found[0]
+
+    def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
+        """Return what the sum over all micro-batches is divided by, while the model is ready.
+
+        Parameters
+        ----------
+        found : sequence of torch.Tensor or float, optional
+            The micro-batches' counts, if they are at hand.
+
+        Returns
+        -------
+        float
+            Positive.
+        """
+        return self.objective.divisor(found)
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the micro-batches' shares of the operator, of all ranks, and the weight decay."""
@@ -103,14 +201,14 @@ class DataSum(LinearOperator):
         out, missing = ranks.summed(out, flat, error, objective.misses_counts())
         if missing:
             objective.forget_counts()
-        out /= objective.divisor(counts)
+        out /= self._divisor(counts)
         if self.weight_decay:
             out += self.weight_decay * columns
         return out.T
 
     def _add_all(self, columns: Tensor, out: Tensor) -> list[Tensor | float]:
         """Add the products of this rank's micro-batches; return their counts."""
-        with self.objective.ready(self.graphs):
+        with self.objective.ready(*self.caches):
             added = [
                 self._add_products(index, batch, columns, out)
                 for index, batch in enumerate(self.objective.batches)
@@ -137,7 +235,7 @@ class _Share(LinearOperator):
 
     def _apply(self, X: Any) -> Any:
         whole, objective = self.whole, self.whole.objective
-        with objective.ready(whole.graphs):
+        with objective.ready(*whole.caches):
             if self.held_by is not None and objective.misses_counts():
                 raise RuntimeError(
                     "the loss has changed since terms() was called, and what to divide by is known "
@@ -146,7 +244,7 @@ class _Share(LinearOperator):
             columns = X.detach().T.contiguous()
             out = torch.zeros_like(columns)
             _count, total = whole._add_products(self.index, self.batch, columns, out)
-            out /= objective.divisor()
+            out /= whole._divisor()
             objective.require_finite([total], whole.graphs, self.index)
         return out.T
 

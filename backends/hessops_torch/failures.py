@@ -126,6 +126,11 @@ _ADVICE = {
     ),
     "aot_autograd": "pass the model as it was before torch.compile (its _orig_mod)",
     "checkpoint": "call torch.utils.checkpoint.checkpoint with use_reentrant=False",
+    "_scaled_dot_product": (
+        "the model asks for a fused attention kernel (torch.nn.attention.sdpa_kernel?): leave the "
+        "choice out of its forward pass"
+    ),
+    "_embedding_bag": "use the module torch.nn.EmbeddingBag, or torch.nn.functional.embedding and sum",
     "not implemented": (
         "write what it names in operations that can be differentiated twice (hardsigmoid as "
         "torch.clamp(x / 6 + 0.5, 0, 1), cdist as the norm of differences), or put another in its place"

@@ -48,8 +48,16 @@ class SplitLoss:
     ----------
     forward : callable
         From (model, batch) to the outputs, a tensor such as the logits.
-    loss : callable
-        From (outputs, batch) to (sum, count).
+    loss : callable or torch.nn.Module
+        From (outputs, batch) to (sum, count). With `target`, a criterion, such as
+        ``torch.nn.CrossEntropyLoss(ignore_index=-100)`` for tokens, of which more is known.
+    target : callable, optional
+        From the batch to what the criterion holds the outputs against.
+
+    Raises
+    ------
+    TypeError
+        If there is a target and the loss is no criterion, or the other way round.
 
     Examples
     --------
@@ -70,10 +78,22 @@ class SplitLoss:
     def __init__(
         self,
         forward: Callable[[nn.Module, Any], Tensor],
-        loss: Callable[[Tensor, Any], tuple[Tensor, Tensor | float]],
+        loss: Callable[..., Any],
+        target: Callable[[Any], Any] | None = None,
     ) -> None:
+        if target is not None and (isinstance(loss, type) or not hasattr(loss, "reduction")):
+            raise TypeError(
+                f"a target was given for {describe_value(loss)}, and only a criterion takes one: pass "
+                "an instance such as torch.nn.CrossEntropyLoss(), or leave target out"
+            )
+        if target is None and type(loss).__module__.startswith("torch.nn.modules.loss"):
+            raise TypeError(
+                "a criterion needs to know its target: pass target=, a function of the batch, or a "
+                "function of (outputs, batch) that returns (sum, count)"
+            )
         self.forward = forward
         self.loss = loss
+        self.target = target
 
     @property
     def parts(self) -> tuple[Any, ...]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import Tensor, nn
 
 from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
+from hessops_torch.criterion_loss import CriterionLoss
+from hessops_torch.linear_losses import require_curvature
 from hessops_torch.loss_contract import OutputLoss
 from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
 from hessops_torch.options import check_weight_decay
-from hessops_torch.output_hessian import OutputProduct, is_convex, output_hessian
+from hessops_torch.output_hessian import (
+    OutputMatrix,
+    closed_form,
+    closed_form_holds,
+    differentiated,
+    is_convex,
+)
 from hessops_torch.output_sum import OutputSum
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
@@ -129,6 +138,25 @@ class GaussNewton(OutputSum):
         semidefinite = isinstance(loss, OutputLoss) and is_convex(loss) and weight_decay >= 0
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
+        # None until the closed form was held against what autograd finds.
+        self._closed_form_holds: bool | None = None
+        with objective.ready():
+            require_curvature(objective, self.loss)
 
-    def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputProduct:  # noqa: ARG002
-        return output_hessian(self.loss, outputs, batch)
+    def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:  # noqa: ARG002
+        loss = self.loss
+        known = closed_form(loss, outputs, batch)
+        if known is None or not isinstance(loss, CriterionLoss):
+            return differentiated(loss, outputs, batch)
+        if self._closed_form_holds is None:
+            self._closed_form_holds = closed_form_holds(loss, outputs, batch)
+            if not self._closed_form_holds:
+                warnings.warn(_other_form(loss.criterion), RuntimeWarning, stacklevel=2)
+        return known if self._closed_form_holds else differentiated(loss, outputs, batch)
+
+
+def _other_form(criterion: nn.Module) -> str:
+    return (
+        f"the second derivative of {type(criterion).__name__} by its input is not what hessops knows "
+        "in closed form, so that autograd computes it, which is slower; the result is right"
+    )

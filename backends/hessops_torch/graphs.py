@@ -20,7 +20,13 @@ from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.snapshot import Snapshot
 from hessops_torch.symmetry import shows_symmetry
 
-__all__ = ["GradientGraph", "GraphCache", "bytes_behind", "free_memory"]
+__all__ = [
+    "GradientGraph",
+    "GraphCache",
+    "bytes_behind",
+    "free_memory",
+    "require_second_derivatives",
+]
 
 
 _MEMINFO = Path("/proc/meminfo")
@@ -68,9 +74,11 @@ class GradientGraph:
             for index, gradient in enumerate(gradients)
             if gradient is not None and gradient.requires_grad
         }
-        _require_second_derivatives([total, *self._curved.values()])
+        require_second_derivatives([total, *self._curved.values()])
 
-    def add_products(self, columns: Tensor, out: Tensor, *, keep: bool) -> None:
+    def add_products(
+        self, columns: Tensor, out: Tensor, *, keep: bool, among: Sequence[int] | None = None
+    ) -> None:
         """Add the Hessian products of the summed loss with each row of `columns` to `out`.
 
         Parameters
@@ -79,24 +87,28 @@ class GradientGraph:
             One flat vector per row.
         keep : bool
             Whether the graph is needed again.
+        among : sequence of int, optional
+            Places of the parameters whose diagonal block to multiply by; all where not given. Passes
+            go no further down in the network than these.
         """
-        if not self._curved:
+        places = range(len(self.parameters)) if among is None else among
+        curved = [place for place in places if place in self._curved]
+        if not curved:
             return
         sizes = [parameter.numel() for parameter in self.parameters]
         for row in range(len(columns)):
-            pieces = torch.split(columns[row], sizes)
-            seeds = [pieces[i].view_as(self.parameters[i]) for i in self._curved]
+            pieces, targets = torch.split(columns[row], sizes), torch.split(out[row], sizes)
             with differentiating(self.name):
                 products = torch.autograd.grad(
-                    list(self._curved.values()),
-                    self.parameters,
-                    seeds,
+                    [self._curved[place] for place in curved],
+                    [self.parameters[place] for place in places],
+                    [pieces[place].view_as(self.parameters[place]) for place in curved],
                     retain_graph=keep or row + 1 < len(columns),
                     allow_unused=True,
                 )
-            for target, product in zip(torch.split(out[row], sizes), products, strict=True):
+            for place, product in zip(places, products, strict=True):
                 if product is not None:
-                    target.add_(product.reshape(-1))
+                    targets[place].add_(product.reshape(-1))
 
     def shows_symmetry(self) -> bool:
         """Look at two products whether they are symmetric, and tell whether they say anything."""
@@ -163,9 +175,14 @@ class GraphCache(Generic[_Kept]):
         if self._snapshot is not None:
             self._snapshot.settle()
 
+    @property
+    def is_open(self) -> bool:
+        """Tell whether another graph may still be kept."""
+        return self.memory_budget > 0 and not self._full
+
     def offer(self, index: int, graph: _Kept) -> bool:
         """Keep a graph if it fits; tell whether it is kept."""
-        if self.memory_budget <= 0 or self._full:
+        if not self.is_open:
             return False
         needed = graph.num_bytes()
         # Measuring takes time: once one is refused, so are those after it.
@@ -231,10 +248,24 @@ def free_memory(device: torch.device) -> int:
         return _UNKNOWN_MEMORY
 
 
-def _require_second_derivatives(roots: Iterable[Tensor]) -> None:
+def require_second_derivatives(roots: Iterable[Tensor], *, linear: bool = False) -> None:
+    """Raise if a graph holds what cannot be differentiated once more.
+
+    Parameters
+    ----------
+    roots : iterable of torch.Tensor
+        Ends of the graph.
+    linear : bool
+        Whether it is differentiated only by what it is linear in, which more can be.
+
+    Raises
+    ------
+    RuntimeError
+        With what to do instead.
+    """
     for node in _nodes(roots):
         reason = _WITHOUT_SECOND_DERIVATIVE.get(node.name())
-        if reason is not None:
+        if reason is not None and not (linear and node.name() in _RIGHT_WHERE_LINEAR):
             raise RuntimeError(reason)
 
 
@@ -257,6 +288,8 @@ _WITHOUT_SECOND_DERIVATIVE = {
         "Hessian goes: use use_reentrant=False"
     ),
 }
+
+_RIGHT_WHERE_LINEAR = {"WeightNormInterfaceBackward0"}
 
 
 def _saved_tensors(roots: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,10 +10,13 @@ from torch import Tensor, nn
 from hessops.comm import Communicator
 from hessops_torch.data_sum import DataSum
 from hessops_torch.failures import name_of
+from hessops_torch.functional_product import FunctionalProduct
 from hessops_torch.graphs import GradientGraph
+from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.losses import Loss
 from hessops_torch.objective import Objective
 from hessops_torch.options import check_weight_decay
+from hessops_torch.product_modes import ProductMode, check_product, find_product
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
 
@@ -29,6 +33,7 @@ def hessian(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    product: ProductMode = "backward",
     comm: Communicator | None = None,
 ) -> Hessian:
     """Return the Hessian of a loss over a data set, by the parameters of a model.
@@ -63,6 +68,11 @@ def hessian(
     memory_budget : int, optional
         Bytes of gradient graphs to keep between products, which makes them a third cheaper; half of
         the free memory of the device where not given, none if 0.
+    product : {'backward', 'forward-over-reverse', 'reverse-over-forward', 'compiled', 'auto'}
+        How products are computed: by a second backward pass through the gradient's graph, which may
+        be kept; by function transforms, several columns at a time within `memory_budget`; by the
+        first of these compiled, which takes a minute at first; or by what is fastest in a short
+        trial at the first product. Each but the first is compared with it once.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data
         (`hessops_torch.shard`); the operator is that of all the data, the same on every rank.
@@ -85,6 +95,12 @@ def hessian(
         If the model cannot be applied to the first batch. What it raises as a TypeError or ValueError
         stays one.
 
+    Warns
+    -----
+    RuntimeWarning
+        At the first product, if `product` fails there or gives another result than the plain one,
+        which is then taken.
+
     Notes
     -----
     Products raise the same errors where a later batch is concerned, `RuntimeError` where autograd
@@ -106,6 +122,7 @@ def hessian(
             [0., 1.]])
     """
     check_weight_decay(weight_decay)
+    check_product(product)
     objective = Objective(
         model,
         loss,
@@ -116,7 +133,7 @@ def hessian(
         memory_budget=memory_budget,
         comm=comm,
     )
-    return Hessian(objective, weight_decay=weight_decay)
+    return Hessian(objective, weight_decay=weight_decay, product=product)
 
 
 class Hessian(DataSum):
@@ -128,23 +145,77 @@ class Hessian(DataSum):
         Model, loss and data.
     weight_decay : float
         Multiple of the identity to add.
+    product : {'backward', 'forward-over-reverse', 'reverse-over-forward', 'compiled', 'auto'}
+        How products are computed.
     """
 
-    def __init__(self, objective: Objective, *, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        weight_decay: float = 0.0,
+        product: ProductMode = "backward",
+    ) -> None:
+        check_product(product)
+        self.product: ProductMode = product
         super().__init__(objective, weight_decay=weight_decay)
+        self.loss: BatchLoss = objective.loss
+
+    def _start_over(self, besides: int = 0) -> None:
+        super()._start_over(besides)
         self._seems_symmetric = False
+        self._product_found = self.product == "backward"
+        self._functional: FunctionalProduct | None = None
+
+    @property
+    def product_found(self) -> ProductMode:
+        """Return how products are computed, 'auto' until the first."""
+        if self._functional is not None:
+            return self._functional.mode
+        return "backward" if self._product_found else self.product
 
     def _add_products(
         self, index: int, batch: Any, columns: Tensor, out: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:
+        if self._functional is not None:
+            return self._functional.add_products(index, batch, columns, out)
+        graph, total, keep = self._graph(index, batch)
+        if not self._product_found and self._seems_symmetric:
+            self._product_found = True
+            self._functional = find_product(
+                self.product, self.objective, graph, index, batch, len(columns)
+            )
+            if self._functional is not None:
+                self.graphs.clear()
+                return self._functional.add_products(index, batch, columns, out)
+        graph.add_products(columns, out, keep=keep)
+        return graph.count, total
+
+    def _add_block_products(
+        self,
+        index: int,
+        batch: Any,
+        columns: Tensor,
+        out: Tensor,
+        blocks: Sequence[Sequence[int]],
+    ) -> tuple[Tensor | float, Tensor | None]:
+        graph, total, keep = self._graph(index, batch)
+        for block, among in enumerate(blocks, start=1):
+            graph.add_products(columns, out, keep=keep or block < len(blocks), among=among)
+        return graph.count, total
+
+    def _graph(self, index: int, batch: Any) -> tuple[GradientGraph, Tensor | None, bool]:
+        """Return a micro-batch's graph, its loss if it was computed, and whether it is kept."""
         graph = self.graphs.get(index)
         if graph is not None:
-            graph.add_products(columns, out, keep=True)
-            return graph.count, None
+            return graph, None, True
         objective = self.objective
         parameters = list(objective.parameters.values())
-        graph = GradientGraph(objective.model, objective.loss, batch, parameters, name_of(index))
+        graph = GradientGraph(objective.model, self.loss, batch, parameters, name_of(index))
         if not self._seems_symmetric:
             self._seems_symmetric = graph.shows_symmetry()
-        graph.add_products(columns, out, keep=self.graphs.offer(index, graph))
-        return graph.count, graph.total
+        return graph, graph.total, self.graphs.offer(index, graph)
+
+    def _describe(self) -> str:
+        mode = "" if self.product == "backward" else f", product {self.product}"
+        return super()._describe() + mode

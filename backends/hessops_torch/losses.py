@@ -55,6 +55,8 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
     TypeError
         If `loss` is neither.
     """
+    if isinstance(loss, SplitLoss) and loss.target is not None:
+        return CriterionLoss(loss.loss, (loss.forward, loss.target))
     if isinstance(loss, SplitLoss):
         return loss
     if isinstance(loss, type):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.together import raise_together, tried
 from hessops_torch.batches import MicroBatches, tensors_in, versions
-from hessops_torch.data_ranks import DataRanks, ranks_beside
+from hessops_torch.data_ranks import DataRanks, as_floats, ranks_beside
 from hessops_torch.failures import evaluate, name_of
 from hessops_torch.graphs import GraphCache, free_memory
 from hessops_torch.lock import exclusive
@@ -26,7 +27,14 @@ from hessops_torch.options import check_model, check_options
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.selection import ParameterSelection, Selection
 from hessops_torch.snapshot import Snapshot
-from hessops_torch.state import Mode, random_state, second_order, uses_batch_statistics
+from hessops_torch.state import (
+    Mode,
+    random_state,
+    require_separate_samples,
+    second_order,
+    unwritten,
+    uses_batch_statistics,
+)
 
 __all__ = ["Objective"]
 
@@ -152,6 +160,8 @@ class Objective:
         self.loss: BatchLoss = as_batch_loss(loss)
         # The data never changes and its counts are looked at once, as long as the loss is the same.
         self._counts: tuple[float, ...] | None = None
+        # What else operators found in all the data that depends on nothing but the loss.
+        self.found: dict[Hashable, float] = {}
         self._lengths: tuple[float, ...] | None = None
         self._loss_state = Snapshot(self.loss.parts)
 
@@ -173,6 +183,26 @@ class Objective:
         with self.ready():
             return self._try_first_batch()
 
+    def restricted(self, params: ParameterSelection) -> Objective:
+        """Return the same loss on the same data, to be differentiated by other parameters.
+
+        Parameters
+        ----------
+        params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+            As for the objective itself.
+
+        Returns
+        -------
+        Objective
+            Reads the same batches, without a look at them.
+        """
+        other = copy(self)
+        other.selection = Selection(self.model, params)
+        other.parameters = other.selection.current()
+        other.domain = ParameterSpace(other.parameters, self.ranks.comm)
+        other._loss_state = Snapshot(self.loss.parts)
+        return other
+
     @contextmanager
     def ready(self, *caches: GraphCache[Any]) -> Iterator[None]:
         """Have the model to oneself, in the state that second derivatives need.
@@ -189,12 +219,13 @@ class Objective:
         """
         with exclusive:
             if self.batches.micro_batch_size is not None:
-                _require_separate_samples(self.model, self.mode)
+                require_separate_samples(self.model, self.mode)
             self.parameters = self.selection.current()
             for cache in caches:
                 cache.drop_stale()
             if not self._loss_state.fits():
                 self._counts = None
+                self.found.clear()
                 self._loss_state = Snapshot(self.loss.parts)
             with second_order(self.model, self.parameters.values(), self.mode):
                 yield
@@ -233,7 +264,7 @@ class Objective:
             if found is None:
                 with torch.no_grad():
                     found = [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches)]
-            self._counts = self.ranks.gathered(_as_floats(found))
+            self._counts = self.ranks.gathered(as_floats(found))
         if not math.fsum(self._counts) > 0:
             raise ValueError(
                 f"the counts of all batches add up to {math.fsum(self._counts):g}: nothing to average"
@@ -277,7 +308,7 @@ class Objective:
                 first = self.ranks.first
                 return self._counts[first : first + self.ranks.count]
             with torch.no_grad():
-                return _as_floats(
+                return as_floats(
                     [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches)]
                 )
 
@@ -294,7 +325,7 @@ class Objective:
         batch = next(iter(self.batches))
         device = self.domain.device
         before, untouched = random_state(device), versions(batch)
-        with torch.no_grad():
+        with torch.no_grad(), unwritten(self.parameters):
             first, _count = self.evaluate(0, batch)
         draws = not torch.equal(before, random_state(device))
         if versions(batch) != untouched:
@@ -350,26 +381,16 @@ class Objective:
                     "and for a division or a logarithm of 0 in the model or the loss"
                 )
 
+    def require_one_rank(self, what: str) -> None:
+        """Raise if the data is dealt out to ranks, over which an operator does not sum."""
+        if self.ranks.comm.size > 1:
+            raise ValueError(f"{what} does not sum over ranks yet: give all the data, and no comm")
+
     def describe(self) -> str:
         """Return the number of micro-batches and the mode, as operators show them."""
         train = self.model.training if self.mode is None else self.mode == "train"
         parts = counted(self.ranks.total, "micro-batch", "micro-batches")
         return f"{parts}, {'train' if train else 'eval'} mode"
-
-
-def _require_separate_samples(model: nn.Module, mode: Mode | None) -> None:
-    if uses_batch_statistics(model, mode):
-        raise ValueError(
-            "batch norm in train mode makes a batch one function of all its samples, so it cannot be "
-            "split: leave micro_batch_size out, or use mode='eval'"
-        )
-
-
-def _as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
-    """Return counts as numbers of the host, by one synchronisation."""
-    tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
-    on_host = iter(torch.stack(tensors).tolist() if tensors else [])
-    return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
 
 
 def _length(batch: Any) -> float:

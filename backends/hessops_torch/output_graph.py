@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hessops_torch.failures import differentiating
-from hessops_torch.graphs import bytes_behind
+from hessops_torch.graphs import bytes_behind, require_second_derivatives
+from hessops_torch.symmetry import shows_adjoint
 
 __all__ = ["OutputGraph"]
 
@@ -55,7 +56,9 @@ class OutputGraph:
         """
         if not self.outputs.requires_grad:
             return self.outputs.new_zeros((len(rows), *self.outputs.shape))
-        weights = self._prepared()
+        weights = self.prepare()
+        if not self._pulled:
+            return self.outputs.new_zeros((len(rows), *self.outputs.shape))
         products = []
         for row in rows:
             pieces = torch.split(row, self._sizes)
@@ -97,12 +100,25 @@ class OutputGraph:
                 if product is not None:
                     target.add_(product.reshape(-1))
 
-    def num_bytes(self) -> int:
-        """Return the memory that the graph holds, without the parameters themselves."""
-        return bytes_behind([self.outputs, *self._pulled.values()], self.parameters)
+    def shows_adjoint(self) -> bool:
+        """Look once whether J v and J^T u belong to one J, and tell whether they say anything."""
 
-    def _prepared(self) -> Tensor:
-        """Return w, once J^T w is there as a graph."""
+        def adjoint(seeds: Tensor) -> Tensor:
+            out = seeds.new_zeros((len(seeds), sum(self._sizes)))
+            self.add_adjoint(seeds, out, keep=True)
+            return out
+
+        if not self.outputs.requires_grad:
+            return False
+        shapes = (sum(self._sizes),), self.outputs.shape
+        return shows_adjoint(self.forward, adjoint, shapes, self.outputs.detach(), self.name)
+
+    def num_bytes(self, *more: Tensor) -> int:
+        """Return the memory that the graph and some more tensors hold, without the parameters."""
+        return bytes_behind([self.outputs, *self._pulled.values(), *more], self.parameters)
+
+    def prepare(self) -> Tensor:
+        """Make what `forward` needs, J^T w as a graph, and return w."""
         if self._weights is None:
             self._weights = torch.zeros_like(self.outputs, requires_grad=True)
             with differentiating(self.name):
@@ -119,4 +135,5 @@ class OutputGraph:
                 for index, tensor in enumerate(pulled)
                 if tensor is not None and tensor.requires_grad
             }
+            require_second_derivatives(self._pulled.values(), linear=True)
         return self._weights

@@ -13,9 +13,9 @@ from hessops_torch.failures import applying, name_of
 from hessops_torch.loss_contract import OutputLoss
 from hessops_torch.objective import Objective
 from hessops_torch.output_graph import OutputGraph
-from hessops_torch.output_hessian import OutputProduct
+from hessops_torch.output_hessian import OutputMatrix
 
-__all__ = ["OutputSum"]
+__all__ = ["OutputShare", "OutputSum"]
 
 
 class OutputSum(DataSum):
@@ -50,9 +50,10 @@ class OutputSum(DataSum):
             )
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
         self.loss: OutputLoss = objective.loss
+        self._seems_adjoint = False
 
     @abstractmethod
-    def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputProduct:
+    def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:
         """Return products with M, of the sum over a micro-batch.
 
         Parameters
@@ -66,7 +67,7 @@ class OutputSum(DataSum):
 
         Returns
         -------
-        callable
+        OutputMatrix
             From a block of shape (k, *outputs.shape) to one of the same shape.
         """
 
@@ -75,34 +76,54 @@ class OutputSum(DataSum):
     ) -> tuple[Tensor | float, Tensor | None]:
         share = self.graphs.get(index)
         if share is not None:
-            share.add_products(columns, out, keep=True)
+            self._multiply(share, share.graph.forward(columns), columns, out, keep=True)
             return share.count, None
         share, total = self._new_share(index, batch)
         # What J v needs is part of what is kept, so that it is made first.
-        products = share.metric(share.graph.forward(columns))
-        share.graph.add_adjoint(products, out, keep=self.graphs.offer(index, share))
+        forward = share.graph.forward(columns)
+        keep = self.graphs.offer(index, share)
+        self._multiply(share, forward, columns, out, keep=keep)
         return share.count, total
 
-    def _new_share(self, index: int, batch: Any) -> tuple[_Share, Tensor]:
+    def _multiply(
+        self, share: OutputShare, forward: Tensor, columns: Tensor, out: Tensor, *, keep: bool
+    ) -> None:
+        """Add J^T M J v to `out` for each row v of `columns`, of which `forward` holds J v."""
+        del columns
+        share.graph.add_adjoint(share.metric(forward), out, keep=keep)
+
+    def _new_share(self, index: int, batch: Any) -> tuple[OutputShare, Tensor]:
         objective, name = self.objective, name_of(index)
         parameters = list(objective.parameters.values())
         with applying(batch, parameters[0], name):
             outputs = self.loss.outputs(objective.model, batch)
-            total, count = self.loss.of_outputs(outputs.detach(), batch)
+            # A copy, into which a loss may write (to mask logits, say).
+            total, count = self.loss.of_outputs(outputs.detach().clone(), batch)
             metric = self._metric(outputs.detach(), batch, index)
-        return _Share(OutputGraph(outputs, parameters, name), metric, count), total
+        graph = OutputGraph(outputs, parameters, name)
+        if not self._seems_adjoint:
+            self._seems_adjoint = graph.shows_adjoint()
+        return OutputShare(graph, metric, count), total
 
 
-class _Share:
-    """What a micro-batch adds: a graph of outputs, and a matrix on them."""
+class OutputShare:
+    """What a micro-batch adds: a graph of outputs, and a matrix on them.
 
-    def __init__(self, graph: OutputGraph, metric: OutputProduct, count: Tensor | float) -> None:
+    Parameters
+    ----------
+    graph : OutputGraph
+        Products with J and J^T.
+    metric : OutputMatrix
+        Products with M.
+    count : torch.Tensor or float
+        The micro-batch's, that the mean divides by.
+    """
+
+    def __init__(self, graph: OutputGraph, metric: OutputMatrix, count: Tensor | float) -> None:
         self.graph = graph
         self.metric = metric
         self.count = count
 
-    def add_products(self, columns: Tensor, out: Tensor, *, keep: bool) -> None:
-        self.graph.add_adjoint(self.metric(self.graph.forward(columns)), out, keep=keep)
-
     def num_bytes(self) -> int:
-        return self.graph.num_bytes()
+        """Return the memory that graph and matrix hold, without the parameters themselves."""
+        return self.graph.num_bytes(*self.metric.holds)

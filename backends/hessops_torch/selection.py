@@ -11,7 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-__all__ = ["ParameterSelection", "Selection", "select_parameters"]
+__all__ = ["ParameterSelection", "Selection", "fitting_names", "select_parameters"]
 
 _Item: TypeAlias = str | re.Pattern[str] | nn.Module | torch.Tensor
 ParameterSelection: TypeAlias = _Item | Iterable[_Item] | None
@@ -52,17 +52,42 @@ def select_parameters(model: nn.Module, params: ParameterSelection) -> dict[str,
                 "the model has no parameter that requires a gradient; name some in params"
             )
     else:
-        aliases = _aliases(model)
-        wanted: set[str] = set()
-        for item in _items(params):
-            wanted |= _fitting(item, every, aliases)
-        chosen = {name: p for name, p in every.items() if name in wanted}
+        chosen = {name: every[name] for name in fitting_names(model, params)}
         if not chosen:
             raise ValueError("params names no parameter; leave it out to take all")
     _require_uniform(chosen)
     _require_values(chosen)
     _require_no_inference(every)
     return chosen
+
+
+def fitting_names(model: nn.Module, params: _Item | Iterable[_Item]) -> tuple[str, ...]:
+    """Return the first names of the parameters that a selection means, whatever these are like.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model.
+    params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, or iterable of these
+        As `select_parameters` takes them.
+
+    Returns
+    -------
+    tuple of str
+        In the model's order.
+
+    Raises
+    ------
+    ValueError
+        If an item fits nothing.
+    TypeError
+        If an item is of a kind that names no parameters.
+    """
+    every, aliases = dict(model.named_parameters()), _aliases(model)
+    wanted: set[str] = set()
+    for item in _items(params):
+        wanted |= _fitting(item, every, aliases)
+    return tuple(name for name in every if name in wanted)
 
 
 class Selection:

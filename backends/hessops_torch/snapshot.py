@@ -39,10 +39,13 @@ class Snapshot:
     ----------
     roots : sequence of object
         Modules, looked at with all modules inside, and other objects, looked at themselves.
+    exchangeable : torch.nn.Module, optional
+        One of them, whose parameters and buffers may change.
     """
 
-    def __init__(self, roots: Sequence[Any]) -> None:
+    def __init__(self, roots: Sequence[Any], exchangeable: nn.Module | None = None) -> None:
         self._roots = roots
+        self._exchangeable = exchangeable
         self._attributes = [_Attributes(owner) for owner in _owners(roots)]
         self._places = self._places_now()
         self._values = [_copy(tensor) for tensor in self._strided()]
@@ -77,7 +80,7 @@ class Snapshot:
 
     def _tensors(self) -> Iterator[Tensor]:
         for root in self._roots:
-            if isinstance(root, nn.Module):
+            if isinstance(root, nn.Module) and root is not self._exchangeable:
                 yield from chain(root.parameters(), root.buffers())
 
     def _strided(self) -> Iterator[Tensor]:

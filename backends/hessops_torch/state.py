@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -12,8 +12,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessops_torch.batches import preserved_global_rng
+from hessops_torch.embeddings import plain_embeddings
 
-__all__ = ["Mode", "random_state", "second_order", "uses_batch_statistics"]
+__all__ = [
+    "Mode",
+    "random_state",
+    "require_separate_samples",
+    "second_order",
+    "unwritten",
+    "uses_batch_statistics",
+]
 
 Mode = Literal["eval", "train"]
 
@@ -50,6 +58,7 @@ def second_order(
         stack.enter_context(_own_buffers(model))
         stack.enter_context(_without_gradient_hooks(model, chosen))
         stack.enter_context(_differentiable_kernels(model))
+        stack.enter_context(plain_embeddings(model))
         devices = [chosen[0].device] if chosen[0].device.type == "cuda" else []
         stack.enter_context(preserved_global_rng(devices))
         yield
@@ -63,6 +72,40 @@ def random_state(device: torch.device) -> Tensor:
     return torch.cat(states)
 
 
+@contextmanager
+def unwritten(parameters: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    """Refuse a forward pass that writes into its parameters, and undo it.
+
+    Parameters
+    ----------
+    parameters : mapping of str to torch.nn.Parameter
+        By name.
+
+    Yields
+    ------
+    None
+        While it runs.
+
+    Raises
+    ------
+    ValueError
+        If it has written into one.
+    """
+    before = {name: (p._version, p.detach().clone()) for name, p in parameters.items()}
+    yield
+    written = [name for name, p in parameters.items() if p._version != before[name][0]]
+    if not written:
+        return
+    with torch.no_grad():
+        for name in written:
+            parameters[name].copy_(before[name][1])
+    raise ValueError(
+        f"the forward pass writes into the parameter {written[0]}, so that the model is not left as "
+        "it was found and the loss is another one each time: compute with a copy instead (an "
+        "embedding with max_norm writes, too)"
+    )
+
+
 def uses_batch_statistics(model: nn.Module, mode: Mode | None) -> bool:
     """Tell whether some batch norm normalises by the batch, which then must not be split."""
     return any(
@@ -70,6 +113,15 @@ def uses_batch_statistics(model: nn.Module, mode: Mode | None) -> bool:
         for module in model.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     )
+
+
+def require_separate_samples(model: nn.Module, mode: Mode | None) -> None:
+    """Raise if batches must not be cut, since batch norm makes each one function of its samples."""
+    if uses_batch_statistics(model, mode):
+        raise ValueError(
+            "batch norm in train mode makes a batch one function of all its samples, so it cannot be "
+            "split: leave micro_batch_size out, or use mode='eval'"
+        )
 
 
 @contextmanager

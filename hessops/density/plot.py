@@ -12,7 +12,7 @@ from hessops.result import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["mark_eigenvalues", "plot_density", "plot_distribution"]
+__all__ = ["mark_eigenvalues", "new_axes", "plot_density", "plot_distribution"]
 
 
 def plot_density(
@@ -42,7 +42,7 @@ def plot_density(
         If matplotlib is missing.
     """
     if ax is None:
-        ax = _new_axes()
+        ax = new_axes()
     mean, error = np.asarray(estimate.value), np.asarray(estimate.standard_error)
     line = ax.semilogy(grid, np.maximum(mean, lowest), linewidth=1.2)[0]
     if np.all(np.isfinite(error)):
@@ -87,7 +87,7 @@ def plot_distribution(
         If matplotlib is missing.
     """
     if ax is None:
-        ax = _new_axes()
+        ax = new_axes()
     line = ax.step(x, value, where="post", linewidth=1.2)[0]
     color = line.get_color()
     ax.fill_between(x, low, high, step="post", alpha=0.3, color=color, linewidth=0, label=label)
@@ -131,7 +131,24 @@ def mark_eigenvalues(ax: Axes, values: HostArray, errors: HostArray) -> Axes:
     return ax
 
 
-def _new_axes() -> Axes:
+def new_axes(height: float = 3.5) -> Axes:
+    """Return the axes of a new figure.
+
+    Parameters
+    ----------
+    height : float
+        Of the figure, in inches.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        To draw on.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing.
+    """
     try:
         from matplotlib import pyplot as plt
     except ImportError as error:
@@ -139,5 +156,5 @@ def _new_axes() -> Axes:
             "drawing needs matplotlib, the extra 'plot': pip install '.[plot]' in a clone, "
             "pip install 'hessops[plot]' elsewhere"
         ) from error
-    _, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    _, ax = plt.subplots(figsize=(7, height), layout="constrained")
     return ax

@@ -10,6 +10,7 @@ import importlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from problem import Problem, Product
@@ -18,6 +19,7 @@ from torch import Tensor
 __all__ = ["Contestant", "all_contestants"]
 
 _HESSOPS = ("hessops", "hessops_torch", "pip install 'hessops[torch]'")
+_HESSOPS_MODES = "forward-over-reverse", "reverse-over-forward"
 _TORCH = ("torch", "torch", "pip install torch")
 _PYHESSIAN = ("pyhessian", "pyhessian", "pip install --no-deps pyhessian")
 _EIGENTHINGS = (
@@ -54,23 +56,30 @@ class Contestant:
     prepare: Callable[[Problem, Tensor], Product]
 
 
-def all_contestants(block: int) -> list[Contestant]:
+def all_contestants(widths: Sequence[int], *, compiled: bool = False) -> list[Contestant]:
     """Return the contestants in the order of the table, hessops first.
 
     Parameters
     ----------
-    block : int
-        Number of columns for the libraries that multiply blocks.
+    widths : sequence of int
+        Numbers of columns for the libraries that multiply blocks.
+    compiled : bool
+        Whether hessops' compiled product takes part, which takes minutes to compile on a CPU.
 
     Returns
     -------
     list of Contestant
-        Those that multiply blocks appear twice, with one column and with `block`.
+        Those that multiply blocks appear once for each width.
     """
-    widths = sorted({1, block})
+    modes = [*_HESSOPS_MODES, *(["compiled"] if compiled else [])]
     return [
         *(Contestant("hessops, kept", _HESSOPS, k, _hessops_kept) for k in widths),
         *(Contestant("hessops, rebuilt", _HESSOPS, k, _hessops_rebuilt) for k in widths),
+        *(
+            Contestant(f"hessops, {mode}", _HESSOPS, k, partial(_hessops, product=mode))
+            for mode in modes
+            for k in widths
+        ),
         Contestant("torch by hand, kept", _TORCH, 1, _torch_by_hand),
         Contestant("PyHessian, kept", _PYHESSIAN, 1, _pyhessian),
         Contestant("hessian-eigenthings", _EIGENTHINGS, 1, _hessian_eigenthings),
@@ -90,14 +99,24 @@ def _hessops_rebuilt(problem: Problem, vectors: Tensor) -> Product:
     return _hessops(problem, vectors, memory_budget=0)
 
 
-def _hessops(problem: Problem, vectors: Tensor, *, memory_budget: int | None) -> Product:
+def _hessops(
+    problem: Problem,
+    vectors: Tensor,
+    *,
+    memory_budget: int | None = None,
+    product: str = "backward",
+) -> Product:
     hessops_torch = importlib.import_module("hessops_torch")
     batches = [(problem.images, problem.labels)]
     operator = hessops_torch.hessian(
-        problem.model, problem.criterion, batches, memory_budget=memory_budget
+        problem.model, problem.criterion, batches, memory_budget=memory_budget, product=product
     )
     own = operator.domain.zeros(vectors.shape[1])
     own.copy_(vectors)
+    with warnings.catch_warnings():
+        # A mode that is not what runs has no figure.
+        warnings.simplefilter("error", RuntimeWarning)
+        operator.apply(own)
     return lambda: operator.apply(own)
 
 

@@ -14,7 +14,7 @@ import torch
 import typer
 from allocator import keep_freed_memory
 from contestants import all_contestants
-from problem import gradient, resnet20_problem
+from problem import PROBLEMS, gradient
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +28,15 @@ def main(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 and so on")] = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="rounds after the warm-up")] = 7,
     batch: Annotated[int, typer.Option(min=1, help="images in the batch")] = 128,
-    block: Annotated[int, typer.Option(min=1, help="columns of a block product")] = 8,
+    block: Annotated[
+        list[int] | None, typer.Option(min=1, help="columns of a block product, 8 if not given")
+    ] = None,
+    problem_name: Annotated[
+        str, typer.Option("--problem", help="resnet20, mlp or transformer")
+    ] = "resnet20",
+    compiled: Annotated[
+        bool, typer.Option(help="also hessops' compiled product (minutes)")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads, else torch's own")
     ] = None,
@@ -37,7 +45,7 @@ def main(
     seed: Annotated[int, typer.Option(help="of weights, images and vectors")] = 0,
     output: Annotated[Path | None, typer.Option(help="file for all figures, as JSON")] = None,
 ) -> None:
-    """Time Hessian products of a ResNet20, in gradients on the same batch."""
+    """Time Hessian products of a network, in gradients on the same batch."""
     kept = keep_memory and keep_freed_memory()
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
@@ -49,16 +57,19 @@ def main(
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.manual_seed(seed)
 
-    problem = resnet20_problem(place, batch)
-    vectors = torch.randn(problem.size, block).to(place)
+    if problem_name not in PROBLEMS:
+        raise typer.BadParameter(f"choose one of {', '.join(PROBLEMS)}", param_hint="--problem")
+    problem = PROBLEMS[problem_name](place, batch)
+    widths = sorted({1, *(block or [8])})
+    vectors = torch.randn(problem.size, widths[-1]).to(place)
     with console.status("building the contestants"):
-        runners = prepare(all_contestants(block), problem, vectors)
+        runners = prepare(all_contestants(widths, compiled=compiled), problem, vectors)
     with console.status(f"measuring {rounds} rounds"):
         gradients = measure(runners, gradient(problem), place, rounds)
 
     entries = [entry for entry, _ in runners]
     setting: dict[str, str | int] = {
-        "problem": "ResNet20, 32 x 32 random images, evaluation mode, mean cross-entropy",
+        "problem": problem.title,
         "batch": batch,
         "device": _device_name(place),
         "threads": torch.get_num_threads(),

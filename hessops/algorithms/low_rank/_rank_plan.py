@@ -181,9 +181,9 @@ def _require_resolved(space: Space, tol: float, norm: float | None) -> None:
     smallest = 2 * ROUNDINGS * eps(space.xp, space.dtype)
     # The difference of two squares: the square root of rounding is its last digit.
     smallest = smallest if norm is None else math.sqrt(smallest)
-    require_tolerance(tol=tol)
     if not tol >= smallest:
         raise ValueError(
             f"tol={tol} is below {smallest:.2g}, the smallest error that this precision resolves"
             + ("" if norm is None else " by frobenius_norm; leave that out")
         )
+    require_tolerance(tol=tol)

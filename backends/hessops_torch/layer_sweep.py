@@ -1,0 +1,265 @@
+"""One sweep of products that tells the traces and the diagonals of all blocks at once.
+
+With signs z, the entries of z ∘ Hz have the diagonal of H as their mean. Summed over a block they give
+its trace, over everything the whole trace, and their ratio the block's share, in which much of the
+noise of both cancels. The mean square of a block's diagonal is no linear function of it: squares of an
+estimate are too large by its variance, so that products of *different* probes are averaged instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hessops.algorithms._one_line import one_line
+from hessops.algorithms.trace._probe_blocks import probe_blocks
+from hessops.algorithms.trace._terms import strata
+from hessops.algorithms.trace.hutchinson import HutchinsonState
+from hessops.arrays import Array, HostArray, numpy_dtype, to_numpy
+from hessops.operator import LinearOperator
+from hessops.random import ProbeKind, Stream
+from hessops.record import require_finite
+from hessops.result import Estimate, Interval
+from hessops.space import Space
+from hessops.statistics import MeanVariance, length, t_quantile, welch_satterthwaite
+
+__all__ = ["LayerState", "layer_steps"]
+
+# Sets of probes whose diagonals are compared. Each takes the memory of a vector.
+_MOST_GROUPS = 8
+_LEAST_GROUPS = 3
+_GROUP_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What a number of probes say of the blocks of an operator.
+
+    Parameters
+    ----------
+    step : int
+        Blocks of probes done.
+    sums : HutchinsonState
+        Quadratic forms: the whole in column 0, and each block in a column of its own.
+    comoments : numpy.ndarray, shape (num_terms, num_blocks)
+        Sums over probes of the products of a block's and the whole's deviations.
+    groups : array, shape (n, g)
+        Sums of z ∘ Hz over the probes of each of g groups.
+    counts : numpy.ndarray, shape (g,)
+        Probes in each.
+    """
+
+    step: int
+    sums: HutchinsonState
+    comoments: HostArray
+    groups: Array
+    counts: HostArray
+
+    __repr__ = one_line
+
+    @property
+    def num_products(self) -> int:
+        """Return the products with the whole operator."""
+        return self.sums.num_products
+
+    def trace(self, column: int, confidence: float) -> Estimate:
+        """Return the trace of the whole (column 0) or of a block (from 1)."""
+        return Estimate(
+            value=self.sums.estimate(column),
+            standard_error=self.sums.standard_error(column),
+            freedom=self.sums.freedom(column),
+            confidence=confidence,
+        )
+
+    def share(self, column: int, confidence: float) -> tuple[float, Interval]:
+        """Return the trace of a block over that of the whole, and an interval by Fieller's theorem.
+
+        All ratios r for which the mean of block - r * whole may be zero: no interval at all, here an
+        infinite one, where the trace of the whole may be zero itself.
+        """
+        sums, count = self.sums, self.sums.num_probes
+        block, whole = sums.estimate(column), sums.estimate()
+        everything = Interval(-math.inf, math.inf)
+        if whole == 0 or count < 2:
+            return (block / whole if whole else math.nan), everything
+        ratio = block / whole
+        spreads = sums.moments.spread[:, column], sums.moments.spread[:, 0]
+        squares = [spreads[0] ** 2, self.comoments[:, column - 1], spreads[1] ** 2]
+        # Of block - ratio * whole; rounding, where a block is nearly the whole.
+        both = np.maximum(squares[0] - 2 * ratio * squares[1] + ratio**2 * squares[2], 0.0)
+        freedom = float(welch_satterthwaite(np.sqrt(both / (count - 1)), count - 1))
+        factor = float(t_quantile(confidence, freedom)) ** 2 / (count * (count - 1))
+        of_block, mixed, of_whole = (factor * float(square.sum()) for square in squares)
+        # (block - r whole)^2 <= of_block - 2 r mixed + r^2 of_whole
+        leading, middle, last = whole**2 - of_whole, block * whole - mixed, block**2 - of_block
+        if leading <= 0:
+            return ratio, everything
+        reach = math.sqrt(max(middle**2 - leading * last, 0.0))
+        return ratio, Interval((middle - reach) / leading, (middle + reach) / leading)
+
+    def rms_diagonals(
+        self, space: Space, members: Mapping[str, Sequence[str]], confidence: float
+    ) -> dict[str, tuple[float, Interval]]:
+        """Return the root mean square of every block's diagonal, and an interval for it.
+
+        Errors by leaving out one group of probes at a time: too large where the diagonal is zero.
+
+        Parameters
+        ----------
+        space : Space
+            Of the operator.
+        members : mapping of str to sequence of str
+            The sections in every block.
+        confidence : float
+            Nominal coverage of the intervals.
+
+        Returns
+        -------
+        dict of str to (float, Interval)
+            Zero where the unbiased estimate of the mean square is not positive.
+        """
+        grams = dict(zip(space.sections, _grams(space, self.groups), strict=True))
+        sizes = {name: stop - start for name, (start, stop) in space.sections.items()}
+        quantile = float(t_quantile(confidence, max(len(self.counts) - 1, 0)))
+        found = {}
+        for block, names in members.items():
+            gram = np.sum([grams[name] for name in names], axis=0)
+            value, error = _of_different_groups(gram, self.counts)
+            size = sum(sizes[name] for name in names)
+            found[block] = _root(value / size, error / size, quantile)
+        return found
+
+
+def layer_steps(
+    A: LinearOperator,
+    members: Mapping[str, Sequence[str]],
+    *,
+    stream: Stream,
+    num_probes: int,
+    probe: ProbeKind = "rademacher",
+    block_size: int = 1,
+    stratify: bool = False,
+) -> Iterator[LayerState]:
+    """Yield what is known of all blocks, one block of probes after another.
+
+    Parameters
+    ----------
+    A : LinearOperator
+        Real, on a space with sections.
+    members : mapping of str to sequence of str
+        The sections in every block.
+    stream : Stream
+        Where the probes come from.
+    num_probes : int
+        Where to end.
+    probe : {'rademacher', 'normal', 'sphere'}
+        Their distribution.
+    block_size : int
+        Probes per product.
+    stratify : bool
+        Use a fresh probe for every term.
+
+    Yields
+    ------
+    LayerState
+        One block of probes further.
+    """
+    space, columns = A.domain, _columns(A.domain, members)
+    num_groups = min(_num_groups(space), num_probes)
+    groups, counts = space.zeros(num_groups), np.zeros(num_groups, dtype=np.int64)
+    moments: MeanVariance | None = None
+    comoments = np.zeros(0)
+    for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
+        forms, diagonals, num_samples = [], space.zeros(len(indices)), []
+        for index, term in enumerate(strata(A, stratify)):
+            Z = space.probes(stream.for_term(index), indices, probe)
+            Y = term.apply(Z)
+            forms.append(space.section_inner(Z, Y))
+            diagonals = diagonals + Z * Y
+            num_samples.append(term.num_samples)
+        samples = columns @ np.real(to_numpy(space.xp.stack(forms)))
+        require_finite(samples, indices.stop, A)
+        block = MeanVariance.of(samples)
+        comoments = _merged(comoments, moments, samples, block)
+        moments = block if moments is None else moments.merged(block)
+        owners = np.arange(indices.start, indices.stop) % num_groups
+        chosen = np.asarray(owners[:, None] == np.arange(num_groups), dtype=np.float64)
+        groups = groups + diagonals @ space.from_host(chosen)
+        counts = counts + chosen.sum(axis=0).astype(np.int64)
+        sums = HutchinsonState(step, indices.stop, moments, tuple(num_samples))
+        yield LayerState(step, sums, comoments, groups, counts)
+
+
+def _num_groups(space: Space) -> int:
+    fitting = _GROUP_BYTES // (space.local_dim * numpy_dtype(space.dtype).itemsize)
+    return max(_LEAST_GROUPS, min(_MOST_GROUPS, fitting))
+
+
+def _columns(space: Space, members: Mapping[str, Sequence[str]]) -> HostArray:
+    """Return which sections the whole and every block add up, shape (1 + num_blocks, num_sections)."""
+    rows = [[float(name in names) for name in space.sections] for names in members.values()]
+    return np.array([[1.0] * len(space.sections), *rows])
+
+
+def _merged(
+    before: HostArray, moments: MeanVariance | None, samples: HostArray, block: MeanVariance
+) -> HostArray:
+    """Return co-moments with the whole, with one more block of probes (Chan, Golub & LeVeque 1983)."""
+    deviations = samples - block.mean[..., None]
+    within: HostArray = np.sum(deviations[:, 1:] * deviations[:, :1], axis=-1)
+    if moments is None:
+        return within
+    delta = block.mean - moments.mean
+    weight = moments.count * block.count / (moments.count + block.count)
+    merged: HostArray = before + within + weight * delta[:, 1:] * delta[:, :1]
+    return merged
+
+
+def _grams(space: Space, groups: Array) -> list[HostArray]:
+    """Return the inner products of the groups within each section, in double precision."""
+    xp, grams = space.xp, []
+    for start, stop in space.sections.values():
+        rows = xp.astype(groups[start:stop, :], xp.float64)
+        grams.append(rows.T @ rows)
+    return list(to_numpy(xp.stack(grams)))
+
+
+def _of_different_groups(gram: HostArray, counts: HostArray) -> tuple[float, float]:
+    """Return the mean product of two different groups' means, and its error (Tukey's jackknife)."""
+    num_groups = len(counts)
+    if num_groups < 2:
+        return math.nan, math.nan
+    value = _pair_mean(gram, counts)
+    if num_groups < 3:
+        return value, math.nan
+    kept = [np.arange(num_groups) != left_out for left_out in range(num_groups)]
+    others = [_pair_mean(gram[np.ix_(one, one)], counts[one]) for one in kept]
+    return value, float(length(np.asarray(others) - np.mean(others))) * math.sqrt(
+        (num_groups - 1) / num_groups
+    )
+
+
+def _pair_mean(gram: HostArray, counts: HostArray) -> float:
+    pairs = float(counts.sum()) ** 2 - float(np.sum(counts**2))
+    return float(gram.sum() - np.trace(gram)) / pairs
+
+
+def _root(square: float, error: float, quantile: float) -> tuple[float, Interval]:
+    """Return the root of an estimate, and the longer at each end of two intervals.
+
+    The estimate is nearly normal where it is lost in its error, and its root where it is not.
+    """
+    root = math.sqrt(max(square, 0.0))
+    if math.isnan(error):
+        return (math.nan if math.isnan(square) else root), Interval(0.0, math.inf)
+    half = quantile * error
+    low, high = math.sqrt(max(square - half, 0.0)), math.sqrt(max(square + half, 0.0))
+    if root > 0:
+        low, high = (
+            min(low, max(root - half / (2 * root), 0.0)),
+            max(high, root + half / (2 * root)),
+        )
+    return root, Interval(low, high)
