@@ -65,6 +65,8 @@ def test_outputs_of_two_layers(device, sizes, ways, block_size, seed):
     part = operator.restricted(["1"])
     count = 3 * sum(sizes)
     assert_same(part.to_dense(), expected[count:, count:])
+    with pytest.raises(KeyError, match="no parameter '2'"):
+        operator.restricted(["2"])
 
 
 @every_device

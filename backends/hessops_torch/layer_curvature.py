@@ -9,10 +9,16 @@ from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 from hessops.agreement import agreed_seed
-from hessops.algorithms._common import default_block_size, require_positive, warn_if_failed
+from hessops.algorithms._common import (
+    default_block_size,
+    require_positive,
+    square_operator,
+    warn_if_failed,
+)
 from hessops.algorithms.eigen.eigsh import Which, eigsh
 from hessops.algorithms.krylov.slq import spectral_density
 from hessops.algorithms.trace._terms import is_stratified
+from hessops.arrays import is_complex
 from hessops.density.spectral_density import SpectralDensity
 from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
@@ -36,7 +42,7 @@ class _Divisible(Protocol):
 
 
 def layer_curvature(
-    H: LinearOperator,
+    H: Any,
     blocks: BlockSelection = None,
     *,
     each: Each = "module",
@@ -64,8 +70,8 @@ def layer_curvature(
     Parameters
     ----------
     H : Hessian or any other sum over data
-        Such as `hessian` makes; or any other real operator on a space with sections, whose blocks are
-        its sections.
+        Such as `hessian` makes, or what `hessops.aslinearoperator` makes one of; or any other real
+        operator on a space with sections, which are its blocks.
     blocks : mapping of str to selection, or iterable of selections, optional
         Blocks by name, or selections of which each makes a block: names, shell patterns, regular
         expressions, modules or parameters, as `hessian` takes them for `params`. They may not overlap,
@@ -133,39 +139,41 @@ def layer_curvature(
     ({'0': 16, '2': 5}, ['0', '2'])
     """
     clock = time.perf_counter()
-    members = _members(H, blocks, each)
+    operator = _real_operator(H)
+    members = _members(operator, blocks, each)
     require_positive(num_probes=num_probes, block_size=block_size)
     _require_not_negative(num_eigenvalues=num_eigenvalues, num_density_steps=num_density_steps)
     t_quantile(confidence, 1.0)
-    alone = num_eigenvalues > 0 or num_density_steps > 0
-    if alone and not isinstance(H, _Divisible):
+    if (num_eigenvalues or num_density_steps) and not isinstance(operator, _Divisible):
         raise TypeError(
-            f"{H} cannot be divided, so its blocks have no products of their own: leave "
+            f"{operator} cannot be divided, so its blocks have no products of their own: leave "
             "num_eigenvalues and num_density_steps out"
         )
-    seed = agreed_seed(H.domain, rng)
+    seed = agreed_seed(operator.domain, rng)
     stream = Stream(seed, Purpose.TRACE)
     draw(stream, 0, 0, 0, probe, complex_valued=False)
     states = layer_steps(
-        H,
+        operator,
         members,
         stream=stream,
         num_probes=num_probes,
         probe=probe,
-        block_size=block_size or default_block_size(H.domain, num_probes),
-        stratify=is_stratified(H, stratify),
+        block_size=block_size or default_block_size(operator.domain, num_probes),
+        stratify=is_stratified(operator, stratify),
     )
     outcome = run(
         states,
-        space=H.domain,
+        space=operator.domain,
         stop=lambda _: None,
         row=lambda state: (state.sums.estimate(), state.sums.standard_error()),
         callback=callback,
     )
     state: LayerState = outcome.state
-    pairs = _eigenpairs(H, members, num_eigenvalues, which, tol, seed) if num_eigenvalues else {}
+    pairs = (
+        _eigenpairs(operator, members, num_eigenvalues, which, tol, seed) if num_eigenvalues else {}
+    )
     densities = (
-        _densities(H, members, num_density_steps, num_density_probes, seed)
+        _densities(operator, members, num_density_steps, num_density_probes, seed)
         if num_density_steps
         else {}
     )
@@ -183,11 +191,11 @@ def layer_curvature(
     columns = {block: index for index, block in enumerate(members, start=1)}
     return LayerCurvature(
         blocks=members,
-        sizes={block: _size(H, names) for block, names in members.items()},
+        sizes={block: _size(operator, names) for block, names in members.items()},
         trace=state.trace(0, confidence),
         traces={block: state.trace(column, confidence) for block, column in columns.items()},
         shares={block: state.share(column, confidence) for block, column in columns.items()},
-        rms_diagonals=state.rms_diagonals(H.domain, members, confidence),
+        rms_diagonals=state.rms_diagonals(operator.domain, members, confidence),
         eigenpairs=pairs,
         densities=densities,
         confidence=confidence,
@@ -209,13 +217,15 @@ def _require_not_negative(**counts: int) -> None:
             raise ValueError(f"{name}={count!r} must not be negative, and whole; 0 leaves them out")
 
 
+def _real_operator(H: Any) -> LinearOperator:
+    operator = square_operator(H, "layer_curvature")
+    if is_complex(operator.xp, operator.dtype):
+        raise ValueError(f"{operator} is complex, and a network's layers are real")
+    return operator
+
+
 def _members(H: LinearOperator, blocks: BlockSelection, each: Each) -> dict[str, tuple[str, ...]]:
     """Return the sections of the operator's space in every block."""
-    if not isinstance(H, LinearOperator):
-        raise TypeError(
-            f"layer_curvature needs an operator, got {type(H).__name__}: make one, such as "
-            "hessops_torch.hessian(model, loss, data)"
-        )
     sections = H.domain.sections
     if not sections:
         raise TypeError(f"{H} acts on a space without sections, so that it has no layers")

@@ -138,7 +138,8 @@ class LayerCurvature(Result):
         Parameters
         ----------
         by : {'trace per parameter', 'trace', 'top eigenvalue'}
-            What they are ranked by. Blocks whose intervals overlap may be in the wrong order.
+            What they are ranked by; eigenvalues by their modulus. Blocks whose intervals overlap may
+            be in the wrong order.
 
         Returns
         -------
@@ -251,7 +252,10 @@ class LayerCurvature(Result):
                 "num_eigenvalues=1"
             )
         rows = [self._row(block) for block in self.blocks]
-        return sorted(rows, key=lambda row: -row.bar(by)[0])
+        sizes = {row.block: row.bar(by)[0] for row in rows}
+        if by == "top eigenvalue":
+            sizes = {block: abs(value) for block, value in sizes.items()}
+        return sorted(rows, key=lambda row: -sizes[row.block])
 
     def _row(self, block: str) -> Row:
         pairs = self.eigenpairs.get(block)

@@ -121,13 +121,19 @@ class LayerState:
         dict of str to (float, Interval)
             Zero where the unbiased estimate of the mean square is not positive.
         """
-        grams = dict(zip(space.sections, _grams(space, self.groups), strict=True))
+        # A run that was ended early may have groups without probes.
+        seen = self.counts > 0
+        counts = self.counts[seen]
+        grams = {
+            name: gram[np.ix_(seen, seen)]
+            for name, gram in zip(space.sections, _grams(space, self.groups), strict=True)
+        }
         sizes = {name: stop - start for name, (start, stop) in space.sections.items()}
-        quantile = float(t_quantile(confidence, max(len(self.counts) - 1, 0)))
+        quantile = float(t_quantile(confidence, max(len(counts) - 1, 0)))
         found = {}
         for block, names in members.items():
             gram = np.sum([grams[name] for name in names], axis=0)
-            value, error = _of_different_groups(gram, self.counts)
+            value, error = _of_different_groups(gram, counts)
             size = sum(sizes[name] for name in names)
             found[block] = _root(value / size, error / size, quantile)
         return found

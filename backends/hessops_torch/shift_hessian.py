@@ -65,7 +65,14 @@ class ShiftHessian(LinearOperator):
         -------
         ShiftHessian
             On vectors with these sections.
+
+        Raises
+        ------
+        KeyError
+            If the space has no such section.
         """
+        for name in names:
+            self.domain.section(name)
         block = copy(self)
         block.points = self.points.only(names)
         block.shapes = [{name: shapes[name] for name in names} for shapes in self.shapes]
