@@ -159,11 +159,15 @@ def test_minilm_as_a_package_carries_it():
         return (model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
 
     def loss(model, batch):
-        likeness = F.cosine_similarity(*(pooled(model, batch[side]) for side in ("first", "second")))
+        likeness = F.cosine_similarity(
+            *(pooled(model, batch[side]) for side in ("first", "second"))
+        )
         return (likeness - batch["likeness"]).square().sum(), len(likeness)
 
     with torch.no_grad():
-        cat, market, _ = F.cosine_similarity(*(pooled(model, batch[s]) for s in ("first", "second")))
+        cat, market, _ = F.cosine_similarity(
+            *(pooled(model, batch[s]) for s in ("first", "second"))
+        )
     assert cat > 0.5 > market
 
     operator = hessian(model, loss, [batch], params="encoder.layer.5.*")

@@ -47,7 +47,9 @@ def plain_embeddings(model: nn.Module) -> Iterator[None]:
     ]
     for name, module in found:
         _require_short_rows(name, module)
-    before = [(module, {option: getattr(module, option) for option in _PLAIN}) for _, module in found]
+    before = [
+        (module, {option: getattr(module, option) for option in _PLAIN}) for _, module in found
+    ]
     # A forward of a subclass, or one that somebody hung on the module, is the user's own.
     bags = [
         module

@@ -73,7 +73,9 @@ def trace_sampling_error(
     """
     sample = sample_of(operator, population)
     if num_probes < 2:
-        raise ValueError(f"num_probes={num_probes}: their error takes two probes at least to be seen")
+        raise ValueError(
+            f"num_probes={num_probes}: their error takes two probes at least to be seen"
+        )
     stream = Stream(seed_from(rng), Purpose.TRACE)
     (state,) = hutchinson_steps(
         sample.operator, stream=stream, stratify=True, block_size=num_probes, num_probes=num_probes
@@ -87,9 +89,7 @@ def _as_error(sample: Sample, state: HutchinsonState, confidence: float) -> Samp
     deviations = state.moments.deviation[places, 0] / np.sqrt(state.num_probes)
     # A probe's noise is in the scatter of micro-batches as the scatter sees it, weighed by shares...
     weights = sample.weights
-    noise_in_scatter = float(
-        np.sum(deviations**2 * (1 / weights - 1)) / (sample.num_batches - 1)
-    )
+    noise_in_scatter = float(np.sum(deviations**2 * (1 / weights - 1)) / (sample.num_batches - 1))
     # ... and in the sum as it is.
     noise = float(length(deviations)) ** 2
     of_samples = max(scatter - noise_in_scatter, 0.0)

@@ -27,9 +27,9 @@ def read_text(path: str | None = None, limit: int | None = None) -> str:
     if path is not None:
         return Path(path).read_text(encoding="utf-8")[:limit]
     own = sorted(Path(__file__).parent.glob("*.*"))
-    return "".join(file.read_text(encoding="utf-8") for file in own if file.suffix in {".md", ".py"})[
-        :limit
-    ]
+    return "".join(
+        file.read_text(encoding="utf-8") for file in own if file.suffix in {".md", ".py"}
+    )[:limit]
 
 
 def batches_of(
@@ -61,7 +61,9 @@ def batches_of(
         If the text is too short.
     """
     if len(text) <= length:
-        raise ValueError(f"a text of {len(text)} characters has no window of {length} and a next one")
+        raise ValueError(
+            f"a text of {len(text)} characters has no window of {length} and a next one"
+        )
     alphabet = "".join(sorted(set(text)))
     numbers = {character: number for number, character in enumerate(alphabet)}
     encoded = torch.tensor([numbers[character] for character in text])
