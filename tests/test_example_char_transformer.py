@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from torch.nn import functional as F  # noqa: N812 - the field's name
 from torch_problems import assert_is_hessian, dense_hessian
 
