@@ -105,6 +105,7 @@ class MicroBatches:
     def _read(self, memory_budget: int) -> None:
         used = 0
         for batch in self._source:
+            _require_samples(batch, len(self._prints))
             self._prints.append(_fingerprint(batch))
             used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
             parts = split_batch(batch, self.micro_batch_size)
@@ -227,6 +228,16 @@ def _as_source(data: Any, micro_batch_size: int | None, may_be_empty: bool) -> I
         f"cannot read batches from {type(data).__name__}; pass a DataLoader, a Dataset, a list of "
         "batches, or one batch (inputs, targets)"
     )
+
+
+def _require_samples(batch: Any, index: int) -> None:
+    lengths = {t.shape[0] for t in tensors_in(batch) if t.ndim}
+    if lengths == {0}:
+        name = "the first batch" if index == 0 else f"batch {index}"
+        raise ValueError(
+            f"{name} is empty ({describe_batch(batch)}): leave it out, or look at why the source gives "
+            "one without samples (a filter, a sampler, a last batch)"
+        )
 
 
 def split_batch(batch: Any, size: int | None) -> Sequence[Any]:

@@ -15,6 +15,10 @@ from hessops_torch.loss_contract import describe_value, of_the_user, require_sca
 
 __all__ = ["CriterionLoss"]
 
+_OF_NUMBERS = (
+    nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss,
+)  # fmt: skip
+
 
 class CriterionLoss:
     """A criterion of (output, target), applied to batches (input, target).
@@ -80,6 +84,7 @@ class CriterionLoss:
         """Return the sum of the loss over a batch, by its outputs, and the count to divide by."""
         _require_known_reduction(self.criterion)
         target = self.target(batch)
+        _require_floating_target(self.criterion, outputs, target)
         # Copied each time, so that a setting of the criterion may be changed between products.
         unreduced = copy.copy(self.criterion)
         unreduced.reduction = "none"
@@ -166,6 +171,17 @@ def _require_known_reduction(criterion: Any) -> None:
     if criterion.reduction not in ("mean", "sum", "batchmean"):
         raise ValueError(
             f"{type(criterion).__name__} has reduction={criterion.reduction!r}; use 'mean' or 'sum'"
+        )
+
+
+def _require_floating_target(criterion: Any, output: Tensor, target: Any) -> None:
+    """Raise where integers stand for numbers: PyTorch computes such a loss but not its gradient."""
+    if type(criterion) not in _OF_NUMBERS or not torch.is_tensor(target):
+        return
+    if not target.dtype.is_floating_point and output.dtype.is_floating_point:
+        raise TypeError(
+            f"the target is {target.dtype}, and {type(criterion).__name__} takes floating numbers: "
+            f"convert it by target.to({output.dtype}), or use CrossEntropyLoss where it holds classes"
         )
 
 

@@ -150,10 +150,11 @@ class SamplingError:
 
     def __str__(self) -> str:
         whole = "the distribution" if math.isinf(self.population) else f"all {self.population:g}"
+        known = np.where(self.scatter_freedom > 0, self.sampling_error, math.nan)
         rows = [
             f"{estimate_text(float(v), float(s))} for {whole} (computing: {c:.2g}, bias: {b:.2g})"
             for v, s, c, b in zip(
-                np.atleast_1d(self.value), np.atleast_1d(self.sampling_error),
+                np.atleast_1d(self.value), np.atleast_1d(known),
                 np.atleast_1d(self.computing_error), np.atleast_1d(self.bias), strict=True,
             )
         ]  # fmt: skip

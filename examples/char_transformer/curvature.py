@@ -30,7 +30,8 @@ def main() -> None:
     print(f"{count} parameters, {options.steps} steps in {time.perf_counter() - began:.0f} s")
     print(f"loss {value / options.windows:.3f} on {options.windows} windows")
 
-    H = hessian(model, loss, batches)
+    # Small micro-batches, each with probes of its own, and enough of them to see how they scatter.
+    H = hessian(model, loss, batches, micro_batch_size=8)
     print(hessops.eigsh(H, 5, which="LA", tol=1e-3, rng=0))
     print(hessops.trace(H, num_probes=options.probes, rng=0))
     density = hessops.spectral_density(H, num_probes=options.probes // 2, num_steps=32, rng=0)
