@@ -83,15 +83,18 @@ def train(device, make_optimizer, track, num_epochs=4):
     return [tensor.clone() for tensor in found], model.training, tracker
 
 
+def with_momentum(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def with_adam(parameters):
+    return torch.optim.AdamW(parameters, lr=0.01)
+
+
 @every_device
-@pytest.mark.parametrize("memory_budget", [None, 0])
 @pytest.mark.parametrize(
-    "make_optimizer",
-    [
-        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
-        lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
-    ],
-    ids=["momentum", "adam"],
+    ("make_optimizer", "memory_budget"),
+    [(with_momentum, None), (with_momentum, 0), (with_adam, None)],
 )
 def test_a_training_is_the_same_bit_for_bit(device, make_optimizer, memory_budget):
     alone, training_alone, _ = train(device, make_optimizer, None)
