@@ -44,6 +44,10 @@ from hessops_torch.plan import Plan, plan
 from hessops_torch.preconditioned import Preconditioned, preconditioned
 from hessops_torch.probes import fill_probes
 from hessops_torch.residual_curvature import ResidualCurvature, residual_curvature
+from hessops_torch.sampling import SamplesNeeded, SamplingError
+from hessops_torch.sampling_density import DensitySamplingError, density_sampling_error
+from hessops_torch.sampling_eigenvalues import eigenvalue_sampling_error
+from hessops_torch.sampling_trace import trace_sampling_error
 from hessops_torch.sharding import shard
 from hessops_torch.shift_hessian import ShiftHessian
 from hessops_torch.work import Work
