@@ -174,6 +174,16 @@ def test_counts_are_told_again_when_the_loss_has_changed():
         assert float((dense - expected).norm()) <= RTOL * float(expected.norm())
 
 
+def test_what_does_not_add_up_over_ranks_is_refused():
+    def work(comm):
+        A = hessian(small_model(), nn.CrossEntropyLoss(), part([0, 3, 6], comm), comm=comm)
+        with pytest.raises(RuntimeError, match="all the data in one process"):
+            list(A.objective.batches)
+        return len(A.objective.batches)
+
+    assert run_on_ranks(work, 2) == [3, 3]
+
+
 def raised_on_all(work, size=3):
     """Return what every rank raises; all of them must."""
     found = []

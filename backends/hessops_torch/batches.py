@@ -20,6 +20,7 @@ __all__ = [
     "MicroBatches",
     "describe_batch",
     "leaves",
+    "length_of",
     "map_tensors",
     "split_batch",
     "tensors_in",
@@ -46,8 +47,8 @@ class MicroBatches:
         Most samples to a micro-batch; batches stay whole where not given.
     memory_budget : int
         Most bytes of data to keep on the device.
-    may_be_empty : bool
-        Take no data for data, as where other ranks have all of it.
+    is_part : bool
+        Other ranks have more of the data, or all of it.
 
     Raises
     ------
@@ -64,18 +65,19 @@ class MicroBatches:
         micro_batch_size: int | None,
         memory_budget: int,
         *,
-        may_be_empty: bool = False,
+        is_part: bool = False,
     ) -> None:
         self.device = device
+        self.is_part = is_part
         self.micro_batch_size = micro_batch_size
-        self._source = _as_source(data, micro_batch_size, may_be_empty)
+        self._source = _as_source(data, micro_batch_size, is_part)
         self._resident: list[Any] | None = []
         self._prints: list[int] = []
         self._versions: list[tuple[int, ...]] = []
         self.count = 0
         with preserved_global_rng():
             self._read(memory_budget)
-            if not (self._prints or may_be_empty):
+            if not (self._prints or is_part):
                 raise ValueError("the data is empty: there is no batch to compute a loss on")
             # Drawn again without putting the random state back, as in the user's own loop.
             if not isinstance(self._source, list | tuple):
@@ -83,6 +85,15 @@ class MicroBatches:
                     pass
 
     def __iter__(self) -> Iterator[Any]:
+        if self.is_part:
+            raise RuntimeError(
+                "this needs all the data in one process, and only products with operators know how to "
+                "add up what ranks have: make it without comm, of all the data"
+            )
+        return self.here()
+
+    def here(self) -> Iterator[Any]:
+        """Yield the batches of this rank, for who adds up over ranks; of one process, all."""
         if self._resident is not None:
             self._require_untouched(self._resident)
             yield from self._resident
@@ -162,6 +173,12 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
 def tensors_in(batch: Any) -> Iterator[Tensor]:
     """Yield every tensor of a nested tuple, list or mapping."""
     return (leaf for leaf in leaves(batch) if torch.is_tensor(leaf))
+
+
+def length_of(batch: Any) -> float:
+    """Return the length of a batch's first tensor."""
+    first = next(tensors_in(batch), None)
+    return 1.0 if first is None or first.ndim == 0 else float(first.shape[0])
 
 
 def versions(batch: Any) -> tuple[int, ...]:

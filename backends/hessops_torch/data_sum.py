@@ -181,7 +181,7 @@ class DataSum(LinearOperator):
         """Yield the micro-batches' shares of the operator, of all ranks, and the weight decay."""
         ranks = self.objective.ranks
         samples = self.objective.num_samples()
-        here = iter(enumerate(self.objective.batches))
+        here = iter(enumerate(self.objective.batches.here()))
         for holder, count in zip(ranks.holders, samples, strict=True):
             if holder == ranks.comm.rank:
                 yield _Share(self, *next(here), count)
@@ -211,7 +211,7 @@ class DataSum(LinearOperator):
         with self.objective.ready(*self.caches):
             added = [
                 self._add_products(index, batch, columns, out)
-                for index, batch in enumerate(self.objective.batches)
+                for index, batch in enumerate(self.objective.batches.here())
             ]
             self.objective.require_finite([total for _, total in added], self.graphs)
         return [count for count, _ in added]

@@ -16,7 +16,7 @@ from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.together import raise_together, tried
-from hessops_torch.batches import MicroBatches, tensors_in, versions
+from hessops_torch.batches import MicroBatches, length_of, versions
 from hessops_torch.data_ranks import DataRanks, as_floats, ranks_beside
 from hessops_torch.failures import evaluate, name_of
 from hessops_torch.graphs import GraphCache, free_memory
@@ -155,7 +155,7 @@ class Objective:
         free = free_memory(self.domain.device) // beside
         self.memory_budget = free // 2 if memory_budget is None else memory_budget
         self.batches = MicroBatches(
-            data, self.domain.device, micro_batch_size, free // 4, may_be_empty=comm.size > 1
+            data, self.domain.device, micro_batch_size, free // 4, is_part=comm.size > 1
         )
         self.loss: BatchLoss = as_batch_loss(loss)
         # The data never changes and its counts are looked at once, as long as the loss is the same.
@@ -263,7 +263,9 @@ class Objective:
         if self._counts is None:
             if found is None:
                 with torch.no_grad():
-                    found = [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches)]
+                    found = [
+                        self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches.here())
+                    ]
             self._counts = self.ranks.gathered(as_floats(found))
         if not math.fsum(self._counts) > 0:
             raise ValueError(
@@ -294,7 +296,9 @@ class Objective:
         """
         if not self.loss.averages:
             if self._lengths is None:
-                self._lengths = self.ranks.gathered([_length(batch) for batch in self.batches])
+                self._lengths = self.ranks.gathered(
+                    [length_of(batch) for batch in self.batches.here()]
+                )
             return self._lengths
         found, error = tried(self._counts_here)
         raise_together(self.ranks.comm, error)
@@ -309,7 +313,7 @@ class Objective:
                 return self._counts[first : first + self.ranks.count]
             with torch.no_grad():
                 return as_floats(
-                    [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches)]
+                    [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches.here())]
                 )
 
     def divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
@@ -322,7 +326,7 @@ class Objective:
 
         Tell whether any batch's loss depends on the parameters, whose derivatives would be zero.
         """
-        batch = next(iter(self.batches))
+        batch = next(self.batches.here())
         device = self.domain.device
         before, untouched = random_state(device), versions(batch)
         with torch.no_grad(), unwritten(self.parameters):
@@ -335,7 +339,8 @@ class Objective:
             )
         second, _count = self.evaluate(0, batch)
         depends = second.requires_grad or any(
-            self.evaluate(index, batch)[0].requires_grad for index, batch in enumerate(self.batches)
+            self.evaluate(index, batch)[0].requires_grad
+            for index, batch in enumerate(self.batches.here())
         )
         second = second.detach()
         if not bool(torch.isfinite(first)):
@@ -391,9 +396,3 @@ class Objective:
         train = self.model.training if self.mode is None else self.mode == "train"
         parts = counted(self.ranks.total, "micro-batch", "micro-batches")
         return f"{parts}, {'train' if train else 'eval'} mode"
-
-
-def _length(batch: Any) -> float:
-    """Return the length of a micro-batch's first tensor."""
-    first = next(tensors_in(batch), None)
-    return 1.0 if first is None or first.ndim == 0 else float(first.shape[0])
