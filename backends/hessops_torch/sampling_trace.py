@@ -47,8 +47,8 @@ def trace_sampling_error(
     -------
     SamplingError
         Its interval is Student's with about one degree of freedom less than there are micro-batches,
-        exact where these are normal. For 16 micro-batches of a small network 93 to 97.5 % of nominal
-        95 % intervals held.
+        exact where these are normal. For 16 micro-batches of 8 samples of a network with 12
+        parameters, between 93 and 97.5 % of nominal 95 % intervals held, with 4 and 32 probes.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def trace_sampling_error(
     >>> model = torch.nn.Linear(3, 1)
     >>> data = torch.randn(256, 3), torch.randn(256, 1)
     >>> H = hessops_torch.hessian(model, torch.nn.MSELoss(), data, micro_batch_size=16)
-    >>> error = hessops_torch.trace_sampling_error(H, rng=0)
+    >>> error = hessops_torch.trace_sampling_error(H, num_probes=64, rng=0)
     >>> bool(error.interval.low < 2 * (3 + 1) < error.interval.high)
     True
     """
