@@ -190,7 +190,8 @@ def _predict(
     budget = objective.memory_budget
     if memory_limit is not None:
         alone = _vectors_and_scratch(operator, work, _working(cost, shares, 0))
-        budget = int(max(memory_limit - sum(held.values()) - sum(alone), 0))
+        room = max(memory_limit - sum(held.values()) - sum(alone), 0)
+        budget = round(room * cost.counted_bytes / max(cost.graph_bytes, 1))
     if budget == 0:
         held["copy of the model"] = 0
     kept = _kept(cost, shares, budget)
@@ -240,11 +241,11 @@ def _scaled(
 
 def _kept(cost: MicroBatchCost, shares: Sequence[float], budget: float) -> int:
     """Return how many graphs are kept; after the first that does not fit, none is."""
-    if cost.graph_bytes == 0 or budget <= 0:
+    if cost.counted_bytes == 0 or budget <= 0:
         return 0
     used, kept = 0.0, 0
     for share in shares:
-        used += share * cost.graph_bytes
+        used += share * cost.counted_bytes
         if used > budget:
             break
         kept += 1
