@@ -258,12 +258,14 @@ def _vectors_and_scratch(operator: DataSum, work: Work, working: int) -> tuple[i
     item = next(iter(operator.objective.parameters.values())).element_size()
     widest = work.widest or work.block_size
     during = (work.num_vectors + widest) * domain.dim * item, working
+    if work.between is None:
+        return during
     # Inner products, which are summed in double precision part by part; a trace's by parameter.
     longest = max(p.numel() for p in operator.objective.parameters.values())
     length = longest if work.per_term else domain.dim
     entries = min(widest * length, _ENTRIES_AT_A_TIME)
     of_doubles = (1 if item >= _DOUBLE else 3) * _DOUBLE * entries
-    between = (work.between or work.num_vectors + widest) * domain.dim * item, of_doubles
+    between = work.between * domain.dim * item, of_doubles
     return max(during, between, key=sum)
 
 
