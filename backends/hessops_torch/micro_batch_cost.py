@@ -38,6 +38,8 @@ class MicroBatchCost:
         vector of a block.
     graph_bytes : int
         What the first product keeps for others.
+    counted_bytes : int
+        The same as a memory budget counts it, which looks at the whole of what a batch is cut from.
     first_peak, next_peak : int
         The most bytes of tensors at a time during a first and a later product, without the vectors
         and their products.
@@ -51,6 +53,7 @@ class MicroBatchCost:
     next_work: float
     column_work: float
     graph_bytes: int
+    counted_bytes: int
     first_peak: int
     next_peak: int
     first_seconds: tuple[float, ...]
@@ -99,6 +102,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         with memory:
             first_work = _work(lambda: product(1))
             first_peak, graph_bytes = memory.peak, memory.now
+            counted_bytes = operator.graphs.num_bytes
             memory.reset_peak()
             next_work = _work(lambda: product(1))
             wide_work = _work(lambda: product(width))
@@ -127,6 +131,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         next_work=next_work,
         column_work=(wide_work - next_work) / more if width > 1 else next_work,
         graph_bytes=graph_bytes,
+        counted_bytes=counted_bytes,
         first_peak=first_peak,
         next_peak=next_peak,
         first_seconds=firsts,

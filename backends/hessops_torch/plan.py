@@ -190,7 +190,8 @@ def _predict(
     budget = objective.memory_budget
     if memory_limit is not None:
         alone = _vectors_and_scratch(operator, work, _working(cost, shares, 0))
-        budget = int(max(memory_limit - sum(held.values()) - sum(alone), 0))
+        room = max(memory_limit - sum(held.values()) - sum(alone), 0)
+        budget = round(room * cost.counted_bytes / max(cost.graph_bytes, 1))
     if budget == 0:
         held["copy of the model"] = 0
     kept = _kept(cost, shares, budget)
@@ -240,11 +241,11 @@ def _scaled(
 
 def _kept(cost: MicroBatchCost, shares: Sequence[float], budget: float) -> int:
     """Return how many graphs are kept; after the first that does not fit, none is."""
-    if cost.graph_bytes == 0 or budget <= 0:
+    if cost.counted_bytes == 0 or budget <= 0:
         return 0
     used, kept = 0.0, 0
     for share in shares:
-        used += share * cost.graph_bytes
+        used += share * cost.counted_bytes
         if used > budget:
             break
         kept += 1
@@ -257,12 +258,14 @@ def _vectors_and_scratch(operator: DataSum, work: Work, working: int) -> tuple[i
     item = next(iter(operator.objective.parameters.values())).element_size()
     widest = work.widest or work.block_size
     during = (work.num_vectors + widest) * domain.dim * item, working
+    if work.between is None:
+        return during
     # Inner products, which are summed in double precision part by part; a trace's by parameter.
     longest = max(p.numel() for p in operator.objective.parameters.values())
     length = longest if work.per_term else domain.dim
     entries = min(widest * length, _ENTRIES_AT_A_TIME)
     of_doubles = (1 if item >= _DOUBLE else 3) * _DOUBLE * entries
-    between = (work.between or work.num_vectors + widest) * domain.dim * item, of_doubles
+    between = work.between * domain.dim * item, of_doubles
     return max(during, between, key=sum)
 
 

@@ -26,7 +26,8 @@ class Work:
     num_vectors : int
         The most vectors that are held during a product, without those that it returns.
     between : int, optional
-        The most that are held between products, with these; as many as during one where not given.
+        The most that are held between products, with these, while inner products are formed; where
+        not given, there are none.
     widest : int, optional
         Most vectors to a product, if some take more than `block_size`.
     per_term : bool
@@ -129,6 +130,7 @@ class Work:
             num_products=num_probes,
             block_size=size,
             num_vectors=size,
+            between=2 * size,
             per_term=True,
             verb="trace",
         )
