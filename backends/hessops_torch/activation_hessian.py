@@ -150,7 +150,7 @@ def input_hessian(
     Parameter containing:
     tensor([[2., 2.]], requires_grad=True)
     >>> hessops_torch.input_hessian(model, torch.nn.MSELoss(), (torch.eye(2), torch.zeros(2, 1)))
-    ShiftHessian(4x4, float32, self-adjoint, by 'input 0', 1 micro-batches, train mode)
+    ShiftHessian(4x4, float32, self-adjoint, by 'input 0', 1 micro-batch, train mode)
     """
     objective = _objective(model, loss, data, mode, micro_batch_size, memory_budget)
     return ShiftHessian(objective, InputTensor(which))

@@ -31,7 +31,7 @@ def eigenvalue_sampling_error(
 
     To first order in what the samples change, eigenvalue λ_i with eigenvector v_i changes by the sum
     over micro-batches of v_i' A_b v_i, whose scatter gives the error. To second order it is drawn away
-    from its neighbours, Σ_j |v_j' Δ v_i|² / (λ_i - λ_j): the largest eigenvalue of a sample is on
+    from its neighbours, ``Σ_j (v_j' Δ v_i)² / (λ_i - λ_j)``: the largest eigenvalue of a sample is on
     average too large. That bias is estimated by the same scatter, with all eigenvalues but the
     neighbours taken as zero, and taken off the centre of the interval. Costs the products of `eigsh`
     for ``k + num_neighbours`` pairs and `k` more.
