@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hessops_torch.lock import exclusive
 
-__all__ = ["MicroBatches", "describe_batch", "map_tensors", "tensors_in", "versions"]
+__all__ = ["MicroBatches", "describe_batch", "leaves", "map_tensors", "tensors_in", "versions"]
 
 _DATASET_BATCH = 128
 _SHOWN = 6
@@ -135,7 +135,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
     """Yield every tensor of a nested tuple, list or mapping."""
-    return (leaf for leaf in _leaves(batch) if torch.is_tensor(leaf))
+    return (leaf for leaf in leaves(batch) if torch.is_tensor(leaf))
 
 
 def versions(batch: Any) -> tuple[int, ...]:
@@ -145,7 +145,7 @@ def versions(batch: Any) -> tuple[int, ...]:
 
 def describe_batch(batch: Any) -> str:
     """Return shapes, dtypes and devices of what is in a batch, for messages."""
-    found = [_describe_leaf(leaf) for leaf in islice(_leaves(batch), _SHOWN + 1)]
+    found = [_describe_leaf(leaf) for leaf in islice(leaves(batch), _SHOWN + 1)]
     return ", ".join(found[:_SHOWN] + ["..."] * (len(found) > _SHOWN))
 
 
@@ -222,7 +222,7 @@ def _split(batch: Any, size: int | None) -> Sequence[Any]:
 def _fingerprint(batch: Any) -> int:
     """Return a checksum of the tensors, arrays, strings and numbers in a batch."""
     code = 0
-    for leaf in _leaves(batch):
+    for leaf in leaves(batch):
         if torch.is_tensor(leaf):
             kind, content = f"{tuple(leaf.shape)}{leaf.dtype}", _bytes(leaf)
         elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
@@ -240,14 +240,14 @@ def _bytes(tensor: Tensor) -> bytes:
     return data.view(torch.uint8).numpy().tobytes() if data.numel() else b""
 
 
-def _leaves(batch: Any) -> Iterator[Any]:
+def leaves(batch: Any) -> Iterator[Any]:
     """Yield everything that a nested tuple, list or mapping holds."""
     if isinstance(batch, tuple | list):
         for part in batch:
-            yield from _leaves(part)
+            yield from leaves(part)
     elif not torch.is_tensor(batch) and _is_mapping(batch):
         for key in batch.keys():  # noqa: SIM118 - a Hugging Face BatchEncoding iterates otherwise
-            yield from _leaves(batch[key])
+            yield from leaves(batch[key])
     else:
         yield batch
 

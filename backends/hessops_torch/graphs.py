@@ -20,7 +20,13 @@ from hessops_torch.loss_contract import BatchLoss
 from hessops_torch.snapshot import Snapshot
 from hessops_torch.symmetry import shows_symmetry
 
-__all__ = ["GradientGraph", "GraphCache", "bytes_behind", "free_memory"]
+__all__ = [
+    "GradientGraph",
+    "GraphCache",
+    "bytes_behind",
+    "free_memory",
+    "require_second_derivatives",
+]
 
 
 _MEMINFO = Path("/proc/meminfo")
@@ -68,7 +74,7 @@ class GradientGraph:
             for index, gradient in enumerate(gradients)
             if gradient is not None and gradient.requires_grad
         }
-        _require_second_derivatives([total, *self._curved.values()])
+        require_second_derivatives([total, *self._curved.values()])
 
     def add_products(self, columns: Tensor, out: Tensor, *, keep: bool) -> None:
         """Add the Hessian products of the summed loss with each row of `columns` to `out`.
@@ -231,7 +237,19 @@ def free_memory(device: torch.device) -> int:
         return _UNKNOWN_MEMORY
 
 
-def _require_second_derivatives(roots: Iterable[Tensor]) -> None:
+def require_second_derivatives(roots: Iterable[Tensor]) -> None:
+    """Raise if a graph has a node that cannot be differentiated, or not rightly.
+
+    Parameters
+    ----------
+    roots : iterable of torch.Tensor
+        Ends of the graph.
+
+    Raises
+    ------
+    RuntimeError
+        With what to write instead.
+    """
     for node in _nodes(roots):
         reason = _WITHOUT_SECOND_DERIVATIVE.get(node.name())
         if reason is not None:
