@@ -25,6 +25,7 @@ from hessops_torch.convert import convert
 from hessops_torch.function_loss import SplitLoss
 from hessops_torch.ggn import GaussNewton, ggn
 from hessops_torch.hessian import Hessian, hessian
+from hessops_torch.hessian_trace import HessianTraceResult, hessian_trace
 from hessops_torch.objective import Objective
 from hessops_torch.parameters import ParameterSpace
 from hessops_torch.probes import fill_probes
@@ -32,6 +33,7 @@ from hessops_torch.probes import fill_probes
 __all__ = [
     "GaussNewton",
     "Hessian",
+    "HessianTraceResult",
     "Objective",
     "ParameterSpace",
     "SplitLoss",
@@ -39,4 +41,5 @@ __all__ = [
     "fill_probes",
     "ggn",
     "hessian",
+    "hessian_trace",
 ]

@@ -101,7 +101,7 @@ class _Softmax(OutputFactor):
         super().__init__(outputs)
         # One position after the other, the classes last: shape (samples, positions, classes).
         classes = outputs.shape[1]
-        self.p = outputs.softmax(1).flatten(2).transpose(1, 2).reshape(len(outputs), -1, classes)
+        self.p = outputs.softmax(1).reshape(len(outputs), classes, -1).transpose(1, 2)
         self.root = mass.reshape(len(outputs), -1).sqrt()
         # What a class and those after it have together.
         self.tail = self.p.flip(2).cumsum(2).flip(2)
@@ -127,7 +127,7 @@ class _Softmax(OutputFactor):
         return self._shaped(column)
 
     def mixed(self, signs: Tensor) -> Tensor:
-        rows = signs.flatten(2).transpose(1, 2).reshape(self.p.shape)
+        rows = signs.reshape(len(signs), self.p.shape[2], -1).transpose(1, 2)
         scaled = self.p.sqrt() * rows
         mixed = scaled - self.p * scaled.sum(2, keepdim=True)
         return self._shaped(self.root[:, :, None] * mixed)

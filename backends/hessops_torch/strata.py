@@ -2,7 +2,7 @@
 
 In a trained network most samples are classified with certainty: the gradient r of their loss by the outputs
 and its Hessian M are all but zero, and with them all that they add to the curvature. So the samples are cut
-into strata by |r|² + tr M, which one forward pass tells, and each stratum gets probes of its own number
+into strata by √(|r|² + (tr M)²), which one forward pass tells, and each stratum gets probes of its own number
 (Neyman 1934). In an untrained network all samples are alike, and there is one stratum: the data as it is.
 """
 
@@ -27,7 +27,7 @@ from hessops_torch.sample_gradients import num_samples
 __all__ = ["Stratum", "StrataBatches", "strata_of"]
 
 # A stratum ends where the size of its samples' share is so much less than that of its first.
-_RATIO = 16.0
+_RATIO = 4.0
 _MOST_STRATA = 8
 
 Group = list[tuple[int, Tensor | None]]
@@ -45,7 +45,7 @@ class Stratum:
     num_samples : float
         Samples in all.
     share : float
-        Of the spread of probes, as one forward pass predicts it.
+        Of the variance of probes, as one forward pass predicts it.
     first : int
         Index of its first micro-batch among those of all strata.
     """
@@ -128,11 +128,11 @@ def strata_of(objective: Objective, loss: OutputLoss, *, separate: bool) -> Stra
     edges = np.cumsum([len(found) for found in scores])[:-1]
     levels = np.split(strata_indices, edges)
     size = max(len(found) for found in scores)
-    total, first, strata = float(of_all.sum()), 0, []
+    total, first, strata = float(np.sum(of_all**2)), 0, []
     for level in range(max(strata_indices) + 1):
         rows = [torch.as_tensor(np.flatnonzero(found == level)) for found in levels]
         groups = _grouped(rows, kinds, size)
-        share = float(of_all[strata_indices == level].sum()) / total
+        share = float(np.sum(of_all[strata_indices == level] ** 2)) / total
         count = float(sum(len(chosen) for chosen in rows))
         strata.append(Stratum(groups, count, share, first))
         first += len(groups)
@@ -153,7 +153,7 @@ def _as_it_is(objective: Objective, reason: str, cost: float) -> StrataBatches:
 def _scores(
     objective: Objective, loss: OutputLoss, index: int, batch: Any
 ) -> HostArray | None:
-    """Return every sample's |r|² + tr M, None if the batch's loss is not a sum over its samples."""
+    """Return every sample's √(|r|² + (tr M)²), None if the batch's loss is not a sum over its samples."""
     count = num_samples(batch)
     only_tensors = all(torch.is_tensor(leaf) or leaf is None for leaf in leaves(batch))
     parameter = next(iter(objective.parameters.values()))
@@ -169,16 +169,19 @@ def _scores(
         parts = [torch.arange(i, count, 2) for i in range(min(2, count))]
         found = [loss.of_outputs(outputs[part], taken(batch, part)) for part in parts]
     eps = torch.finfo(outputs.dtype).eps ** 0.5
-    for whole, halves in ((total, [f[0] for f in found]), (size, [f[1] for f in found])):
+    for whole, halves in (
+        (total.detach(), [f[0] for f in found]),
+        (size, [f[1] for f in found]),
+    ):
         if abs(float(sum(halves)) - float(whole)) > eps * max(abs(float(whole)), 1e-30):
             return None
     (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
     if gradient is None:
         return None
-    sizes = gradient.reshape(count, -1).square().sum(1)
+    sizes = gradient.reshape(count, -1).norm(dim=1)
     factor = output_factor(loss, outputs, batch)
     if factor is not None:
-        sizes = sizes + factor.sizes()
+        sizes = torch.hypot(sizes, factor.sizes())
     host: HostArray = sizes.to(torch.float64).cpu().numpy()
     return host
 
