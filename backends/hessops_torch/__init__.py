@@ -23,6 +23,7 @@ except ImportError as error:
 
 from hessops_torch.convert import convert
 from hessops_torch.function_loss import SplitLoss
+from hessops_torch.gauss_newton_trace import gauss_newton_diagonal, gauss_newton_trace
 from hessops_torch.ggn import GaussNewton, ggn
 from hessops_torch.hessian import Hessian, hessian
 from hessops_torch.hessian_trace import HessianTraceResult, hessian_trace
@@ -39,6 +40,8 @@ __all__ = [
     "SplitLoss",
     "convert",
     "fill_probes",
+    "gauss_newton_diagonal",
+    "gauss_newton_trace",
     "ggn",
     "hessian",
     "hessian_trace",

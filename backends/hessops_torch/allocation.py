@@ -1,9 +1,10 @@
 """Where to spend probes: by variance and cost, stratum by stratum (Neyman 1934).
 
-An estimate is a sum over strata, and every stratum can be seen in several ways: by probes of one thing, by
-probes of two, or by probes of one and the exact value of the other. With a price λ on variance a part of
-standard deviation σ and cost κ a probe takes n = σ √(λ / κ) probes, and each stratum the way that is cheapest
-at that price. The price is the least that reaches the variance wanted, or the most that the budget pays for.
+An estimate is a sum over strata, and every stratum can be seen in several ways: by probes of one
+thing, by probes of two, or by probes of one and the exact value of the other. With a price λ on
+variance a part of standard deviation σ and cost κ a probe takes n = σ √(λ / κ) probes, and each
+stratum the way that is cheapest at that price. The price is the least that reaches the variance
+wanted, or the most that the budget pays for.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def allocate(
 def _at(strata: Sequence[Sequence[Way]], price: float) -> Allocation:
     ways, counts = [], []
     for choices in strata:
-        best, best_counts, best_value = None, (), math.inf
+        best: Way | None = None
+        best_counts: tuple[int, ...] = ()
+        best_value = math.inf
         for way in choices:
             taken = tuple(part.count(price) for part in way.parts)
             value = way.spent(taken) + price * way.variance(taken)

@@ -1,8 +1,9 @@
-"""Quadratic forms of a micro-batch's Hessian and Gauss-Newton matrix with the same probe, from one graph.
+"""Quadratic forms of a Hessian and its Gauss-Newton matrix with the same probe, from one graph.
 
-With outputs f, their Jacobian J and the loss's gradient r by them, q = <J^T w, z> is differentiated at w = r:
-by w it gives J z, and by the parameters (w held fixed) the product with the curvature of the model, H - G. So
-one backward pass of a Hessian product gives z' (H - G) z and, by J z alone, z' G z = (J z)' M (J z).
+With outputs f, their Jacobian J and the loss's gradient r by them, q = <J^T w, z> is
+differentiated at w = r: by w it gives J z, and by the parameters (w held fixed) the product with
+the curvature of the model, H - G. So one backward pass of a Hessian product gives z' (H - G) z
+and, by J z alone, z' G z = (J z)' M (J z).
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class CurvatureGraph:
         return residual, forms, out
 
     def shows_symmetry(self) -> bool:
-        """Look at two products of H - G whether they are symmetric, and tell whether they say anything."""
+        """Look at two products with H - G for symmetry, and tell whether they say anything."""
         if not self._pulled:
             return False
         return shows_symmetry(

@@ -1,4 +1,4 @@
-"""The trace of a network's Hessian: probes where the variance is, the Gauss-Newton part by gradients."""
+"""The trace of a network's Hessian: probes where the variance is, and gradients of samples."""
 
 from __future__ import annotations
 
@@ -65,14 +65,15 @@ def hessian_trace(
 
     Three things take variance away, each where it pays and not where it does not:
 
-    * Samples are cut into strata by how much they bend the loss, and probes go where the variance is. In
-      a trained network a few per cent of the samples make nearly all of it.
-    * Where the Gauss-Newton matrix G is much like H, probes see H - G alone, and the trace of G comes of
-      squared gradients of samples: exactly, a backward pass for every class but one, or sampled.
+    * Samples are cut into strata by how much they bend the loss, and probes go where the variance
+      is. In a trained network a few per cent of the samples make nearly all of it.
+    * Where the Gauss-Newton matrix G is much like H, probes see H - G alone, and the trace of G
+      comes of squared gradients of samples: exactly, a backward pass for every class but one, or
+      sampled.
     * Every micro-batch has probes of its own.
 
-    A pilot of a few probes shows what is worth it; that of H - G and G costs no more than one of H. In an
-    untrained network little or nothing is gained, and little or nothing lost.
+    A pilot of a few probes shows what is worth it; that of H - G and G costs no more than one of
+    H. In an untrained network little or nothing is gained, and little or nothing lost.
 
     Parameters
     ----------
@@ -145,7 +146,8 @@ def hessian_trace(
     budget = max_products or (_DEFAULT_WITH_TOLERANCE if adaptive else _DEFAULT)
     if budget < _LEAST:
         raise ValueError(
-            f"max_products={budget} does not pay for a pilot: give {_LEAST} or more, or use hessops.trace"
+            f"max_products={budget} does not pay for a pilot: give {_LEAST} or more, or use "
+            "hessops.trace"
         )
     loss = H.objective.loss
     if not isinstance(loss, OutputLoss):
@@ -273,5 +275,7 @@ def _plain(
         callback=callback,
     )
     known: dict[str, Any] = {f.name: getattr(found, f.name) for f in fields(found)}
-    known["reason"] = "the loss does not show the outputs, and so no Gauss-Newton matrix: plain probes"
+    known["reason"] = (
+        "the loss does not show the outputs, and so no Gauss-Newton matrix: plain probes"
+    )
     return HessianTraceResult(**known, num_gradients=1.0 + 2.0 * found.num_products)

@@ -1,9 +1,10 @@
 """A square root of a loss's second derivative by the outputs, sample by sample.
 
-With M = S S^T the trace of J^T M J is the sum of the squared norms of J^T s over the columns s of S, and
-J^T s is a gradient: one backward pass. For cross-entropy with probabilities p there are two roots in closed
-form. One, (diag(p) - p p^T) diag(p)^(-1/2), is for mixing its columns with random signs. The other is the
-triangular one (Tanabe & Sagae 1992, J. R. Stat. Soc. B 54), which has a column less than there are classes.
+With M = S S^T the trace of J^T M J is the sum of the squared norms of J^T s over the columns s of
+S, and J^T s is a gradient: one backward pass. For cross-entropy with probabilities p there are two
+roots in closed form. One, (diag(p) - p p^T) diag(p)^(-1/2), is for mixing its columns with random
+signs. The other is the triangular one (Tanabe & Sagae 1992, J. R. Stat. Soc. B 54), which has a
+column less than there are classes.
 """
 
 from __future__ import annotations

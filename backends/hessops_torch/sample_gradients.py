@@ -1,11 +1,11 @@
 """Gradients of single samples: J_i^T u_i for every sample i of a micro-batch, from one backward pass.
 
-Where all parameters belong to layers whose gradient is known in closed form from the layer's input and
-the gradient of its output (linear, convolution, normalisation, embedding), one backward pass for the
-whole micro-batch gives those of all samples (Goodfellow 2015, arXiv:1510.01799, for norms). Other models
-are differentiated sample by sample by `torch.func.vmap`. Both are held against the gradient of the whole
-micro-batch before they are believed: samples that a model joins (batch norm in train mode) have no gradients
-of their own.
+Where all parameters belong to layers whose gradient is known in closed form from the layer's input
+and the gradient of its output (linear, convolution, normalisation, embedding), one backward pass
+for the whole micro-batch gives those of all samples (Goodfellow 2015, arXiv:1510.01799, for
+norms). Other models are differentiated sample by sample by `torch.func.vmap`. Both are held
+against the gradient of the whole micro-batch before they are believed: samples that a model joins
+(batch norm in train mode) have no gradients of their own.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ class SampleGradients(ABC):
         if len(self.outputs) < 2:
             return True
         # Of every other sample: none of the others has a share.
-        seeds = torch.ones_like(self.outputs)
+        signs = torch.ones(self.outputs.numel(), dtype=self.outputs.dtype)
+        signs[::2] = -1.0
+        seeds = signs.to(self.outputs.device).reshape(self.outputs.shape)
         seeds[1::2] = 0.0
-        flat = seeds.view(-1)
-        flat[::2] *= -1.0
         eps = torch.finfo(seeds.dtype).eps
         for found, whole in zip(self.of(seeds), self.whole(seeds), strict=True):
             if len(found) != len(self.outputs):
@@ -108,6 +108,7 @@ class WholeGradients(SampleGradients):
     """The gradient of the whole micro-batch, as if it were one sample."""
 
     def of(self, seeds: Tensor) -> list[Tensor]:
+        """Return the gradient of <seeds, outputs> over all samples, as that of one."""
         return [gradient[None] for gradient in self.whole(seeds)]
 
 
@@ -133,12 +134,14 @@ class MappedGradients(SampleGradients):
         def weighted(chosen: dict[str, Tensor], seed: Tensor, *tensors: Tensor) -> Tensor:
             parts = iter(tensors)
             one = map_tensors(lambda _: next(parts).unsqueeze(0), batch)
-            return (functional_call(outputs, fixed | chosen, (one,))[0] * seed).sum()
+            found: Tensor = functional_call(outputs, fixed | chosen, (one,))
+            return (found[0] * seed).sum()
 
         axes = (None, 0, *(0 for _ in self._tensors))
         self._gradients = vmap(grad(weighted), in_dims=axes)
 
     def of(self, seeds: Tensor) -> list[Tensor]:
+        """Return the gradients of <seeds, outputs> by `vmap`."""
         return list(self._gradients(self._chosen, seeds, *self._tensors).values())
 
 
@@ -190,6 +193,7 @@ class HookedGradients(SampleGradients):
         return output.clone()
 
     def of(self, seeds: Tensor) -> list[Tensor]:
+        """Return the gradients of <seeds, outputs> from one backward pass to the layers."""
         count = len(self.outputs)
         found: list[Tensor | None] = [None] * len(self.parameters)
         ends = [output for _, _, output in self._calls]

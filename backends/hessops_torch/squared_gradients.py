@@ -1,9 +1,9 @@
 """The trace and the diagonal of a Gauss-Newton matrix from squared gradients of samples.
 
-G is the sum of J_i^T S_i S_i^T J_i over samples i. Its trace is the sum of |J_i^T s|² over all columns s of S_i,
-exactly; or the mean of |J_i^T S_i ε_i|² over random signs ε_i, a backward pass each. For cross-entropy the
-first is the expected squared norm of the gradient under the model's own labels. Entry by entry the squares
-give the diagonal.
+G is the sum of J_i^T S_i S_i^T J_i over samples i. Its trace is the sum of |J_i^T s|² over all
+columns s of S_i, exactly; or the mean of |J_i^T S_i ε_i|² over random signs ε_i, a backward pass
+each. For cross-entropy the first is the expected squared norm of the gradient under the model's
+own labels. Entry by entry the squares give the diagonal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hessops.arrays import HostArray
 from hessops.random import Stream, draw
@@ -139,7 +139,9 @@ class SquaredGradients:
         assert found is not None
         return found
 
-    def _chunks(self, batch: Any, index: int) -> Iterator[tuple[SampleGradients, OutputFactor, int]]:
+    def _chunks(
+        self, batch: Any, index: int
+    ) -> Iterator[tuple[SampleGradients, OutputFactor, int]]:
         """Yield parts of a micro-batch whose gradients of samples fit the memory."""
         start = 0
         for part in self._parts(batch):
@@ -161,7 +163,9 @@ class SquaredGradients:
         each = space.dim * torch.finfo(space.dtype).bits // 8
         size = max(1, min(count, _BYTES // (2 * each)))
         rows = torch.arange(count)
-        return [batch] if size >= count else [taken(batch, part) for part in rows.split(size)]
+        if size >= count:
+            return [batch]
+        return [taken(batch, part) for part in torch.split(rows, size)]
 
     def _squares(
         self, gradients: SampleGradients, seeds: Iterable[Tensor], diagonal: bool
@@ -172,9 +176,10 @@ class SquaredGradients:
             blocks = gradients.of(seed)
             squares = [block.square() for block in blocks]
             columns.append(torch.stack([s.flatten(1).sum(1).double().sum() for s in squares]))
-            for entry, square in zip(entries, squares, strict=False):
-                entry += square.sum(0)
-        host = torch.stack(columns, dim=1).cpu().numpy() if columns else np.zeros((len(gradients.parameters), 0))
+            entries = [e + s.sum(0) for e, s in zip(entries, squares, strict=False)]
+        host = np.zeros((len(gradients.parameters), 0))
+        if columns:
+            host = torch.stack(columns, dim=1).cpu().numpy()
         sums = np.concatenate([host.sum(axis=0, keepdims=True), host])
         count = len(gradients.outputs)
         flat = torch.cat([entry.reshape(-1) for entry in entries]) if diagonal else None

@@ -1,9 +1,10 @@
 """Samples sorted by how much they bend the loss, so that probes go where the variance is.
 
-In a trained network most samples are classified with certainty: the gradient r of their loss by the outputs
-and its Hessian M are all but zero, and with them all that they add to the curvature. So the samples are cut
-into strata by √(|r|² + (tr M)²), which one forward pass tells, and each stratum gets probes of its own number
-(Neyman 1934). In an untrained network all samples are alike, and there is one stratum: the data as it is.
+In a trained network most samples are classified with certainty: the gradient r of their loss by
+the outputs and its Hessian M are all but zero, and with them all that they add to the curvature.
+So the samples are cut into strata by √(|r|² + (tr M)²), which one forward pass tells, and each
+stratum gets probes of its own number (Neyman 1934). In an untrained network all samples are alike,
+and there is one stratum: the data as it is.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from hessops_torch.objective import Objective
 from hessops_torch.output_factor import output_factor
 from hessops_torch.sample_gradients import num_samples
 
-__all__ = ["Stratum", "StrataBatches", "strata_of"]
+__all__ = ["StrataBatches", "Stratum", "strata_of"]
 
 # A stratum ends where the size of its samples' share is so much less than that of its first.
 _RATIO = 4.0
-_MOST_STRATA = 8
+_MOST_STRATA = 5
 
 Group = list[tuple[int, Tensor | None]]
 """Micro-batches and the rows that are taken of each; None for all of them."""
@@ -150,10 +151,8 @@ def _as_it_is(objective: Objective, reason: str, cost: float) -> StrataBatches:
     return StrataBatches(objective, (Stratum(groups, float(sum(lengths)), 1.0, 0),), reason, cost)
 
 
-def _scores(
-    objective: Objective, loss: OutputLoss, index: int, batch: Any
-) -> HostArray | None:
-    """Return every sample's √(|r|² + (tr M)²), None if the batch's loss is not a sum over its samples."""
+def _scores(objective: Objective, loss: OutputLoss, index: int, batch: Any) -> HostArray | None:
+    """Return every sample's √(|r|² + (tr M)²), None if the loss is not a sum over samples."""
     count = num_samples(batch)
     only_tensors = all(torch.is_tensor(leaf) or leaf is None for leaf in leaves(batch))
     parameter = next(iter(objective.parameters.values()))

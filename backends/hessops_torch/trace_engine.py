@@ -1,8 +1,9 @@
 """Estimates of the trace of a network's Hessian, refined round by round.
 
-Every stratum of samples is seen by probes of z' H z, or by probes of z' (H - G) z and the trace of its
-Gauss-Newton part G from gradients of samples: exactly, by all columns of S, or by some random signs. A pilot
-shows both variances, from one graph at the cost of Hessian products alone; then the cheapest way is taken.
+Every stratum of samples is seen by probes of z' H z, or by probes of z' (H - G) z and the trace of
+its Gauss-Newton part G from gradients of samples: exactly, by all columns of S, or by some random
+signs. A pilot shows both variances, from one graph at the cost of Hessian products alone; then the
+cheapest way is taken.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,8 +39,9 @@ __all__ = ["TraceEngine", "TraceState"]
 _BUILD, _FORM, _WHOLE = 3.0, 6.0, 2.0
 _FORWARD, _BACKWARD = 1.0, 2.0
 _PILOT, _MOST_PILOT, _LEAST_PILOT = 4, 16, 2
+_LEAST_FREEDOM = 8
 _NEGLIGIBLE = 1e-3
-# How far from the tolerance each round aims: the first ones find out what a relative one is relative to.
+# How far from the tolerance each round aims: the first find out what a relative one is relative to.
 _AIMS = (4.0, 2.0)
 _MOST_ROUNDS = 12
 
@@ -136,7 +139,8 @@ class _Seen:
         """Return variances of means, by micro-batch and section, and their degrees of freedom."""
         assert self.forms is not None
         which = 2 if self.way == "plain" else 0
-        found = [self.forms] if self.way == "plain" or self.exact is not None else [self.forms, self.sampled]
+        alone = self.way == "plain" or self.exact is not None
+        found = [self.forms] if alone else [self.forms, self.sampled]
         parts = []
         for moments in found:
             assert moments is not None
@@ -253,11 +257,13 @@ class TraceEngine:
         return float((target * self.divisor / t_quantile(confidence, freedom)) ** 2)
 
     def _pilot(self, stratum: Stratum, budget: float) -> int:
-        if stratum.share < _NEGLIGIBLE:
-            return _LEAST_PILOT
+        """Return how many probes are to show a stratum's variances: more, where they are cheap."""
+        terms = len(stratum.groups)
+        least = max(_LEAST_PILOT, 1 + math.ceil(_LEAST_FREEDOM / terms))
         part = stratum.num_samples / self.total
+        wanted = round((_LEAST_PILOT if stratum.share < _NEGLIGIBLE else _PILOT) / part)
         most = int(min(_MOST_PILOT, budget / (4 * _FORM)))
-        return max(_LEAST_PILOT, min(most, round(_PILOT / part)))
+        return max(_LEAST_PILOT, min(most, max(least, wanted)))
 
     def _ways(self, seen: _Seen) -> Sequence[Way]:
         """Return how a stratum can be seen, with what is known of variances."""
@@ -311,15 +317,13 @@ class TraceEngine:
         if graph is None:
             objective = self.objective
             parameters = list(objective.parameters.values())
-            graph = CurvatureGraph(
-                objective.model, self.loss, batch, parameters, name_of(number)
-            )
+            graph = CurvatureGraph(objective.model, self.loss, batch, parameters, name_of(number))
             objective.require_finite([graph.total], self.graphs, number)
             if not self._symmetric:
                 self._symmetric = graph.shows_symmetry()
             self.graphs.offer(number, graph)
             self.units += _BUILD * len(graph.outputs)
-        Z = self.space.probes(self.stream.for_term(number), indices, "rademacher")
+        Z: Any = self.space.probes(self.stream.for_term(number), indices, "rademacher")
         residual, forms, product = graph.products(Z.T.contiguous(), whole=self.sections)
         if product is None:
             of_residual = self.space.column_inner(Z, residual.T)[None]
@@ -356,5 +360,5 @@ class TraceEngine:
         seen.sampled = moments if seen.sampled is None else seen.sampled.merged(moments)
 
 
-def _with_whole(sections: Tensor) -> Tensor:
+def _with_whole(sections: Any) -> Tensor:
     return torch.cat([sections.sum(0, keepdim=True), sections])
