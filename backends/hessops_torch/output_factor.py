@@ -192,7 +192,9 @@ def _looked_at(outputs: Tensor, metric: OutputProduct) -> OutputFactor | None:
     columns = [metric(unit.expand(count, size).reshape(outputs.shape)[None])[0] for unit in units]
     blocks = torch.stack([column.reshape(count, size) for column in columns], dim=2)
     values, vectors = torch.linalg.eigh(blocks)
-    least = -values.abs().amax(1, keepdim=True) * 100 * torch.finfo(values.dtype).eps
-    if bool((values < least).any()):
+    # Rounding is that of the outputs' scale; samples of little curvature have it, too.
+    sizes = values.abs().amax(1, keepdim=True)
+    least = (1000 * sizes + 100 * sizes.max()) * torch.finfo(values.dtype).eps
+    if bool((values < -least).any()):
         return None
     return _Dense(outputs, vectors * values.clamp(min=0).sqrt()[:, None, :])

@@ -33,9 +33,13 @@ from hessops_torch.sample_gradients import (
 from hessops_torch.state import uses_batch_statistics
 from hessops_torch.strata import taken
 
-__all__ = ["SquaredGradients", "Squares"]
+__all__ = ["NoRootError", "SquaredGradients", "Squares"]
 
 _BYTES = 2**27
+
+
+class NoRootError(ValueError):
+    """The second derivative of a loss by the outputs has no square root."""
 
 
 @dataclass
@@ -148,7 +152,7 @@ class SquaredGradients:
             gradients = self._made(self.kind, part, index)
             factor = output_factor(self.loss, gradients.outputs, part)
             if factor is None:
-                raise ValueError(
+                raise NoRootError(
                     f"the loss of {name_of(index)} has a negative curvature by the outputs, or joins "
                     "its samples, unlike that of the first batch: use hessops.trace of the operator"
                 )

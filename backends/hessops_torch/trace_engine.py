@@ -30,7 +30,7 @@ from hessops_torch.failures import name_of
 from hessops_torch.graphs import GraphCache
 from hessops_torch.hessian import Hessian
 from hessops_torch.loss_contract import OutputLoss
-from hessops_torch.squared_gradients import SquaredGradients
+from hessops_torch.squared_gradients import NoRootError, SquaredGradients
 from hessops_torch.strata import StrataBatches, Stratum, strata_of
 
 __all__ = ["TraceEngine", "TraceState"]
@@ -291,10 +291,17 @@ class TraceEngine:
         for seen, way, counts in zip(self.seen, allocation.ways, allocation.counts, strict=True):
             seen.way = way.name
             self._probe(seen, counts[0])
-            if way.name == "exact" and seen.exact is None:
-                self._sum_exactly(seen)
-            if way.name == "sampled":
-                self._sample(seen, counts[1])
+            try:
+                if way.name == "exact" and seen.exact is None:
+                    self._sum_exactly(seen)
+                if way.name == "sampled":
+                    self._sample(seen, counts[1])
+            except NoRootError:
+                # Not all batches are like the first, by which G seemed to be of help.
+                self.squares.num_columns = 0
+                for each in self.seen:
+                    each.way, each.exact, each.sampled = "plain", None, None
+                return
 
     def _probe(self, seen: _Seen, count: int) -> None:
         """Go on with probes of both matrices until there are `count`."""
