@@ -30,9 +30,11 @@ from hessops_torch.distributed import TorchComm, distributed_comm, rank_device
 from hessops_torch.empirical_fisher import EmpiricalFisher, empirical_fisher
 from hessops_torch.fisher import Fisher, fisher
 from hessops_torch.function_loss import SplitLoss
+from hessops_torch.gauss_newton_trace import gauss_newton_diagonal, gauss_newton_trace
 from hessops_torch.ggn import GaussNewton, ggn
 from hessops_torch.gradient_covariance import GradientCovariance, gradient_covariance
 from hessops_torch.hessian import Hessian, hessian
+from hessops_torch.hessian_trace import HessianTraceResult, hessian_trace
 from hessops_torch.jacobian import Jacobian, jacobian, ntk
 from hessops_torch.landscape import Landscape, landscape
 from hessops_torch.layer_curvature import layer_curvature
@@ -62,6 +64,7 @@ __all__ = [
     "GaussNewton",
     "GradientCovariance",
     "Hessian",
+    "HessianTraceResult",
     "Jacobian",
     "Landscape",
     "LayerCurvature",
@@ -85,9 +88,12 @@ __all__ = [
     "empirical_fisher",
     "fill_probes",
     "fisher",
+    "gauss_newton_diagonal",
+    "gauss_newton_trace",
     "ggn",
     "gradient_covariance",
     "hessian",
+    "hessian_trace",
     "input_hessian",
     "jacobian",
     "landscape",
