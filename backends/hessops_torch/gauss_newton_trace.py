@@ -152,8 +152,8 @@ def gauss_newton_diagonal(G: GaussNewton) -> Tensor:
     >>> import torch, hessops_torch
     >>> model = torch.nn.Linear(2, 1, bias=False)
     >>> G = hessops_torch.ggn(model, torch.nn.MSELoss(), [(torch.eye(2), torch.zeros(2, 1))])
-    >>> hessops_torch.gauss_newton_diagonal(G)
-    tensor([1., 1.])
+    >>> torch.allclose(hessops_torch.gauss_newton_diagonal(G), torch.ones(2))
+    True
     """
     _require_gauss_newton(G, "gauss_newton_diagonal")
     diagonal = G.domain.zeros(1)[:, 0]
