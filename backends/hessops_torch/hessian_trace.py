@@ -193,11 +193,10 @@ def _result(
     seconds: float,
 ) -> HessianTraceResult:
     state = outcome.state
-    decay = H.weight_decay
     names = H.domain.sections if engine.sections else {}
-    value = float(state.values[0]) + decay * H.shape[0]
+    value = float(state.values[0])
     half = state.half_width(confidence)
-    target = max(tolerances[1], tolerances[0] * abs(float(state.values[0])))
+    target = max(tolerances[1], tolerances[0] * abs(value))
     reached = not any(tolerances) or half <= target
     used = f"{state.num_products} products and {state.cost / _GRADIENT:.1f} gradients in all"
     if outcome.reason is not None:
@@ -221,12 +220,12 @@ def _result(
         term_scatter=math.nan,
         sections={
             name: Estimate(
-                value=float(state.values[column]) + decay * (stop - start),
+                value=float(state.values[column]),
                 standard_error=state.standard_error(column),
                 freedom=state.freedom(column),
                 confidence=confidence,
             )
-            for column, (name, (start, stop)) in enumerate(names.items(), start=1)
+            for column, name in enumerate(names, start=1)
         },
         num_products=state.num_products,
         num_gradients=state.cost / _GRADIENT,

@@ -180,6 +180,8 @@ class TraceEngine:
             self.strata: StrataBatches = strata_of(objective, loss, separate=self.squares.separate)
         self.seen = [_Seen(stratum) for stratum in self.strata.strata]
         self.total = self.strata.num_samples
+        sizes = [stop - start for start, stop in self.space.sections.values()] if sections else []
+        self.of_decay = operator.weight_decay * np.array([self.space.dim, *sizes], dtype=float)
         self.units = self.strata.cost * self.total
         self.passes = 0.0
         self.step = 0
@@ -236,7 +238,7 @@ class TraceEngine:
     def state(self) -> TraceState:
         """Return what is known now."""
         self.step += 1
-        values = sum(seen.values() for seen in self.seen) / self.divisor
+        values = sum(seen.values() for seen in self.seen) / self.divisor + self.of_decay
         parts = [part for seen in self.seen for part in seen.errors()]
         variances = np.concatenate([variance for variance, _ in parts]) / self.divisor**2
         freedoms = np.concatenate([np.full(len(v), float(f)) for v, f in parts])

@@ -40,6 +40,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Runs of hessian_trace.")] = 3,
     plain_probes: Annotated[int, typer.Option(help="To see the deviation of plain ones.")] = 12,
     untrained: Annotated[bool, typer.Option(help="Random weights instead.")] = False,
+    memory: Annotated[float, typer.Option(help="Gigabytes of graphs to keep.")] = 3.0,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Print the table, and write every figure where asked."""
@@ -47,7 +48,7 @@ def main(
     model, loss, batches = problem(
         data=str(DATA / "cifar10.npz"), weights=weights, num_images=images, batch_size=batch
     )
-    H = hessops_torch.hessian(model, loss, batches)
+    H = hessops_torch.hessian(model, loss, batches, memory_budget=int(memory * 1e9))
     runs = [hessops_torch.hessian_trace(H, rtol=rtol, rng=seed) for seed in range(seeds)]
     value = float(np.mean([run.value for run in runs]))
     rows = [
