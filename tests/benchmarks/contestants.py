@@ -1,9 +1,9 @@
 """The contestants of the product benchmark: each library behind one small function.
 
 A contestant turns a problem and a block of vectors into a call without arguments that multiplies
-the Hessian onto that block. Whatever a library needs only once (the operator, the block in its own
-layout, a gradient graph that it keeps) is made beforehand, so that a call is one product and
-nothing else.
+the Hessian, or the Gauss-Newton matrix, onto that block. Whatever a library needs only once (the
+operator, the block in its own layout, a gradient graph that it keeps) is made beforehand, so that a
+call is one product and nothing else.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from problem import Problem, Product
@@ -36,7 +37,7 @@ _CURVLINOPS = (
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to multiply the Hessian onto a block.
+    """One way to multiply a matrix onto a block.
 
     Parameters
     ----------
@@ -48,12 +49,15 @@ class Contestant:
         Number k of columns that one call multiplies.
     prepare : callable
         Takes the problem and a block, (n, k), and returns the product.
+    matrix : {'Hessian', 'GGN'}
+        What is multiplied; contestants with the same must agree.
     """
 
     label: str
     library: tuple[str, str, str]
     columns: int
     prepare: Callable[[Problem, Tensor], Product]
+    matrix: str = "Hessian"
 
 
 def all_contestants(widths: Sequence[int], *, compiled: bool = False) -> list[Contestant]:
@@ -71,6 +75,10 @@ def all_contestants(widths: Sequence[int], *, compiled: bool = False) -> list[Co
     list of Contestant
         Those that multiply blocks appear once for each width.
     """
+    return [*_hessian_contestants(widths, compiled=compiled), *_ggn_contestants(widths)]
+
+
+def _hessian_contestants(widths: Sequence[int], *, compiled: bool) -> list[Contestant]:
     modes = [*_HESSOPS_MODES, *(["compiled"] if compiled else [])]
     return [
         *(Contestant("hessops, kept", _HESSOPS, k, _hessops_kept) for k in widths),
@@ -85,6 +93,21 @@ def all_contestants(widths: Sequence[int], *, compiled: bool = False) -> list[Co
         Contestant("hessian-eigenthings", _EIGENTHINGS, 1, _hessian_eigenthings),
         *(Contestant("curvlinops", _CURVLINOPS, k, _curvlinops) for k in widths),
     ]
+
+
+def _ggn_contestants(widths: Sequence[int]) -> list[Contestant]:
+    blocks: list[tuple[str, tuple[str, str, str], Callable[[Problem, Tensor], Product]]] = [
+        ("GGN: hessops, kept", _HESSOPS, partial(_hessops_ggn, memory_budget=None)),
+        ("GGN: hessops, rebuilt", _HESSOPS, partial(_hessops_ggn, memory_budget=0)),
+        ("GGN: curvlinops", _CURVLINOPS, partial(_curvlinops, operator="GGNLinearOperator")),
+    ]
+    rows = [
+        Contestant(label, library, k, prepare, "GGN")
+        for label, library, prepare in blocks
+        for k in widths
+    ]
+    single = Contestant("GGN: hessian-eigenthings", _EIGENTHINGS, 1, _eigenthings_ggn, "GGN")
+    return [*rows[: -len(widths)], single, *rows[-len(widths) :]]
 
 
 # The libraries are imported by name, inside the functions: each may be missing, and most carry no
@@ -111,13 +134,28 @@ def _hessops(
     operator = hessops_torch.hessian(
         problem.model, problem.criterion, batches, memory_budget=memory_budget, product=product
     )
-    own = operator.domain.zeros(vectors.shape[1])
-    own.copy_(vectors)
+    own = _own_block(operator, vectors)
     with warnings.catch_warnings():
         # A mode that is not what runs has no figure.
         warnings.simplefilter("error", RuntimeWarning)
         operator.apply(own)
     return lambda: operator.apply(own)
+
+
+def _hessops_ggn(problem: Problem, vectors: Tensor, *, memory_budget: int | None) -> Product:
+    hessops_torch = importlib.import_module("hessops_torch")
+    batches = [(problem.images, problem.labels)]
+    operator = hessops_torch.ggn(
+        problem.model, problem.criterion, batches, memory_budget=memory_budget
+    )
+    own = _own_block(operator, vectors)
+    return lambda: operator.apply(own)
+
+
+def _own_block(operator: Any, vectors: Tensor) -> Tensor:
+    """Return the vectors as hessops lays them out."""
+    own: Tensor = operator.domain.zeros(vectors.shape[1])
+    return own.copy_(vectors)
 
 
 def _torch_by_hand(problem: Problem, vectors: Tensor) -> Product:
@@ -153,18 +191,31 @@ def _hessian_eigenthings(problem: Problem, vectors: Tensor) -> Product:
     return lambda: operator @ vector
 
 
-def _curvlinops(problem: Problem, vectors: Tensor) -> Product:
+def _eigenthings_ggn(problem: Problem, vectors: Tensor) -> Product:
+    hessian_eigenthings = importlib.import_module("hessian_eigenthings")
+    loss = hessian_eigenthings.supervised_loss_of_output(problem.criterion)
+    batches = [(problem.images, problem.labels)]
+    operator = hessian_eigenthings.GGNOperator(
+        problem.model, batches, hessian_eigenthings.supervised_forward, loss
+    )
+    vector = vectors[:, 0].contiguous()
+    return lambda: operator @ vector
+
+
+def _curvlinops(
+    problem: Problem, vectors: Tensor, *, operator: str = "HessianLinearOperator"
+) -> Product:
     with warnings.catch_warnings():
         # Its dependency linear_operator calls torch.jit.script at import.
         warnings.simplefilter("ignore", DeprecationWarning)
         curvlinops = importlib.import_module("curvlinops")
     batches = [(problem.images, problem.labels)]
-    operator = curvlinops.HessianLinearOperator(
+    matrix = getattr(curvlinops, operator)(
         problem.model, problem.criterion, problem.parameters, batches
     )
     # One column goes in as a vector, as a user would pass it.
     own = vectors.squeeze(1).contiguous()
-    return lambda: operator @ own
+    return lambda: matrix @ own
 
 
 def _like_parameters(vectors: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -64,7 +64,7 @@ Runner = tuple[Entry, Product | None]
 
 
 def prepare(contestants: list[Contestant], problem: Problem, vectors: Tensor) -> list[Runner]:
-    """Build every contestant, and compare its product with that of the first library that works.
+    """Build every contestant, and compare its product with the first library's of the same matrix.
 
     Parameters
     ----------
@@ -100,7 +100,8 @@ def prepare(contestants: list[Contestant], problem: Problem, vectors: Tensor) ->
             entry.problem = f"failed: {type(error).__name__}: {error}"
             continue
         runners[-1] = (entry, product)
-    _compare(results)
+    for matrix in dict.fromkeys(contestant.matrix for contestant in contestants):
+        _compare([result for result in results if result[0].matrix == matrix])
     return runners
 
 
