@@ -42,7 +42,8 @@ from hessops_torch.layer_result import LayerCurvature
 from hessops_torch.objective import Objective
 from hessops_torch.optimizer_metric import optimizer_metric
 from hessops_torch.parameters import ParameterSpace
-from hessops_torch.plan import Plan, plan
+from hessops_torch.plan import plan
+from hessops_torch.plan_result import Plan
 from hessops_torch.preconditioned import Preconditioned, preconditioned
 from hessops_torch.probes import fill_probes
 from hessops_torch.residual_curvature import ResidualCurvature, residual_curvature

@@ -11,7 +11,7 @@ from hessops_torch.data_sum import DataSum
 from hessops_torch.layer_blocks import BlockSelection, Each, parameter_blocks
 from hessops_torch.selection import ParameterSelection
 
-__all__ = ["DiagonalBlocks", "block_diagonal"]
+__all__ = ["DiagonalBlocks", "block_diagonal", "whole_of"]
 
 
 def block_diagonal(
@@ -125,5 +125,24 @@ class DiagonalBlocks(DataSum):
     ) -> tuple[Tensor | float, Tensor | None]:
         return self.whole._add_block_products(index, batch, columns, out, self._places)
 
+    def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
+        return self.whole._divisor(found)
+
     def _describe(self) -> str:
         return f"{len(self.blocks)} blocks, {super()._describe()}"
+
+
+def whole_of(operator: DataSum) -> DataSum:
+    """Return the operator that diagonal blocks are those of, or the operator itself.
+
+    Parameters
+    ----------
+    operator : DataSum
+        Diagonal blocks, or any other.
+
+    Returns
+    -------
+    DataSum
+        Whose products are computed.
+    """
+    return operator.whole if isinstance(operator, DiagonalBlocks) else operator

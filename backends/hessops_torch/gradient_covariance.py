@@ -143,6 +143,18 @@ class GradientCovariance(EmpiricalFisher):
         if self.centred:
             self.caches = (*self.caches, self._means)
 
+    def misses_samples(self) -> bool:
+        """Tell whether the samples are still to be counted, in a forward pass over the data."""
+        return ("samples", self.sample_axes) not in self.objective.found
+
+    def _add_products(
+        self, index: int, batch: Any, columns: Tensor, out: Tensor
+    ) -> tuple[Tensor | float, Tensor | None]:
+        if self.centred:
+            # Before there is a graph, which would lie beside those of the gradients.
+            self._mean_gradient()
+        return super()._add_products(index, batch, columns, out)
+
     def _multiply(
         self, share: OutputShare, forward: Tensor, columns: Tensor, out: Tensor, *, keep: bool
     ) -> None:

@@ -12,9 +12,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from hessops_torch.compiled_product import CompiledProduct
 from hessops_torch.data_sum import DataSum
-from hessops_torch.graphs import GraphCache
+from hessops_torch.diagonal_blocks import whole_of
+from hessops_torch.failures import name_of
+from hessops_torch.functional_product import FunctionalProduct
+from hessops_torch.graphs import GradientGraph, GraphCache
+from hessops_torch.hessian import Hessian
 from hessops_torch.live_memory import LiveMemory
+from hessops_torch.output_sum import OutputSum
 
 __all__ = ["WIDEST", "MicroBatchCost", "measure_micro_batch"]
 
@@ -23,6 +29,7 @@ WIDEST = 8
 _ROUNDS = 3
 # Units of matrix work for a model of which none is counted: forward, gradient, first, next product.
 _UNITS = (1.0, 3.0, 9.0, 6.0)
+_UNITS_BY_OUTPUTS = (1.0, 3.0, 7.0, 4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +47,13 @@ class MicroBatchCost:
         What the first product keeps for others.
     counted_bytes : int
         The same as a memory budget counts it, which looks at the whole of what a batch is cut from.
-    first_peak, next_peak : int
-        The most bytes of tensors at a time during a first and a later product, without the vectors
-        and their products.
+    first_peak, next_peak, wide_peak : int
+        The most bytes of tensors at a time during a first and a later product with one vector, and a
+        later one with `width`, without the vectors and their products.
+    width : int
+        Most vectors of a product that was measured.
+    chunk : int or None
+        Most vectors that go through function transforms at a time; None where graphs are used.
     first_seconds, next_seconds, column_seconds, gradient_seconds : tuple of float
         By the clock, several times.
     """
@@ -56,10 +67,18 @@ class MicroBatchCost:
     counted_bytes: int
     first_peak: int
     next_peak: int
+    wide_peak: int
+    width: int
+    chunk: int | None
     first_seconds: tuple[float, ...]
     next_seconds: tuple[float, ...]
     column_seconds: tuple[float, ...]
     gradient_seconds: tuple[float, ...]
+
+    def peak(self, columns: int) -> float:
+        """Return the most bytes during a later product with some vectors."""
+        each = (self.wide_peak - self.next_peak) / max(self.width - 1, 1)
+        return self.next_peak + max(each, 0.0) * (columns - 1)
 
 
 def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -> MicroBatchCost:
@@ -83,8 +102,8 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
     """
     objective = operator.objective
     device = objective.domain.device
-    width = min(width, WIDEST)
-    columns = torch.ones(width, objective.domain.dim, dtype=objective.domain.dtype, device=device)
+    shape = min(width, WIDEST), objective.domain.dim
+    columns = torch.ones(shape, dtype=objective.domain.dtype, device=device)
     out = torch.zeros_like(columns)
 
     def product(count: int) -> None:
@@ -98,15 +117,20 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
     with objective.ready(), _own_graphs(operator) as forget:
         product(1)  # Also looks for symmetry, and for a way to compute products.
         forget()
-        memory = LiveMemory(device)
-        with memory:
+        memory, chunk = LiveMemory(device), _chunk(operator)
+        # What function transforms are given of a memory budget is counted in graphs, too.
+        counted_bytes = 0 if chunk is None else _graph_bytes(operator, index, batch)
+        width = min(len(columns), chunk or len(columns))
+        with memory, _uncompiled(operator):
             first_work = _work(lambda: product(1))
             first_peak, graph_bytes = memory.peak, memory.now
-            counted_bytes = operator.graphs.num_bytes
+            counted_bytes = counted_bytes or operator.graphs.num_bytes
             memory.reset_peak()
             next_work = _work(lambda: product(1))
-            wide_work = _work(lambda: product(width))
             next_peak = memory.peak - graph_bytes
+            memory.reset_peak()
+            wide_work = _work(lambda: product(width))
+            wide_peak = memory.peak - graph_bytes
         gradient_work = _work(gradient)
         with torch.no_grad():
             forward_work = _work(lambda: objective.evaluate(index, batch))
@@ -119,7 +143,8 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
             seconds.append(tuple(_seconds(call, device) for call in calls))
         forget()
     if gradient_work == 0:
-        forward_work, gradient_work, first_work, next_work = _UNITS
+        units = _UNITS_BY_OUTPUTS if isinstance(operator, OutputSum) else _UNITS
+        forward_work, gradient_work, first_work, next_work = units
         wide_work = width * next_work
     firsts, nexts, wides, gradients = zip(*seconds, strict=True)
     more = max(width - 1, 1)
@@ -134,6 +159,9 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         counted_bytes=counted_bytes,
         first_peak=first_peak,
         next_peak=next_peak,
+        wide_peak=wide_peak,
+        width=width,
+        chunk=chunk,
         first_seconds=firsts,
         next_seconds=nexts,
         column_seconds=tuple(
@@ -148,15 +176,49 @@ def _own_graphs(operator: DataSum) -> Iterator[Callable[[], None]]:
     """Let an operator keep any graph, apart from those that it has; yields what forgets them."""
     kept = operator.graphs
     budget = math.inf if kept.memory_budget > 0 else 0.0
+    # Diagonal blocks multiply with the graphs of the whole.
+    owners = [operator, whole_of(operator)]
+
+    def use(graphs: GraphCache[Any]) -> None:
+        for owner in owners:
+            owner.graphs = graphs
 
     def forget() -> None:
-        operator.graphs = GraphCache((), budget)
+        use(GraphCache((), budget))
 
     forget()
     try:
         yield forget
     finally:
-        operator.graphs = kept
+        use(kept)
+
+
+@contextmanager
+def _uncompiled(operator: DataSum) -> Iterator[None]:
+    """Let a compiled product go uncompiled, as what machine code does cannot be counted."""
+    functional = operator._functional if isinstance(operator, Hessian) else None
+    if not (isinstance(operator, Hessian) and isinstance(functional, CompiledProduct)):
+        yield
+        return
+    operator._functional = FunctionalProduct(
+        operator.objective, functional.order, functional.chunk_size
+    )
+    try:
+        yield
+    finally:
+        operator._functional = functional
+
+
+def _chunk(operator: DataSum) -> int | None:
+    functional = operator._functional if isinstance(operator, Hessian) else None
+    return None if functional is None else functional.chunk_size
+
+
+def _graph_bytes(operator: DataSum, index: int, batch: Any) -> int:
+    objective = operator.objective
+    parameters = list(objective.parameters.values())
+    graph = GradientGraph(objective.model, objective.loss, batch, parameters, name_of(index))
+    return graph.num_bytes()
 
 
 def _work(function: Callable[[], object]) -> float:

@@ -3,104 +3,32 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-
-from torch import Tensor
 
 from hessops_torch.batches import split_batch, tensors_in
 from hessops_torch.data_sum import DataSum
+from hessops_torch.diagonal_blocks import whole_of
+from hessops_torch.gradient_covariance import GradientCovariance
 from hessops_torch.hessian import Hessian
 from hessops_torch.micro_batch_cost import MicroBatchCost, measure_micro_batch
-from hessops_torch.product_modes import ProductMode
+from hessops_torch.plan_result import Plan
+from hessops_torch.run_bytes import (
+    kept_graphs,
+    standing_bytes,
+    vectors_and_scratch,
+    working_bytes,
+)
 from hessops_torch.state import uses_batch_statistics
 from hessops_torch.work import Work
 
-__all__ = ["Plan", "plan"]
+__all__ = ["plan"]
 
-_ENTRIES_AT_A_TIME = 2**18
-_DOUBLE = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What a run costs, and the options that it costs that with.
-
-    Parameters
-    ----------
-    work : Work
-        The run.
-    micro_batch_size : int or None
-        Most samples to a micro-batch; None leaves batches whole.
-    num_micro_batches : int
-        Micro-batches.
-    kept_graphs : int
-        Micro-batches whose graphs stay between products.
-    memory_budget : int
-        Bytes for these.
-    product : str
-        How products are computed.
-    memory : dict of str to int
-        Bytes of what is held at the peak: data, the copy by which a change of the model is noticed,
-        graphs, vectors, and the scratch of a product, or of inner products where that is more.
-    memory_limit : int or None
-        Bytes that were allowed.
-    gradient_equivalents : float
-        Work, in gradients of the loss over all the data.
-    seconds : tuple of float
-        Of the products, by the clock on one micro-batch: the least, the median, and the most.
-    """
-
-    work: Work
-    micro_batch_size: int | None
-    num_micro_batches: int
-    kept_graphs: int
-    memory_budget: int
-    product: ProductMode
-    memory: dict[str, int]
-    memory_limit: int | None
-    gradient_equivalents: float
-    seconds: tuple[float, float, float]
-
-    @property
-    def peak_bytes(self) -> int:
-        """Return the most bytes that are held at a time, without model and gradients."""
-        return sum(self.memory.values())
-
-    @property
-    def fits(self) -> bool:
-        """Tell whether the peak is within the limit."""
-        return self.memory_limit is None or self.peak_bytes <= self.memory_limit
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the options of `hessian` that this is the plan for."""
-        return {
-            "micro_batch_size": self.micro_batch_size,
-            "memory_budget": self.memory_budget,
-            "product": self.product,
-        }
-
-    def __str__(self) -> str:
-        work, least, median, most = self.work, *self.seconds
-        per_product = self.gradient_equivalents / work.num_products
-        size = "whole" if self.micro_batch_size is None else f"of up to {self.micro_batch_size}"
-        parts = ", ".join(f"{name} {_in_bytes(size)}" for name, size in self.memory.items())
-        batches = f"{self.num_micro_batches} micro-batches, {size}; {self.kept_graphs} graphs kept"
-        lines = [
-            f"{work.verb}: {work.num_products} products, {work.block_size} at a time",
-            f"  batches  {batches}; product {self.product}",
-            f"  memory   {_in_bytes(self.peak_bytes)}: {parts}",
-            f"  work     {self.gradient_equivalents:.4g} gradients, {per_product:.3g} a product",
-            f"  time     {median:.2g} s ({least:.2g} to {most:.2g} s) for the products",
-        ]
-        if not self.fits:
-            lines.append(
-                f"  does not fit into {_in_bytes(self.memory_limit or 0)}: fewer vectors (max_basis, "
-                "block_size, num_probes) or fewer parameters (params) would take less"
-            )
-        return "\n".join(lines)
+# Vectors to a product beyond which sharing a graph gains nothing: it is a sixtieth of their work.
+_MOST_COLUMNS = 32
+# What smaller micro-batches have to save; more of them take longer than their operations say.
+_WORTH_CUTTING = 0.9
 
 
 def plan(
@@ -121,7 +49,8 @@ def plan(
     Parameters
     ----------
     operator : DataSum
-        Such as a `Hessian`.
+        What `hessian`, `ggn`, `fisher`, `empirical_fisher`, `gradient_covariance`,
+        `residual_curvature` or `block_diagonal` make.
     work : Work, optional
         The run: ``Work.eigsh(H.space, 5, num_products=40)``, say.
     num_products : int, optional
@@ -129,15 +58,17 @@ def plan(
     block_size : int
         Vectors to a product, with `num_products`.
     memory_limit : int, optional
-        Bytes that the run may take. The plan then says how many graphs to keep, and how small
-        micro-batches have to be; where not given, it is for the operator as it stands.
+        Bytes that the run may take. The plan then says how many graphs to keep, how small
+        micro-batches have to be and, where `work` leaves it open, which block size costs the fewest
+        gradients: wide blocks share what graphs take to build, and narrow ones leave room to keep
+        them. Where not given, the plan is for the operator as it stands.
     calibrate : bool
         Whether to try which way to compute products is fastest (of a `Hessian`).
 
     Returns
     -------
     Plan
-        To be printed; `options` goes to `hessian`.
+        To be printed; `options` goes to `hessian`, and `block_size` to the verb.
 
     Raises
     ------
@@ -145,6 +76,8 @@ def plan(
         If neither `work` nor `num_products` is given, or both are.
     TypeError
         If the operator is of another kind.
+    RuntimeError
+        If its data is dealt out to ranks.
 
     Examples
     --------
@@ -155,73 +88,197 @@ def plan(
     4
     """
     if not isinstance(operator, DataSum):
-        raise TypeError(f"a plan is for an operator on a model, got {type(operator).__name__}")
+        raise TypeError(
+            f"a plan is for an operator on a model, got {type(operator).__name__}: it takes sums over "
+            "data on parameter vectors, such as hessian, ggn, fisher, empirical_fisher, "
+            "gradient_covariance, residual_curvature and block_diagonal make"
+        )
     if (work is None) is (num_products is None):
         raise ValueError(f"give one of work and num_products, got {work!r} and {num_products!r}")
     if work is None:
         work = Work(num_products=num_products or 0, block_size=block_size, num_vectors=block_size)
     planned = _with_fastest_product(operator) if calibrate else operator
+    search = _Search(planned, work, memory_limit, *_passes_first(operator, work))
     sizes, largest, batch = _survey(operator)
     size = operator.objective.batches.micro_batch_size
+    whole = uses_batch_statistics(operator.objective.model, operator.objective.mode)
+    best: Plan | None = None
     while True:
-        cost = measure_micro_batch(planned, largest, batch, work.widest or work.block_size)
-        found = _predict(planned, work, cost, _cut(sizes, size), size, memory_limit)
+        cost = measure_micro_batch(planned, largest, batch, search.widest)
+        parts = _cut(sizes, size)
+        found = search.cheapest(cost, parts, size)
+        best = found if best is None else _better(best, found)
         smaller = (size or max(sizes)) // 2
-        whole = uses_batch_statistics(operator.objective.model, operator.objective.mode)
-        if found.fits or smaller < 1 or whole or not _can_be_split(batch):
-            return found
+        if smaller < 1 or whole or not _can_be_split(batch) or search.is_done(found, cost, parts):
+            return best if best.fits else search.with_fitting_probes(best, cost, parts, size)
         size = smaller
         batch = split_batch(batch, size)[0]
 
 
-def _predict(
-    operator: DataSum,
-    work: Work,
-    cost: MicroBatchCost,
-    sizes: Sequence[int],
-    micro_batch_size: int | None,
-    memory_limit: int | None,
-) -> Plan:
-    """Scale what one micro-batch costs up to all, and to all products."""
-    objective = operator.objective
-    widest = max(sizes)
-    shares = [size / widest for size in sizes]
-    held = {"data": _data_bytes(operator), "copy of the model": _model_bytes(operator)}
-    budget = objective.memory_budget
-    if memory_limit is not None:
-        alone = _vectors_and_scratch(operator, work, _working(cost, shares, 0))
-        room = max(memory_limit - sum(held.values()) - sum(alone), 0)
-        budget = round(room * cost.counted_bytes / max(cost.graph_bytes, 1))
-    if budget == 0:
-        held["copy of the model"] = 0
-    kept = _kept(cost, shares, budget)
-    held["kept graphs"] = round(sum(cost.graph_bytes * share for share in shares[:kept]))
-    held["vectors"], held["scratch"] = _vectors_and_scratch(
-        operator, work, _working(cost, shares, kept)
-    )
-    calls = -(-work.num_products // work.block_size)
-    work_done = _scaled(
-        work.num_products, calls, shares, kept,
-        cost.first_work, cost.next_work, cost.column_work,
-    )  # fmt: skip
-    gradient = cost.gradient_work * sum(shares)
-    counting = cost.forward_work / cost.gradient_work if _counts_first(operator, work) else 0.0
-    seconds = sorted(
-        _scaled(work.num_products, calls, shares, kept, *timing)
-        for timing in zip(cost.first_seconds, cost.next_seconds, cost.column_seconds, strict=True)
-    )
-    return Plan(
-        work=work,
-        micro_batch_size=micro_batch_size,
-        num_micro_batches=len(sizes),
-        kept_graphs=kept,
-        memory_budget=budget,
-        product=_product_of(operator),
-        memory=held,
-        memory_limit=memory_limit,
-        gradient_equivalents=work_done / gradient + counting,
-        seconds=(seconds[0], statistics.median(seconds), seconds[-1]),
-    )
+@dataclass(frozen=True)
+class _Search:
+    """What is asked: the operator, the run, the bytes allowed, and passes before the first product."""
+
+    operator: DataSum
+    work: Work
+    memory_limit: int | None
+    num_forwards: int
+    num_gradients: int
+
+    @property
+    def widest(self) -> int:
+        """Return the most vectors to any product that may be planned."""
+        return max(_columns(work) for work in self._works())
+
+    def cheapest(
+        self, cost: MicroBatchCost, sizes: Sequence[int], micro_batch_size: int | None
+    ) -> Plan:
+        """Return the plan that costs the fewest gradients of those that fit, or takes least memory."""
+        found = [
+            self._predict(work, cost, sizes, micro_batch_size, chunk)
+            for work in self._works()
+            for chunk in self._chunks(work, cost)
+        ]
+
+        def order(one: Plan) -> tuple[float, ...]:
+            size = one.gradient_equivalents if one.fits else one.peak_bytes
+            # Of those that differ by rounding, the one with the fewest calls.
+            return not one.fits, float(f"{size:.6g}"), -one.block_size, -one.memory_budget
+
+        return min(found, key=order)
+
+    def is_done(self, found: Plan, cost: MicroBatchCost, sizes: Sequence[int]) -> bool:
+        """Tell whether smaller micro-batches are not needed, and gain nothing by wider blocks."""
+        if not found.fits or self.work.of_block_size is None:
+            return found.fits
+        widest = max(self._works(), key=_columns)
+        shares = [size / max(sizes) for size in sizes]
+        at_best = self._gradients(widest, cost, shares, found.kept_graphs, cost.chunk)
+        return at_best > _WORTH_CUTTING * found.gradient_equivalents
+
+    def with_fitting_probes(
+        self,
+        best: Plan,
+        cost: MicroBatchCost,
+        sizes: Sequence[int],
+        micro_batch_size: int | None,
+    ) -> Plan:
+        """Return a plan that does not fit with the number of probes that would, if all go at once."""
+        smaller = self.work.of_num_probes
+        if smaller is None:
+            return best
+        for count in range(self.work.block_size - 1, 0, -1):
+            # Through function transforms one at a time takes least.
+            if self._predict(
+                smaller(count), cost, sizes, micro_batch_size, cost.chunk and 1
+            ).fits:
+                return replace(best, fitting_probes=count)
+        return replace(best, fitting_probes=0)
+
+    def _works(self) -> list[Work]:
+        """Return the run with every block size that may be chosen, or as it is."""
+        if self.work.of_block_size is None or self.memory_limit is None:
+            return [self.work]
+        count = self.work.num_products
+        # Of block sizes with as many products, the least.
+        calls = {-(-count // width) for width in range(1, min(count, _MOST_COLUMNS) + 1)}
+        return [self.work.with_block_size(-(-count // number)) for number in sorted(calls)]
+
+    def _chunks(self, work: Work, cost: MicroBatchCost) -> Sequence[int | None]:
+        """Return how many vectors may go through function transforms at a time."""
+        if cost.chunk is None or self.memory_limit is None:
+            return [cost.chunk]
+        return range(min(cost.chunk, _columns(work)), 0, -1)
+
+    def _predict(
+        self,
+        work: Work,
+        cost: MicroBatchCost,
+        sizes: Sequence[int],
+        micro_batch_size: int | None,
+        chunk: int | None,
+    ) -> Plan:
+        """Scale what one micro-batch costs up to all, and to all products."""
+        operator, columns = self.operator, _columns(work)
+        shares = [size / max(sizes) for size in sizes]
+        budget = self._budget(work, cost, shares, chunk)
+        kept = kept_graphs(cost, shares, budget)
+        if self.memory_limit is not None and chunk is None and kept == 0:
+            budget = 0
+        memory = standing_bytes(operator, keeps=budget > 0)
+        memory["kept graphs"] = round(sum(cost.graph_bytes * share for share in shares[:kept]))
+        memory["vectors"], memory["scratch"] = vectors_and_scratch(
+            operator, work, working_bytes(cost, shares, kept, columns, chunk)
+        )
+        calls = _calls(work, chunk)
+        seconds = sorted(
+            _scaled(work.num_products, calls, shares, kept, *timing)
+            for timing in zip(
+                cost.first_seconds, cost.next_seconds, cost.column_seconds, strict=True
+            )
+        )
+        return Plan(
+            work=work,
+            micro_batch_size=micro_batch_size,
+            num_micro_batches=len(sizes),
+            kept_graphs=kept,
+            memory_budget=budget,
+            product=operator.product_found if type(operator) is Hessian else None,
+            memory=memory,
+            memory_limit=self.memory_limit,
+            gradient_equivalents=self._gradients(work, cost, shares, kept, chunk),
+            seconds=(seconds[0], statistics.median(seconds), seconds[-1]),
+        )
+
+    def _budget(
+        self, work: Work, cost: MicroBatchCost, shares: Sequence[float], chunk: int | None
+    ) -> int:
+        """Return the bytes for graphs, as the operator counts them."""
+        if self.memory_limit is None:
+            return self.operator.objective.memory_budget
+        if chunk is not None:
+            # As many graphs as vectors go through transforms at a time, and a bit for ragged batches.
+            return round((chunk + 0.5) * cost.counted_bytes) if chunk > 1 else 0
+        working = working_bytes(cost, shares, 0, _columns(work), chunk)
+        standing = standing_bytes(self.operator, keeps=True)
+        alone = sum(vectors_and_scratch(self.operator, work, working))
+        room = max(self.memory_limit - sum(standing.values()) - alone, 0)
+        return round(room * cost.counted_bytes / max(cost.graph_bytes, 1))
+
+    def _gradients(
+        self,
+        work: Work,
+        cost: MicroBatchCost,
+        shares: Sequence[float],
+        kept: int,
+        chunk: int | None,
+    ) -> float:
+        products = _scaled(
+            work.num_products, _calls(work, chunk), shares, kept,
+            cost.first_work, cost.next_work, cost.column_work,
+        )  # fmt: skip
+        before = self.num_gradients + self.num_forwards * cost.forward_work / cost.gradient_work
+        return products / (cost.gradient_work * sum(shares)) + before
+
+
+def _better(best: Plan, cut: Plan) -> Plan:
+    """Return the plan with smaller micro-batches where it has to be, or saves enough."""
+    if not best.fits:
+        return cut
+    saves = cut.gradient_equivalents < _WORTH_CUTTING * best.gradient_equivalents
+    return cut if cut.fits and saves else best
+
+
+def _columns(work: Work) -> int:
+    return max(work.widest or 1, work.block_size)
+
+
+def _calls(work: Work, chunk: int | None) -> int:
+    """Return how often a micro-batch's products pay the price of the first column."""
+    calls, rest = divmod(work.num_products, work.block_size)
+    if chunk is None:
+        return calls + bool(rest)
+    return calls * -(-work.block_size // chunk) + -(-rest // chunk)
 
 
 def _scaled(
@@ -239,44 +296,15 @@ def _scaled(
     return first_prices * (first - following) + sum(shares) * products
 
 
-def _kept(cost: MicroBatchCost, shares: Sequence[float], budget: float) -> int:
-    """Return how many graphs are kept; after the first that does not fit, none is."""
-    if cost.counted_bytes == 0 or budget <= 0:
-        return 0
-    used, kept = 0.0, 0
-    for share in shares:
-        used += share * cost.counted_bytes
-        if used > budget:
-            break
-        kept += 1
-    return kept
-
-
-def _vectors_and_scratch(operator: DataSum, work: Work, working: int) -> tuple[int, int]:
-    """Return the bytes of a run's vectors and of what is computed with them, at the higher peak."""
-    domain = operator.objective.domain
-    item = next(iter(operator.objective.parameters.values())).element_size()
-    widest = work.widest or work.block_size
-    during = (work.num_vectors + widest) * domain.dim * item, working
-    if work.between is None:
-        return during
-    # Inner products, which are summed in double precision part by part; a trace's by parameter.
-    longest = max(p.numel() for p in operator.objective.parameters.values())
-    length = longest if work.per_term else domain.dim
-    entries = min(widest * length, _ENTRIES_AT_A_TIME)
-    of_doubles = (1 if item >= _DOUBLE else 3) * _DOUBLE * entries
-    between = work.between * domain.dim * item, of_doubles
-    return max(during, between, key=sum)
-
-
-def _working(cost: MicroBatchCost, shares: Sequence[float], kept: int) -> int:
-    """Return what a product takes at the peak, on top of all graphs that are kept in the end."""
-    through = cost.next_peak
-    first = max(cost.first_peak, cost.graph_bytes + cost.next_peak)
-    if kept < len(shares):
-        return round(max(through, first * max(shares[kept:])))
-    # The last graph is built beside the others, and is one of those that are kept.
-    return round(max(through, (first - cost.graph_bytes) * shares[-1]))
+def _passes_first(operator: DataSum, work: Work) -> tuple[int, int]:
+    """Return the forward passes and the gradients over all data that come before products."""
+    objective = operator.objective
+    # Of single terms it is not known from their products what they are divided by.
+    forwards = int(work.per_term and objective.loss.averages and objective.misses_counts())
+    covariance = whole_of(operator)
+    if not isinstance(covariance, GradientCovariance):
+        return forwards, 0
+    return forwards + covariance.misses_samples(), int(covariance.centred)
 
 
 def _survey(operator: DataSum) -> tuple[list[int], int, Any]:
@@ -303,41 +331,8 @@ def _can_be_split(batch: Any) -> bool:
     return len(lengths) == 1 and 0 not in lengths
 
 
-def _data_bytes(operator: DataSum) -> int:
-    """Return the bytes of the data that stays on the device."""
-    resident = operator.objective.batches.resident
-    return _total_bytes(tensor for batch in resident or () for tensor in tensors_in(batch))
-
-
-def _model_bytes(operator: DataSum) -> int:
-    """Return the bytes of the copy by which a change of the model is noticed."""
-    model = operator.objective.model
-    return _total_bytes([*model.parameters(), *model.buffers()])
-
-
-def _total_bytes(tensors: Iterator[Tensor] | Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _counts_first(operator: DataSum, work: Work) -> bool:
-    """Tell whether a forward pass over the data is needed to know what a term is divided by."""
-    objective = operator.objective
-    return work.per_term and objective.loss.averages and objective.misses_counts()
-
-
-def _product_of(operator: DataSum) -> ProductMode:
-    return operator.product_found if isinstance(operator, Hessian) else "backward"
-
-
 def _with_fastest_product(operator: DataSum) -> DataSum:
-    if not isinstance(operator, Hessian):
+    # A subclass has but one way to compute products.
+    if type(operator) is not Hessian:
         return operator
     return Hessian(operator.objective, weight_decay=operator.weight_decay, product="auto")
-
-
-def _in_bytes(size: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    raise AssertionError

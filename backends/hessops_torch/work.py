@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from hessops.algorithms._common import default_block_size, require_count
 from hessops.algorithms.eigen._basis_limit import basis_limit
+from hessops.arrays import numpy_dtype
 from hessops.space import Space
 
 __all__ = ["Work"]
 
 _ROOM = 16
+_DOUBLE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +31,19 @@ class Work:
     num_vectors : int
         The most vectors that are held during a product, without those that it returns.
     between : int, optional
-        The most that are held between products, with these, while inner products are formed; where
-        not given, there are none.
+        The most that are held between products, with these; where not given, there are none.
     widest : int, optional
         Most vectors to a product, if some take more than `block_size`.
     per_term : bool
         Whether every term of a finite sum gets vectors of its own.
+    inner_products : bool
+        Whether it is inner products that vectors are held for between products.
     verb : str
         What the run is called.
+    of_block_size : callable, optional
+        From a block size to the same run with that; where given, a plan chooses it.
+    of_num_probes : callable, optional
+        From a number of probes to a smaller run, where all probes go at once.
 
     Raises
     ------
@@ -53,7 +63,10 @@ class Work:
     between: int | None = None
     widest: int | None = None
     per_term: bool = False
+    inner_products: bool = True
     verb: str = "products"
+    of_block_size: Callable[[int], Work] | None = field(default=None, repr=False, compare=False)
+    of_num_probes: Callable[[int], Work] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_count(
@@ -61,6 +74,31 @@ class Work:
             block_size=self.block_size,
             num_vectors=self.num_vectors,
         )
+
+    def with_block_size(self, block_size: int) -> Work:
+        """Return the same run with another number of vectors to a product.
+
+        Parameters
+        ----------
+        block_size : int
+            At least 1.
+
+        Returns
+        -------
+        Work
+            Whose block size a plan may still choose.
+
+        Raises
+        ------
+        ValueError
+            If the block size of this run is given, or its results depend on it.
+        """
+        if self.of_block_size is None:
+            raise ValueError(
+                f"the block size of {self.verb} is not free to be chosen: it is {self.block_size}; make "
+                "the Work with another one"
+            )
+        return replace(self.of_block_size(block_size), of_block_size=self.of_block_size)
 
     @classmethod
     def eigsh(
@@ -108,7 +146,7 @@ class Work:
 
     @classmethod
     def trace(cls, space: Space, num_probes: int = 32, *, block_size: int | None = None) -> Work:
-        """Return the work of `hessops.trace` by Hutchinson's estimator, and of `diagonal`.
+        """Return the work of `hessops.trace` by Hutchinson's estimator.
 
         Parameters
         ----------
@@ -117,7 +155,7 @@ class Work:
         num_probes : int
             Probes.
         block_size : int, optional
-            Probes to a product; as the verb chooses where not given.
+            Probes to a product; as the verb chooses where not given, and a plan with a memory limit.
 
         Returns
         -------
@@ -133,6 +171,39 @@ class Work:
             between=2 * size,
             per_term=True,
             verb="trace",
+            of_block_size=None if block_size else partial(_trace, space, num_probes),
+        )
+
+    @classmethod
+    def diagonal(cls, space: Space, num_probes: int = 32, *, block_size: int | None = None) -> Work:
+        """Return the work of `hessops.diagonal` by Hutchinson's estimator.
+
+        Parameters
+        ----------
+        space : Space
+            The operator's.
+        num_probes : int
+            Probes.
+        block_size : int, optional
+            Probes to a product; as the verb chooses where not given, and a plan with a memory limit.
+
+        Returns
+        -------
+        Work
+            Holding a block of probes, and the moments of every entry in double precision.
+        """
+        require_count(num_probes=num_probes)
+        size = min(block_size or default_block_size(space, num_probes), num_probes)
+        doubles = _DOUBLE / numpy_dtype(space.dtype).itemsize
+        return cls(
+            num_products=num_probes,
+            block_size=size,
+            num_vectors=size + math.ceil(_MOMENTS * doubles),
+            between=2 * size + math.ceil((_SAMPLES * size + _MERGING) * doubles),
+            per_term=True,
+            inner_products=False,
+            verb="diagonal",
+            of_block_size=None if block_size else partial(_diagonal, space, num_probes),
         )
 
     @classmethod
@@ -156,4 +227,22 @@ class Work:
             num_vectors=2 * num_probes,
             between=5 * num_probes,
             verb="spectral_density",
+            of_num_probes=partial(_density, num_steps),
         )
+
+
+# Of a diagonal, in double precision: what is kept of every entry (of the terms before, and of the
+# blocks of probes before), what merging it takes, and what is made of each probe.
+_MOMENTS, _MERGING, _SAMPLES = 6, 12, 4
+
+
+def _trace(space: Space, num_probes: int, block_size: int) -> Work:
+    return Work.trace(space, num_probes, block_size=block_size)
+
+
+def _diagonal(space: Space, num_probes: int, block_size: int) -> Work:
+    return Work.diagonal(space, num_probes, block_size=block_size)
+
+
+def _density(num_steps: int, num_probes: int) -> Work:
+    return Work.density(num_probes=num_probes, num_steps=num_steps)
