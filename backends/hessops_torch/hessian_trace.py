@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,7 +18,9 @@ from hessops.results.trace import TraceResult
 from hessops.statistics import t_quantile
 from hessops_torch.hessian import Hessian
 from hessops_torch.loss_contract import OutputLoss
+from hessops_torch.residual_curvature import ResidualCurvature
 from hessops_torch.trace_engine import TraceEngine, TraceState
+from hessops_torch.trace_goals import WholeGoal
 
 __all__ = ["HessianTraceResult", "hessian_trace"]
 
@@ -135,7 +136,8 @@ def hessian_trace(
     2.0
     """
     clock = time.perf_counter()
-    if not isinstance(H, Hessian):
+    # A Hessian minus its Gauss-Newton matrix is one of something else than its objective's loss.
+    if not isinstance(H, Hessian) or isinstance(H, ResidualCurvature):
         raise TypeError(
             f"hessian_trace takes what hessops_torch.hessian makes, got {type(H).__name__}: for any "
             "other operator use hessops.trace"
@@ -154,12 +156,8 @@ def hessian_trace(
         return _plain(H, rtol, atol, budget, confidence, rng, callback)
     stream = Stream(agreed_seed(H.domain, rng), Purpose.TRACE)
     engine = TraceEngine(H, loss, stream=stream, sections=sections)
-    states = engine.states(
-        rtol=tolerances[0],
-        atol=tolerances[1],
-        confidence=confidence,
-        budget=_PRODUCT * budget,
-    )
+    goal = WholeGoal(*tolerances, confidence)
+    states = engine.states(goal, budget=_PRODUCT * budget)
     outcome = run(
         states,
         space=H.domain,
@@ -212,8 +210,8 @@ def _result(
         standard_error=state.standard_error(),
         interval=Interval(value - half, value + half),
         confidence=confidence,
-        method="gauss-newton" if {"exact", "sampled"} & set(state.ways) else "stratified",
-        reason=_reason(engine, state),
+        method=engine.method(state),
+        reason=engine.reason(state),
         num_probes=state.num_probes,
         probe="rademacher",
         num_terms=sum(len(stratum.groups) for stratum in engine.strata.strata),
@@ -235,22 +233,6 @@ def _result(
         seed=engine.stream.seed,
         seconds=seconds,
     )
-
-
-def _reason(engine: TraceEngine, state: TraceState) -> str:
-    """Return what was chosen and why, in words."""
-    words = {
-        "plain": "by probes of H",
-        "exact": "by probes of H - G, with the exact trace of G",
-        "sampled": "by probes of H - G, with the trace of G by random signs",
-    }
-    counts = Counter(state.ways)
-    strata = len(state.ways)
-    cut = f"{strata} strata {engine.strata.reason}" if strata > 1 else engine.strata.reason
-    chosen = ", ".join(
-        words[way] if strata == 1 else f"{counts[way]} {words[way]}" for way in words if counts[way]
-    )
-    return f"{cut}; {chosen}, as variances and costs make it cheapest"
 
 
 def _plain(

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import (
     default_block_size,
     require_positive,
+    require_real,
     square_operator,
     warn_if_failed,
 )
 from hessops.algorithms.eigen.eigsh import Which, eigsh
 from hessops.algorithms.krylov.slq import spectral_density
-from hessops.algorithms.trace._terms import is_stratified
 from hessops.arrays import is_complex
 from hessops.density.spectral_density import SpectralDensity
 from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, RandomState, Stream, draw
-from hessops.record import Callback, run
+from hessops.record import Callback
 from hessops.results.eigenpairs import EigenResult
 from hessops.statistics import t_quantile
 from hessops_torch.data_sum import DataSum
 from hessops_torch.layer_blocks import BlockSelection, Each, parameter_blocks
 from hessops_torch.layer_result import LayerCurvature
-from hessops_torch.layer_sweep import LayerState, layer_steps
+from hessops_torch.layer_traces import (
+    LayerRequest,
+    LayerTraces,
+    by_gauss_newton,
+    by_probes,
+    shows_gauss_newton,
+)
 
-__all__ = ["layer_curvature"]
+__all__ = ["LayerMethod", "layer_curvature"]
 
-_MAX_PROBES = 32
+LayerMethod = Literal["auto", "probes", "gauss-newton"]
+"""Ways to estimate the traces of blocks."""
+
+_PRODUCTS, _MOST_PRODUCTS = 32, 1000
+_LEAST_PRODUCTS = 8
 
 
 @runtime_checkable
@@ -46,7 +57,10 @@ def layer_curvature(
     blocks: BlockSelection = None,
     *,
     each: Each = "module",
-    num_probes: int = _MAX_PROBES,
+    method: LayerMethod = "auto",
+    rtol: float | None = None,
+    num_probes: int | None = None,
+    max_products: int | None = None,
     confidence: float = 0.95,
     probe: ProbeKind = "rademacher",
     stratify: bool | None = None,
@@ -61,11 +75,13 @@ def layer_curvature(
 ) -> LayerCurvature:
     """Estimate the curvature of every layer of a network, or of any blocks of parameters.
 
-    `num_probes` products with the whole operator, of which each tells something of all blocks, give the
-    trace of every block, its share of the whole, and mean and root mean square of its diagonal. Every
+    Products with the whole operator, of which each tells something of all blocks, give the trace of
+    every block, its share of the whole, and mean and root mean square of its diagonal. Every
     micro-batch gets fresh probes, as in `hessops.trace`: the smaller the micro-batches, the smaller the
-    errors at the same cost. What else is asked for takes products with every block by itself, which
-    cost less than those with the whole: the further up in the network a block, the less.
+    errors at the same cost. For a Hessian whose loss shows the outputs, probes go where the variance is,
+    and the Gauss-Newton part is taken from gradients of samples where that is cheaper, as in
+    `hessian_trace`. What else is asked for takes products with every block by itself, which cost less
+    than those with the whole: the further up in the network a block, the less.
 
     Parameters
     ----------
@@ -79,8 +95,21 @@ def layer_curvature(
     each : {'module', 'tensor'}
         Where no blocks are given: one for every module that holds parameters itself, or one for
         every parameter tensor.
-    num_probes : int
-        Probes, for every micro-batch.
+    method : {'auto', 'probes', 'gauss-newton'}
+        Plain probes, or what `hessian_trace` does, which chooses by a pilot how to see each stratum of
+        samples; by default the latter for a Hessian that `hessian` makes of a loss that shows the
+        outputs, unless an option is given that is one of probes: `num_probes`, `probe`, `stratify`
+        or `block_size`.
+    rtol : float, optional
+        Half-width asked for of the interval of every block, relative to the block's trace or, where that
+        is smaller, to the average over blocks of the moduli of their traces. So small blocks need not be
+        known by themselves.
+    num_probes : int, optional
+        The same for ``method='probes'``: probes, for every micro-batch.
+    max_products : int, optional
+        What to spend, in products with the operator; 32 where not given, and with `rtol` the most, then
+        1000. For ``method='gauss-newton'`` in units of a Hessian product through a kept graph, which is
+        two gradients.
     confidence : float
         Nominal coverage of each interval.
     probe : {'rademacher', 'normal', 'sphere'}
@@ -102,7 +131,7 @@ def layer_curvature(
     rng : int, numpy.random.Generator or None
         Where the randomness comes from.
     callback : callable, optional
-        Called with every `LayerState`; returning True ends the sweep.
+        Called with every state of the engine; returning True ends the sweep.
 
     Returns
     -------
@@ -121,7 +150,14 @@ def layer_curvature(
     Warns
     -----
     ConvergenceWarning
-        If an eigenvalue has not converged.
+        If an eigenvalue has not converged, or the tolerance takes more than allowed.
+
+    Notes
+    -----
+    A plain probe costs a product with the operator. With ``method='gauss-newton'`` one costs 2.7 gradients
+    on the samples of its stratum, a third more than a Hessian product through a kept graph, because the
+    products with the Gauss-Newton matrix are needed, too; all is counted in `num_gradients`. Nothing
+    is gained in an untrained network, where that third is lost.
 
     References
     ----------
@@ -141,7 +177,8 @@ def layer_curvature(
     clock = time.perf_counter()
     operator = _real_operator(H)
     members = _members(operator, blocks, each)
-    require_positive(num_probes=num_probes, block_size=block_size)
+    require_positive(num_probes=num_probes, max_products=max_products, block_size=block_size)
+    _require_fitting(method, rtol, num_probes, max_products)
     _require_not_negative(num_eigenvalues=num_eigenvalues, num_density_steps=num_density_steps)
     t_quantile(confidence, 1.0)
     if (num_eigenvalues or num_density_steps) and not isinstance(operator, _Divisible):
@@ -152,23 +189,23 @@ def layer_curvature(
     seed = agreed_seed(operator.domain, rng)
     stream = Stream(seed, Purpose.TRACE)
     draw(stream, 0, 0, 0, probe, complex_valued=False)
-    states = layer_steps(
+    given = (num_probes, stratify, block_size) != (None, None, None) or probe != "rademacher"
+    budget = num_probes or max_products or (_MOST_PRODUCTS if rtol else _PRODUCTS)
+    taken = _taken(operator, method, budget, plain=given)
+    found = taken(
         operator,
         members,
-        stream=stream,
-        num_probes=num_probes,
-        probe=probe,
-        block_size=block_size or default_block_size(operator.domain, num_probes),
-        stratify=is_stratified(operator, stratify),
+        LayerRequest(
+            rtol=float(rtol or 0.0),
+            budget=budget,
+            confidence=confidence,
+            stream=stream,
+            probe=probe,
+            stratify=stratify,
+            block_size=block_size or default_block_size(operator.domain, budget),
+            callback=callback,
+        ),
     )
-    outcome = run(
-        states,
-        space=operator.domain,
-        stop=lambda _: None,
-        row=lambda state: (state.sums.estimate(), state.sums.standard_error()),
-        callback=callback,
-    )
-    state: LayerState = outcome.state
     pairs = (
         _eigenpairs(operator, members, num_eigenvalues, which, tol, seed) if num_eigenvalues else {}
     )
@@ -177,35 +214,35 @@ def layer_curvature(
         if num_density_steps
         else {}
     )
-    count = state.sums.num_probes
-    missed = [block for block, found in pairs.items() if not found.converged]
-    status = outcome.reason or f"used all {count} probes asked for"
-    if count < 2:
-        status = "one probe gives no error: use num_probes=2 or more"
+    missed = [block for block, one in pairs.items() if not one.converged]
+    status = found.status
     if missed:
         status += (
             f"; eigenvalues of {', '.join(missed)} did not converge: {pairs[missed[0]].status}"
         )
-    warn_if_failed(not missed, status)
+    converged = found.converged and not missed
+    warn_if_failed(converged, status)
     parts: list[EigenResult | SpectralDensity] = [*pairs.values(), *densities.values()]
-    columns = {block: index for index, block in enumerate(members, start=1)}
     return LayerCurvature(
         blocks=members,
         sizes={block: _size(operator, names) for block, names in members.items()},
-        trace=state.trace(0, confidence),
-        traces={block: state.trace(column, confidence) for block, column in columns.items()},
-        shares={block: state.share(column, confidence) for block, column in columns.items()},
-        rms_diagonals=state.rms_diagonals(operator.domain, members, confidence),
+        trace=found.trace,
+        traces=found.traces,
+        shares=found.shares,
+        rms_diagonals=found.rms_diagonals,
         eigenpairs=pairs,
         densities=densities,
         confidence=confidence,
-        num_probes=count,
-        num_terms=len(state.sums.num_samples),
+        num_probes=found.num_probes,
+        num_terms=found.num_terms,
         num_block_products=sum(part.num_products for part in parts),
-        num_products=state.num_products,
+        method=found.method,
+        reason=found.reason,
+        num_gradients=found.num_gradients,
+        num_products=found.num_products,
         status=status,
-        converged=not missed,
-        history=outcome.history,
+        converged=converged,
+        history=found.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
     )
@@ -215,6 +252,49 @@ def _require_not_negative(**counts: int) -> None:
     for name, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
             raise ValueError(f"{name}={count!r} must not be negative, and whole; 0 leaves them out")
+
+
+def _require_fitting(
+    method: str, rtol: float | None, num_probes: int | None, max_products: int | None
+) -> None:
+    if method not in get_args(LayerMethod):
+        raise ValueError(
+            f"method={method!r} is unknown; choose one of {', '.join(get_args(LayerMethod))}"
+        )
+    if rtol is not None:
+        require_real(rtol=rtol)
+        if not (math.isfinite(rtol) and rtol > 0):
+            raise ValueError(f"rtol={rtol} must be positive and finite")
+    if num_probes is not None and (method == "gauss-newton" or max_products is not None):
+        raise ValueError(
+            f"num_probes={num_probes} counts the probes of method='probes': give max_products alone for "
+            "method='gauss-newton'"
+        )
+
+
+def _taken(
+    operator: LinearOperator, method: str, budget: int, *, plain: bool
+) -> Callable[[Any, Mapping[str, tuple[str, ...]], LayerRequest], LayerTraces]:
+    """Return what estimates the traces."""
+    fits = shows_gauss_newton(operator)
+    if method == "gauss-newton":
+        if not fits:
+            raise TypeError(
+                f"method='gauss-newton' is for what hessops_torch.hessian makes, in one process, of a loss "
+                f"that shows the outputs, and {operator} is not: take method='probes'"
+            )
+        if plain:
+            raise ValueError(
+                "method='gauss-newton' chooses its own probes: leave probe, stratify and block_size out"
+            )
+        if budget < _LEAST_PRODUCTS:
+            raise ValueError(
+                f"max_products={budget} does not pay for a pilot: give {_LEAST_PRODUCTS} or more, or take "
+                "method='probes'"
+            )
+        return by_gauss_newton
+    pays = fits and not plain and budget >= _LEAST_PRODUCTS
+    return by_gauss_newton if pays and method == "auto" else by_probes
 
 
 def _real_operator(H: Any) -> LinearOperator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,13 @@ class LayerCurvature(Result):
         Terms that had probes of their own.
     num_block_products : int
         Columns multiplied by one block alone, summed over blocks.
+    method : str
+        'probes', or 'gauss-newton' or 'stratified' as `hessian_trace` calls what it chose.
+    reason : str
+        Why, for the latter.
+    num_gradients : float
+        What the traces cost, in gradients of the loss over all data, by counting floating point work; NaN
+        for plain probes, which are counted in `num_products`.
 
     Notes
     -----
@@ -85,6 +93,9 @@ class LayerCurvature(Result):
     num_probes: int
     num_terms: int
     num_block_products: int
+    method: str = "probes"
+    reason: str = ""
+    num_gradients: float = math.nan
 
     def trace_per_parameter(self, block: str) -> Estimate:
         """Return the mean of a block's diagonal.
@@ -227,9 +238,12 @@ class LayerCurvature(Result):
             if self.num_block_products
             else ""
         )
+        how = f"{counted(self.num_probes, 'probe')}{fresh}"
+        if not math.isnan(self.num_gradients):
+            how = f"{self.method}, {self.num_gradients:.1f} gradients in all"
         head = (
             f"{counted(len(self.blocks), 'block')}, trace of the whole {self.trace} "
-            f"({self.confidence:.0%} interval {interval}; {counted(self.num_probes, 'probe')}{fresh}, "
+            f"({self.confidence:.0%} interval {interval}; {how}, "
             f"{self._cost()}{block_products})"
         )
         return f"{head}\n{self.table()}"

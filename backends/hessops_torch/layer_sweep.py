@@ -9,7 +9,7 @@ estimate are too large by its variance, so that products of *different* probes a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from hessops.result import Estimate, Interval
 from hessops.space import Space
 from hessops.statistics import MeanVariance, length, t_quantile, welch_satterthwaite
 
-__all__ = ["LayerState", "layer_steps"]
+__all__ = ["LayerState", "group_count", "layer_steps", "ratio_interval", "rms_of_groups"]
 
 # Sets of probes whose diagonals are compared. Each takes the memory of a vector.
 _MOST_GROUPS = 8
@@ -82,9 +82,8 @@ class LayerState:
         """
         sums, count = self.sums, self.sums.num_probes
         block, whole = sums.estimate(column), sums.estimate()
-        everything = Interval(-math.inf, math.inf)
         if whole == 0 or count < 2:
-            return (block / whole if whole else math.nan), everything
+            return (block / whole if whole else math.nan), Interval(-math.inf, math.inf)
         ratio = block / whole
         spreads = sums.moments.spread[:, column], sums.moments.spread[:, 0]
         squares = [spreads[0] ** 2, self.comoments[:, column - 1], spreads[1] ** 2]
@@ -92,13 +91,8 @@ class LayerState:
         both = np.maximum(squares[0] - 2 * ratio * squares[1] + ratio**2 * squares[2], 0.0)
         freedom = float(welch_satterthwaite(np.sqrt(both / (count - 1)), count - 1))
         factor = float(t_quantile(confidence, freedom)) ** 2 / (count * (count - 1))
-        of_block, mixed, of_whole = (factor * float(square.sum()) for square in squares)
-        # (block - r whole)^2 <= of_block - 2 r mixed + r^2 of_whole
-        leading, middle, last = whole**2 - of_whole, block * whole - mixed, block**2 - of_block
-        if leading <= 0:
-            return ratio, everything
-        reach = math.sqrt(max(middle**2 - leading * last, 0.0))
-        return ratio, Interval((middle - reach) / leading, (middle + reach) / leading)
+        sums_of_squares = [factor * float(square.sum()) for square in squares]
+        return ratio, ratio_interval(block, whole, sums_of_squares)
 
     def rms_diagonals(
         self, space: Space, members: Mapping[str, Sequence[str]], confidence: float
@@ -121,22 +115,7 @@ class LayerState:
         dict of str to (float, Interval)
             Zero where the unbiased estimate of the mean square is not positive.
         """
-        # A run that was ended early may have groups without probes.
-        seen = self.counts > 0
-        counts = self.counts[seen]
-        grams = {
-            name: gram[np.ix_(seen, seen)]
-            for name, gram in zip(space.sections, _grams(space, self.groups), strict=True)
-        }
-        sizes = {name: stop - start for name, (start, stop) in space.sections.items()}
-        quantile = float(t_quantile(confidence, max(len(counts) - 1, 0)))
-        found = {}
-        for block, names in members.items():
-            gram = np.sum([grams[name] for name in names], axis=0)
-            value, error = _of_different_groups(gram, counts)
-            size = sum(sizes[name] for name in names)
-            found[block] = _root(value / size, error / size, quantile)
-        return found
+        return rms_of_groups(space, members, self.groups, self.counts, confidence)
 
 
 def layer_steps(
@@ -144,7 +123,7 @@ def layer_steps(
     members: Mapping[str, Sequence[str]],
     *,
     stream: Stream,
-    num_probes: int,
+    num_probes: int | Callable[[], int],
     probe: ProbeKind = "rademacher",
     block_size: int = 1,
     stratify: bool = False,
@@ -159,8 +138,8 @@ def layer_steps(
         The sections in every block.
     stream : Stream
         Where the probes come from.
-    num_probes : int
-        Where to end.
+    num_probes : int or callable
+        Where to end, or a function that is asked for that before every block.
     probe : {'rademacher', 'normal', 'sphere'}
         Their distribution.
     block_size : int
@@ -174,7 +153,8 @@ def layer_steps(
         One block of probes further.
     """
     space, columns = A.domain, _columns(A.domain, members)
-    num_groups = min(_num_groups(space), num_probes)
+    first = num_probes() if callable(num_probes) else num_probes
+    num_groups = min(group_count(space), first)
     groups, counts = space.zeros(num_groups), np.zeros(num_groups, dtype=np.int64)
     moments: MeanVariance | None = None
     comoments = np.zeros(0)
@@ -199,8 +179,92 @@ def layer_steps(
         yield LayerState(step, sums, comoments, groups, counts)
 
 
-def _num_groups(space: Space) -> int:
-    fitting = _GROUP_BYTES // (space.local_dim * numpy_dtype(space.dtype).itemsize)
+def rms_of_groups(
+    space: Space,
+    members: Mapping[str, Sequence[str]],
+    groups: Array,
+    counts: HostArray,
+    confidence: float,
+) -> dict[str, tuple[float, Interval]]:
+    """Return the root mean square of every block's diagonal, and an interval for it.
+
+    Parameters
+    ----------
+    space : Space
+        Of the operator.
+    members : mapping of str to sequence of str
+        The sections in every block.
+    groups : array, shape (n, g)
+        Sums of estimates of the diagonal, independent of one another.
+    counts : numpy.ndarray, shape (g,)
+        How many were added to each.
+    confidence : float
+        Nominal coverage of the intervals.
+
+    Returns
+    -------
+    dict of str to (float, Interval)
+        Zero where the unbiased estimate of the mean square is not positive.
+    """
+    # A run that was ended early may have groups without probes.
+    seen = counts > 0
+    counts = counts[seen]
+    grams = {
+        name: gram[np.ix_(seen, seen)]
+        for name, gram in zip(space.sections, _grams(space, groups), strict=True)
+    }
+    sizes = {name: stop - start for name, (start, stop) in space.sections.items()}
+    quantile = float(t_quantile(confidence, max(len(counts) - 1, 0)))
+    found = {}
+    for block, names in members.items():
+        gram = np.sum([grams[name] for name in names], axis=0)
+        value, error = _of_different_groups(gram, counts)
+        size = sum(sizes[name] for name in names)
+        found[block] = _root(value / size, error / size, quantile)
+    return found
+
+
+def ratio_interval(block: float, whole: float, squares: Sequence[float]) -> Interval:
+    """Return the interval of the ratio of two means by Fieller's theorem.
+
+    Parameters
+    ----------
+    block, whole : float
+        The means.
+    squares : sequence of three float
+        Variances of the first, of both together (their covariance) and of the second, each times the
+        square of the quantile.
+
+    Returns
+    -------
+    Interval
+        An infinite one where `whole` may be zero.
+    """
+    of_block, mixed, of_whole = squares
+    # (block - r whole)^2 <= of_block - 2 r mixed + r^2 of_whole
+    leading, middle, last = whole**2 - of_whole, block * whole - mixed, block**2 - of_block
+    if leading <= 0:
+        return Interval(-math.inf, math.inf)
+    reach = math.sqrt(max(middle**2 - leading * last, 0.0))
+    return Interval((middle - reach) / leading, (middle + reach) / leading)
+
+
+def group_count(space: Space, copies: int = 1) -> int:
+    """Return how many estimates of a diagonal to compare, of which some copies are held.
+
+    Parameters
+    ----------
+    space : Space
+        Of the operator.
+    copies : int
+        Vectors for each.
+
+    Returns
+    -------
+    int
+        Three to eight, within a gigabyte.
+    """
+    fitting = _GROUP_BYTES // (copies * space.local_dim * numpy_dtype(space.dtype).itemsize)
     return max(_LEAST_GROUPS, min(_MOST_GROUPS, fitting))
 
 

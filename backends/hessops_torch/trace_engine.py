@@ -9,6 +9,7 @@ cheapest way is taken.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ from hessops_torch.hessian import Hessian
 from hessops_torch.loss_contract import OutputLoss
 from hessops_torch.squared_gradients import NoRootError, SquaredGradients
 from hessops_torch.strata import StrataBatches, Stratum, strata_of
+from hessops_torch.stratum_moments import StratumMoments
+from hessops_torch.trace_goals import TraceGoal
 
 __all__ = ["TraceEngine", "TraceState"]
 
@@ -40,6 +43,8 @@ _BUILD, _FORM, _WHOLE = 3.0, 6.0, 2.0
 _FORWARD, _BACKWARD = 1.0, 2.0
 _PILOT, _MOST_PILOT, _LEAST_PILOT = 4, 16, 2
 _LEAST_FREEDOM = 8
+# Estimates of the diagonal whose products of different ones have a jackknife error.
+_LEAST_GROUPS = 4
 _NEGLIGIBLE = 1e-3
 # How far from the tolerance each round aims: the first find out what a relative one is relative to.
 _AIMS = (4.0, 2.0)
@@ -60,9 +65,9 @@ class TraceState:
         Probes of the stratum that had most.
     passes : float
         Hessian products with the whole data, counted by samples.
-    values : numpy.ndarray, shape (1 + num_sections,)
-        The trace, and that of every section.
-    variances, freedoms : numpy.ndarray, shape (m, 1 + num_sections) and (m,)
+    values : numpy.ndarray, shape (1 + num_columns,)
+        The trace, and that of every section, or of what columns add up.
+    variances, freedoms : numpy.ndarray, shape (m, 1 + num_columns) and (m,)
         Of the means that the values are sums of, and their degrees of freedom.
     ways : tuple of str
         How each stratum is seen.
@@ -89,64 +94,21 @@ class TraceState:
         return math.sqrt(float(self.variances[:, column].sum()))
 
     def freedom(self, column: int = 0) -> float:
-        """Return the degrees of freedom of the standard error (Welch 1947)."""
-        parts = self.variances[:, column]
+        """Return the degrees of freedom of the standard error."""
+        return self.freedom_of(self.variances[:, column])
+
+    def freedom_of(self, parts: HostArray) -> float:
+        """Return those of the root of a sum of estimated variances (Welch 1947), one for each mean."""
         total = float(parts.sum())
         if total <= 0:
             return math.inf
         effective = 1 / float(np.sum((parts / total) ** 2 / (self.freedoms + 2))) - 2
         return max(effective, float(self.freedoms[parts > 0].min()))
 
-    def half_width(self, confidence: float) -> float:
+    def half_width(self, confidence: float, column: int = 0) -> float:
         """Return half the width of the interval by Student's t."""
-        error = self.standard_error()
-        return float(t_quantile(confidence, self.freedom())) * error if error else 0.0
-
-
-class _Seen:
-    """What is known of one stratum."""
-
-    def __init__(self, stratum: Stratum) -> None:
-        self.stratum = stratum
-        # Of H - G, of G, and of both, by micro-batch: shape (3, T, 1 + S).
-        self.forms: MeanVariance | None = None
-        self.exact: HostArray | None = None
-        self.sampled: MeanVariance | None = None
-        self.way = "plain"
-
-    @property
-    def num_probes(self) -> int:
-        return 0 if self.forms is None else self.forms.count
-
-    def deviations(self) -> HostArray:
-        """Return the standard deviations of one probe of H - G, G and H."""
-        assert self.forms is not None
-        found: HostArray = np.sqrt(np.sum(self.forms.deviation[:, :, 0] ** 2, axis=1))
-        return found
-
-    def values(self, way: str | None = None) -> HostArray:
-        """Return what is known of the trace and of those of sections."""
-        assert self.forms is not None
-        residual, _, whole = self.forms.mean.sum(axis=1)
-        if (way or self.way) == "plain":
-            return np.asarray(whole)
-        if self.exact is not None:
-            return np.asarray(residual + self.exact)
-        assert self.sampled is not None
-        return np.asarray(residual + self.sampled.mean.sum(axis=0))
-
-    def errors(self) -> list[tuple[HostArray, int]]:
-        """Return variances of means, by micro-batch and section, and their degrees of freedom."""
-        assert self.forms is not None
-        which = 2 if self.way == "plain" else 0
-        alone = self.way == "plain" or self.exact is not None
-        found = [self.forms] if alone else [self.forms, self.sampled]
-        parts = []
-        for moments in found:
-            assert moments is not None
-            deviation = moments.deviation[which] if moments is self.forms else moments.deviation
-            parts.append((deviation**2 / moments.count, moments.count - 1))
-        return parts
+        error = self.standard_error(column)
+        return float(t_quantile(confidence, self.freedom(column))) * error if error else 0.0
 
 
 class TraceEngine:
@@ -162,14 +124,26 @@ class TraceEngine:
         Where the probes come from.
     sections : bool
         Whether the traces of all parameter tensors are wanted.
+    columns : numpy.ndarray, shape (num_columns, num_sections), optional
+        Sums of sections that are wanted instead of each, with `sections`.
+    num_groups : int
+        With `sections`, groups of probes of which each gives an estimate of the diagonal; none if 0.
     """
 
     def __init__(
-        self, operator: Hessian, loss: OutputLoss, *, stream: Stream, sections: bool
+        self,
+        operator: Hessian,
+        loss: OutputLoss,
+        *,
+        stream: Stream,
+        sections: bool,
+        columns: HostArray | None = None,
+        num_groups: int = 0,
     ) -> None:
         self.operator, self.objective, self.loss = operator, operator.objective, loss
         self.space = operator.domain
-        self.stream, self.sections = stream, sections
+        self.stream, self.sections, self.columns = stream, sections, columns
+        self.num_groups = num_groups
         objective = self.objective
         self.graphs: GraphCache[CurvatureGraph] = GraphCache(
             (objective.model, *objective.loss.parts), objective.memory_budget
@@ -178,10 +152,13 @@ class TraceEngine:
             self.divisor = objective.divisor()
             self.squares = SquaredGradients(objective, loss)
             self.strata: StrataBatches = strata_of(objective, loss, separate=self.squares.separate)
-        self.seen = [_Seen(stratum) for stratum in self.strata.strata]
+        self.seen = [StratumMoments(stratum) for stratum in self.strata.strata]
         self.total = self.strata.num_samples
         sizes = [stop - start for start, stop in self.space.sections.values()] if sections else []
-        self.of_decay = operator.weight_decay * np.array([self.space.dim, *sizes], dtype=float)
+        self.of_decay = operator.weight_decay * self._in_columns(
+            np.array([self.space.dim, *sizes], dtype=float)
+        )
+        self.weights: HostArray = np.eye(1, len(self.of_decay))[0]
         self.units = self.strata.cost * self.total
         self.passes = 0.0
         self.step = 0
@@ -191,17 +168,13 @@ class TraceEngine:
         """Return what a Hessian product with the whole data costs, in forward passes over it."""
         return _FORM + (_WHOLE if self.sections else 0.0)
 
-    def states(
-        self, *, rtol: float, atol: float, confidence: float, budget: float
-    ) -> Iterator[TraceState]:
+    def states(self, goal: TraceGoal, *, budget: float) -> Iterator[TraceState]:
         """Yield estimates until they are as good as asked for, or the budget is spent.
 
         Parameters
         ----------
-        rtol, atol : float
-            Half-width asked for of the interval; the budget is spent if both are 0.
-        confidence : float
-            Of the interval.
+        goal : TraceGoal
+            What is asked for; without a tolerance the budget is spent.
         budget : float
             In forward passes over all data.
 
@@ -216,16 +189,15 @@ class TraceEngine:
         yield state
         for number in range(_MOST_ROUNDS):
             aim = _AIMS[number] if number < len(_AIMS) else 1.0
-            target = aim * max(atol, rtol * abs(float(state.values[0])))
-            fixed = rtol == atol == 0
-            if not fixed and aim == 1.0 and state.half_width(confidence) <= target:
+            variance, self.weights = goal.variance(state, aim), goal.weights(state)
+            fixed = variance is None
+            if not fixed and aim == 1.0 and goal.reached(state):
                 return
-            variance = None if fixed else self._wanted(state, target, confidence)
             before = self.units
             self._follow(
                 allocate(
                     [self._ways(seen) for seen in self.seen],
-                    variance=variance,
+                    variance=None if variance is None else variance * self.divisor**2,
                     budget=max(budget * self.total - self.units, 0.0),
                 )
             )
@@ -253,11 +225,6 @@ class TraceEngine:
             ways=tuple(seen.way for seen in self.seen),
         )
 
-    def _wanted(self, state: TraceState, target: float, confidence: float) -> float:
-        """Return the variance that a half-width takes, in the scale of sums."""
-        freedom = state.freedom()
-        return float((target * self.divisor / t_quantile(confidence, freedom)) ** 2)
-
     def _pilot(self, stratum: Stratum, budget: float) -> int:
         """Return how many probes are to show a stratum's variances: more, where they are cheap."""
         terms = len(stratum.groups)
@@ -265,11 +232,12 @@ class TraceEngine:
         part = stratum.num_samples / self.total
         wanted = round((_LEAST_PILOT if stratum.share < _NEGLIGIBLE else _PILOT) / part)
         most = int(min(_MOST_PILOT, budget / (4 * _FORM)))
-        return max(_LEAST_PILOT, min(most, max(least, wanted)))
+        lowest = _LEAST_GROUPS if self.num_groups else _LEAST_PILOT
+        return max(lowest, min(most, max(least, wanted)))
 
-    def _ways(self, seen: _Seen) -> Sequence[Way]:
+    def _ways(self, seen: StratumMoments) -> Sequence[Way]:
         """Return how a stratum can be seen, with what is known of variances."""
-        residual, of_control, whole = seen.deviations()
+        residual, of_control, whole = seen.deviations(self.weights)
         samples = seen.stratum.num_samples
         cost, done = self.product_cost() * samples, seen.num_probes
         ways = [Way("plain", (Part(whole, cost, done=done),))]
@@ -284,7 +252,7 @@ class TraceEngine:
                 more, spread = 0, of_control
                 if seen.sampled is not None:
                     more = seen.sampled.count
-                    spread = float(np.sqrt(np.sum(seen.sampled.deviation[:, 0] ** 2)))
+                    spread = seen.sampled_deviation(self.weights)
                 signs = Part(spread, _BACKWARD * samples, least=_LEAST_PILOT, done=more)
                 ways.append(Way("sampled", (probes, signs), _FORWARD * samples))
         return ways
@@ -305,23 +273,32 @@ class TraceEngine:
                     each.way, each.exact, each.sampled = "plain", None, None
                 return
 
-    def _probe(self, seen: _Seen, count: int) -> None:
+    def _probe(self, seen: StratumMoments, count: int) -> None:
         """Go on with probes of both matrices until there are `count`."""
         size = default_block_size(self.space, count)
         for indices in probe_blocks(size, count, start=seen.num_probes):
             forms = []
+            # Rows z ∘ Hz of the sum over micro-batches, where diagonals are wanted.
+            rows = self.space.zeros(len(indices)).T if self.num_groups else None
             with self.objective.ready(self.graphs):
                 for number, batch in self.strata.batches(seen.stratum):
-                    forms.append(self._forms(number, batch, indices))
+                    forms.append(self._forms(number, batch, indices, rows))
             block = np.stack(forms, axis=1)
             require_finite(block, indices.stop, self.operator)
+            if rows is not None:
+                seen.add_diagonals(rows, indices, self.num_groups)
             moments = MeanVariance.of(block)
             seen.forms = moments if seen.forms is None else seen.forms.merged(moments)
             self.passes += len(indices) * seen.stratum.num_samples
             self.units += self.product_cost() * len(indices) * seen.stratum.num_samples
 
-    def _forms(self, number: int, batch: object, indices: range) -> HostArray:
-        """Return one micro-batch's forms of H - G, G and H, shape (3, 1 + S, k)."""
+    def _forms(
+        self, number: int, batch: object, indices: range, rows: Tensor | None = None
+    ) -> HostArray:
+        """Return one micro-batch's forms of H - G, G and H, shape (3, 1 + C, k).
+
+        Its diagonals z ∘ Hz are added to `rows`.
+        """
         graph = self.graphs.get(number)
         if graph is None:
             objective = self.objective
@@ -340,19 +317,22 @@ class TraceEngine:
         else:
             of_residual = _with_whole(self.space.section_inner(Z, residual.T))
             of_control = _with_whole(self.space.section_inner(Z, product.T))
+            if rows is not None:
+                rows.addcmul_(Z.T, residual + product)
         both = self.space.xp.stack([of_residual, of_control]).cpu().numpy()
+        both = np.stack([self._in_columns(one) for one in both])
         found: HostArray = np.concatenate([both, both.sum(axis=0, keepdims=True)])
         return found
 
-    def _sum_exactly(self, seen: _Seen) -> None:
+    def _sum_exactly(self, seen: StratumMoments) -> None:
         with self.objective.ready(self.graphs):
             for number, batch in self.strata.batches(seen.stratum):
                 squares = self.squares.exact(batch, number)
-                sums = squares.sums[:, 0] if self.sections else squares.sums[:1, 0]
+                sums = self._in_columns(squares.sums[:, 0])
                 seen.exact = sums if seen.exact is None else seen.exact + sums
                 self.units += squares.cost
 
-    def _sample(self, seen: _Seen, count: int) -> None:
+    def _sample(self, seen: StratumMoments, count: int) -> None:
         start = 0 if seen.sampled is None else seen.sampled.count
         if count <= start:
             return
@@ -363,10 +343,47 @@ class TraceEngine:
                 squares = self.squares.sampled(
                     batch, number, stream.for_term(number), range(start, count)
                 )
-                found.append(squares.sums if self.sections else squares.sums[:1])
+                found.append(self._in_columns(squares.sums))
                 self.units += squares.cost
         moments = MeanVariance.of(np.stack(found))
         seen.sampled = moments if seen.sampled is None else seen.sampled.merged(moments)
+
+    def diagonals(self) -> Tensor:
+        """Return estimates of the diagonal, each of probes of its own: shape (n, m)."""
+        count = min(self.num_groups, *(seen.num_probes for seen in self.seen))
+        rows = self.space.zeros(count).T
+        for seen in self.seen:
+            rows += seen.diagonals(count)
+        return (rows / self.divisor + self.operator.weight_decay).T
+
+    def reason(self, state: TraceState) -> str:
+        """Return what was chosen and why, in words."""
+        words = {
+            "plain": "by probes of H",
+            "exact": "by probes of H - G, with the exact trace of G",
+            "sampled": "by probes of H - G, with the trace of G by random signs",
+        }
+        counts = Counter(state.ways)
+        strata, why = len(state.ways), self.strata.reason
+        chosen = ", ".join(
+            words[way] if strata == 1 else f"{counts[way]} {words[way]}"
+            for way in words
+            if counts[way]
+        )
+        cut = f"{strata} strata {why}" if strata > 1 else why
+        return f"{cut}; {chosen}, as variances and costs make it cheapest"
+
+    def method(self, state: TraceState) -> str:
+        """Return what the estimator is called."""
+        return "gauss-newton" if {"exact", "sampled"} & set(state.ways) else "stratified"
+
+    def _in_columns(self, sums: HostArray) -> HostArray:
+        """Return the whole and what columns add up, of the whole and sections along the first axis."""
+        if not self.sections:
+            return sums[:1]
+        if self.columns is None:
+            return sums
+        return np.concatenate([sums[:1], self.columns @ sums[1:]])
 
 
 def _with_whole(sections: Any) -> Tensor:
