@@ -152,7 +152,9 @@ def test_a_tolerance_is_kept(num_steps, each):
 
 def test_a_tolerance_that_is_out_of_reach_is_said():
     operator, _ = classifier(UNTRAINED)
-    with pytest.warns(ConvergenceWarning, match="worst block is .* rtol allows: raise max_products"):
+    with pytest.warns(
+        ConvergenceWarning, match="worst block is .* rtol allows: raise max_products"
+    ):
         found = layer_curvature(operator, rtol=1e-4, max_products=20, rng=0)
     assert not found.converged
     assert found.num_gradients <= 43
@@ -262,10 +264,16 @@ def test_bad_options(options, error, words):
 
 
 def test_what_shows_no_gauss_newton_matrix_is_refused():
-    for operator in (CASES["gauss-newton"](), CASES["residual"](), hessian(*language("cpu").arguments)):
+    for operator in (
+        CASES["gauss-newton"](),
+        CASES["residual"](),
+        hessian(*language("cpu").arguments),
+    ):
         with pytest.raises(TypeError, match="method='gauss-newton' is for what"):
             layer_curvature(operator, method="gauss-newton")
-    with pytest.raises(TypeError, match=r"got ResidualCurvature: for any other operator use hessops\.trace"):
+    with pytest.raises(
+        TypeError, match=r"got ResidualCurvature: for any other operator use hessops\.trace"
+    ):
         hessian_trace(CASES["residual"]())
 
 

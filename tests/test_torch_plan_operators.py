@@ -9,6 +9,7 @@ from test_torch_plan import (
     NETWORKS,
     TOLERANCE,
     VERBS,
+    allocated,
     gradient_of,
     living,
     network,
@@ -101,10 +102,19 @@ CASES = [
 ]
 
 
+SLOW = (90, 60), "convolutional"
+
+
 @pytest.mark.parametrize(
     ("make", "kind", "verb", "budget"),
-    CASES,
-    ids=[f"{make.__name__}-{kind}-{verb}-{budget}" for make, kind, verb, budget in CASES],
+    [
+        pytest.param(
+            *case,
+            id="-".join([case[0].__name__, *map(str, case[1:])]),
+            marks=[pytest.mark.slow] * (case[1] in SLOW or case[0] is blocks_of_covariance),
+        )
+        for case in CASES
+    ],
 )
 def test_bytes_and_work_are_within_a_fifth(make, kind, verb, budget):
     model, loss, data = network(kind)
@@ -113,7 +123,8 @@ def test_bytes_and_work_are_within_a_fifth(make, kind, verb, budget):
     planned = plan(operator, work(operator))
     resident = planned.memory["data"]
     forget(operator)
-    peak = living(lambda: run(operator))
+    # Inner products of vectors convert within operations, which the allocator alone sees.
+    peak = (allocated if kind == (90, 60) else living)(lambda: run(operator))
     assert len(operator.graphs) == planned.kept_graphs
     assert planned.peak_bytes - resident == pytest.approx(peak, rel=TOLERANCE)
 
@@ -131,12 +142,20 @@ def test_options_are_those_of_the_operator(make):
     whole = plan(make(model, loss, data), num_products=8, block_size=2)
     assert "product" not in str(whole).splitlines()[1]
     planned = plan(
-        make(model, loss, data), num_products=8, block_size=2, memory_limit=whole.peak_bytes * 2 // 3
+        make(model, loss, data),
+        num_products=8,
+        block_size=2,
+        memory_limit=whole.peak_bytes * 2 // 3,
     )
     assert planned.fits
     limited = make(model, loss, data, **planned.options)
     block = limited.space.zeros(2) + 1.0
-    peak = living(lambda: [limited.apply(block) for _ in range(4)])
+
+    def run():
+        for _ in range(4):
+            limited.apply(block)
+
+    peak = living(run)
     assert peak + planned.memory["data"] <= (1 + TOLERANCE) * planned.memory_limit
     assert len(limited.graphs) == planned.kept_graphs < len(limited.objective.batches)
 
@@ -156,15 +175,20 @@ def test_function_transforms_within_a_memory_limit(share):
     assert planned.fits
     limited = hessian(model, loss, data, **planned.options)
     block = limited.space.zeros(8) + 1.0
+
+    def run():
+        for _ in range(2):
+            limited.apply(block)
+
     # It looks first at whether products are right, which takes a graph.
     limited.apply(block)
-    peak = living(lambda: [limited.apply(block) for _ in range(2)])
+    peak = living(run)
     assert peak + planned.memory["data"] <= (1 + TOLERANCE) * planned.memory_limit
-    counted = operations(lambda: [limited.apply(block) for _ in range(2)])
-    gradients = counted / operations(gradient_of(model, loss, data))
+    gradients = operations(run) / operations(gradient_of(model, loss, data))
     assert planned.gradient_equivalents == pytest.approx(gradients, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_counted_uncompiled():
     """What machine code does is not seen."""
     model, loss, data = network((8, 60))
@@ -199,7 +223,9 @@ def test_operators_that_are_no_sums_over_data_are_refused():
     model, loss, data = network((8, 60))
     J = jacobian(model, data)
     for operator in (J, J.H @ J, 2 * hessian(model, loss, data)):
-        with pytest.raises(TypeError, match="it takes sums over data on parameter vectors, such as"):
+        with pytest.raises(
+            TypeError, match="it takes sums over data on parameter vectors, such as"
+        ):
             plan(operator, num_products=2)
 
 
@@ -224,7 +250,12 @@ def test_wide_blocks_through_outputs(kind):
     operator = ggn(model, loss, data)
     planned = plan(operator, num_products=40, block_size=20)
     block = operator.space.zeros(20) + 1.0
-    peak = living(lambda: [operator.apply(block) for _ in range(2)])
+
+    def run():
+        for _ in range(2):
+            operator.apply(block)
+
+    peak = living(run)
     assert planned.peak_bytes - planned.memory["data"] - block.nbytes == pytest.approx(
         peak, rel=TOLERANCE
     )

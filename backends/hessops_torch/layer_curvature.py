@@ -78,8 +78,8 @@ def layer_curvature(
     Products with the whole operator, of which each tells something of all blocks, give the trace of
     every block, its share of the whole, and mean and root mean square of its diagonal. Every
     micro-batch gets fresh probes, as in `hessops.trace`: the smaller the micro-batches, the smaller the
-    errors at the same cost. For a Hessian whose loss shows the outputs, probes go where the variance is,
-    and the Gauss-Newton part is taken from gradients of samples where that is cheaper, as in
+    errors at the same cost. For a Hessian whose loss shows the outputs, probes go where the variance
+    is, and the Gauss-Newton part is taken from gradients of samples where that is cheaper, as in
     `hessian_trace`. What else is asked for takes products with every block by itself, which cost less
     than those with the whole: the further up in the network a block, the less.
 
@@ -101,9 +101,9 @@ def layer_curvature(
         outputs, unless an option is given that is one of probes: `num_probes`, `probe`, `stratify`
         or `block_size`.
     rtol : float, optional
-        Half-width asked for of the interval of every block, relative to the block's trace or, where that
-        is smaller, to the average over blocks of the moduli of their traces. So small blocks need not be
-        known by themselves.
+        Half-width asked for of the interval of every block, relative to the block's trace or, where
+        that is smaller, to the average over blocks of the moduli of their traces. So small blocks need
+        not be known by themselves.
     num_probes : int, optional
         The same for ``method='probes'``: probes, for every micro-batch.
     max_products : int, optional
@@ -154,10 +154,10 @@ def layer_curvature(
 
     Notes
     -----
-    A plain probe costs a product with the operator. With ``method='gauss-newton'`` one costs 2.7 gradients
-    on the samples of its stratum, a third more than a Hessian product through a kept graph, because the
-    products with the Gauss-Newton matrix are needed, too; all is counted in `num_gradients`. Nothing
-    is gained in an untrained network, where that third is lost.
+    A plain probe costs a product with the operator. With ``method='gauss-newton'`` one costs 2.7
+    gradients on the samples of its stratum, a third more than a Hessian product through a kept graph,
+    because the products with the Gauss-Newton matrix are needed, too; all is counted in
+    `num_gradients`. Nothing is gained in an untrained network, where that third is lost.
 
     References
     ----------
@@ -267,8 +267,8 @@ def _require_fitting(
             raise ValueError(f"rtol={rtol} must be positive and finite")
     if num_probes is not None and (method == "gauss-newton" or max_products is not None):
         raise ValueError(
-            f"num_probes={num_probes} counts the probes of method='probes': give max_products alone for "
-            "method='gauss-newton'"
+            f"num_probes={num_probes} counts the probes of method='probes': give max_products alone "
+            "for method='gauss-newton'"
         )
 
 
@@ -280,12 +280,13 @@ def _taken(
     if method == "gauss-newton":
         if not fits:
             raise TypeError(
-                f"method='gauss-newton' is for what hessops_torch.hessian makes, in one process, of a loss "
-                f"that shows the outputs, and {operator} is not: take method='probes'"
+                "method='gauss-newton' is for what hessops_torch.hessian makes, in one process, of a "
+                f"loss that shows the outputs, and {operator} is not: take method='probes'"
             )
         if plain:
             raise ValueError(
-                "method='gauss-newton' chooses its own probes: leave probe, stratify and block_size out"
+                "method='gauss-newton' chooses its own probes: leave probe, stratify and block_size "
+                "out"
             )
         if budget < _LEAST_PRODUCTS:
             raise ValueError(

@@ -65,8 +65,8 @@ class LayerCurvature(Result):
     reason : str
         Why, for the latter.
     num_gradients : float
-        What the traces cost, in gradients of the loss over all data, by counting floating point work; NaN
-        for plain probes, which are counted in `num_products`.
+        What the traces cost, in gradients of the loss over all data, by counting floating point work;
+        NaN for plain probes, which are counted in `num_products`.
 
     Notes
     -----

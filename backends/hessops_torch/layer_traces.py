@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
@@ -77,7 +77,23 @@ class LayerRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTraces:
-    """What was found, as `LayerCurvature` has it."""
+    """What was found.
+
+    Parameters
+    ----------
+    trace, traces, shares, rms_diagonals : as in `LayerCurvature`
+        Of the whole, and of blocks.
+    num_probes, num_terms, num_products, num_gradients : as in `LayerCurvature`
+        What it took.
+    method, reason : str
+        How it was found, and why so.
+    status : str
+        How it ended.
+    converged : bool
+        Whether the tolerance was reached, if there is one.
+    history : History
+        One record for every state of the engine.
+    """
 
     trace: Estimate
     traces: dict[str, Estimate]
@@ -315,12 +331,9 @@ def _estimate(state: TraceState, column: int, confidence: float) -> Estimate:
     )
 
 
-def _share(
-    state: TraceState, block: int, rest: int, confidence: float
-) -> tuple[float, Interval]:
+def _share(state: TraceState, block: int, rest: int, confidence: float) -> tuple[float, Interval]:
     """Return the share of a block, and an interval by Fieller's theorem."""
-    values: Any = state.values
-    of_block, whole = float(values[block]), float(values[0])
+    of_block, whole = float(state.values[block]), float(state.values[0])
     if whole == 0:
         return math.nan, Interval(-math.inf, math.inf)
     variances: list[HostArray] = [state.variances[:, c] for c in (block, 0, rest)]

@@ -134,19 +134,16 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         gradient_work = _work(gradient)
         with torch.no_grad():
             forward_work = _work(lambda: objective.evaluate(index, batch))
-        seconds: list[tuple[float, ...]] = []
-        for _ in range(_ROUNDS):
-            forget()
-            calls: list[Callable[[], object]] = [
-                lambda: product(1), lambda: product(1), lambda: product(width), gradient,
-            ]  # fmt: skip
-            seconds.append(tuple(_seconds(call, device) for call in calls))
+        calls: list[Callable[[], object]] = [
+            forget, lambda: product(1), lambda: product(1), lambda: product(width), gradient,
+        ]  # fmt: skip
+        seconds = [[_seconds(call, device) for call in calls] for _ in range(_ROUNDS)]
         forget()
     if gradient_work == 0:
         units = _UNITS_BY_OUTPUTS if isinstance(operator, OutputSum) else _UNITS
         forward_work, gradient_work, first_work, next_work = units
         wide_work = width * next_work
-    firsts, nexts, wides, gradients = zip(*seconds, strict=True)
+    _, firsts, nexts, wides, gradients = zip(*seconds, strict=True)
     more = max(width - 1, 1)
     further = wides if width > 1 else nexts
     return MicroBatchCost(

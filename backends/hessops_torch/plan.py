@@ -169,9 +169,7 @@ class _Search:
             return best
         for count in range(self.work.block_size - 1, 0, -1):
             # Through function transforms one at a time takes least.
-            if self._predict(
-                smaller(count), cost, sizes, micro_batch_size, cost.chunk and 1
-            ).fits:
+            if self._predict(smaller(count), cost, sizes, micro_batch_size, cost.chunk and 1).fits:
                 return replace(best, fitting_probes=count)
         return replace(best, fitting_probes=0)
 

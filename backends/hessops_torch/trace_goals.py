@@ -47,7 +47,9 @@ class WholeGoal:
 
     def weights(self, state: TraceState) -> HostArray:
         """Return 1 for the whole, and 0 for sections."""
-        return np.eye(1, len(state.values))[0]
+        weights = np.zeros(len(state.values))
+        weights[0] = 1.0
+        return weights
 
     def variance(self, state: TraceState, aim: float) -> float | None:
         """Return the variance that the half-width takes."""
@@ -58,7 +60,9 @@ class WholeGoal:
 
     def reached(self, state: TraceState) -> bool:
         """Tell whether the half-width is reached; without a tolerance it is."""
-        return self.rtol == self.atol == 0 or state.half_width(self.confidence) <= self._target(state)
+        return self.rtol == self.atol == 0 or state.half_width(self.confidence) <= self._target(
+            state
+        )
 
     def _target(self, state: TraceState) -> float:
         return max(self.atol, self.rtol * abs(float(state.values[0])))
@@ -125,7 +129,8 @@ def block_scales(traces: HostArray) -> HostArray:
         Moduli, none less than their mean.
     """
     sizes = np.abs(traces)
-    return np.maximum(sizes, sizes.mean())
+    scales: HostArray = np.maximum(sizes, sizes.mean())
+    return scales
 
 
 def worst(halves: HostArray, traces: HostArray) -> float:

@@ -95,8 +95,8 @@ class Work:
         """
         if self.of_block_size is None:
             raise ValueError(
-                f"the block size of {self.verb} is not free to be chosen: it is {self.block_size}; make "
-                "the Work with another one"
+                f"the block size of {self.verb} is not free to be chosen: it is {self.block_size}; "
+                "make the Work with another one"
             )
         return replace(self.of_block_size(block_size), of_block_size=self.of_block_size)
 
