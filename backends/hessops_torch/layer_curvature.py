@@ -290,8 +290,8 @@ def _taken(
             )
         if budget < _LEAST_PRODUCTS:
             raise ValueError(
-                f"max_products={budget} does not pay for a pilot: give {_LEAST_PRODUCTS} or more, or take "
-                "method='probes'"
+                f"max_products={budget} does not pay for a pilot: give {_LEAST_PRODUCTS} or more, or "
+                "take method='probes'"
             )
         return by_gauss_newton
     pays = fits and not plain and budget >= _LEAST_PRODUCTS

@@ -100,11 +100,9 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
     MicroBatchCost
         Of this micro-batch alone.
     """
-    objective = operator.objective
-    device = objective.domain.device
-    shape = min(width, WIDEST), objective.domain.dim
-    columns = torch.ones(shape, dtype=objective.domain.dtype, device=device)
-    out = torch.zeros_like(columns)
+    objective, domain = operator.objective, operator.objective.domain
+    columns = domain.zeros(min(width, WIDEST)).T + 1.0
+    device, out = domain.device, torch.zeros_like(columns)
 
     def product(count: int) -> None:
         operator._add_products(index, batch, columns[:count], out[:count])
@@ -131,9 +129,9 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
             memory.reset_peak()
             wide_work = _work(lambda: product(width))
             wide_peak = memory.peak - graph_bytes
-        gradient_work = _work(gradient)
         with torch.no_grad():
             forward_work = _work(lambda: objective.evaluate(index, batch))
+        gradient_work = _work(gradient)
         calls: list[Callable[[], object]] = [
             forget, lambda: product(1), lambda: product(1), lambda: product(width), gradient,
         ]  # fmt: skip
