@@ -53,7 +53,9 @@ class MicroBatchCost:
     width : int
         Most vectors of a product that was measured.
     chunk : int or None
-        Most vectors that go through function transforms at a time; None where graphs are used.
+        Most vectors that go through function transforms at a time; None where there are none.
+    by_budget : bool
+        Whether that number is what a memory budget allows, counted in graphs, of which none is kept.
     first_seconds, next_seconds, column_seconds, gradient_seconds : tuple of float
         By the clock, several times.
     """
@@ -70,6 +72,7 @@ class MicroBatchCost:
     wide_peak: int
     width: int
     chunk: int | None
+    by_budget: bool
     first_seconds: tuple[float, ...]
     next_seconds: tuple[float, ...]
     column_seconds: tuple[float, ...]
@@ -115,9 +118,9 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
     with objective.ready(), _own_graphs(operator) as forget:
         product(1)  # Also looks for symmetry, and for a way to compute products.
         forget()
-        memory, chunk = LiveMemory(device), _chunk(operator)
+        memory, (chunk, by_budget) = LiveMemory(device), _chunk(operator)
         # What function transforms are given of a memory budget is counted in graphs, too.
-        counted_bytes = 0 if chunk is None else _graph_bytes(operator, index, batch)
+        counted_bytes = _graph_bytes(operator, index, batch) if by_budget else 0
         width = min(len(columns), chunk or len(columns))
         with memory, _uncompiled(operator):
             first_work = _work(lambda: product(1))
@@ -157,6 +160,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         wide_peak=wide_peak,
         width=width,
         chunk=chunk,
+        by_budget=by_budget,
         first_seconds=firsts,
         next_seconds=nexts,
         column_seconds=tuple(
@@ -204,9 +208,14 @@ def _uncompiled(operator: DataSum) -> Iterator[None]:
         operator._functional = functional
 
 
-def _chunk(operator: DataSum) -> int | None:
-    functional = operator._functional if isinstance(operator, Hessian) else None
-    return None if functional is None else functional.chunk_size
+def _chunk(operator: DataSum) -> tuple[int | None, bool]:
+    """Return how many vectors go through function transforms at a time, and if a budget says so."""
+    if isinstance(operator, Hessian) and operator._functional is not None:
+        return operator._functional.chunk_size, True
+    whole = whole_of(operator)
+    if isinstance(whole, OutputSum) and whole._tangents is not None:
+        return whole._tangents.chunk_size, False
+    return None, False
 
 
 def _graph_bytes(operator: DataSum, index: int, batch: Any) -> int:

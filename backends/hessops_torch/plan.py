@@ -13,6 +13,7 @@ from hessops_torch.diagonal_blocks import whole_of
 from hessops_torch.gradient_covariance import GradientCovariance
 from hessops_torch.hessian import Hessian
 from hessops_torch.micro_batch_cost import MicroBatchCost, measure_micro_batch
+from hessops_torch.output_sum import OutputSum
 from hessops_torch.plan_result import Plan
 from hessops_torch.run_bytes import (
     kept_graphs,
@@ -169,7 +170,8 @@ class _Search:
             return best
         for count in range(self.work.block_size - 1, 0, -1):
             # Through function transforms one at a time takes least.
-            if self._predict(smaller(count), cost, sizes, micro_batch_size, cost.chunk and 1).fits:
+            chunk = 1 if cost.by_budget else cost.chunk
+            if self._predict(smaller(count), cost, sizes, micro_batch_size, chunk).fits:
                 return replace(best, fitting_probes=count)
         return replace(best, fitting_probes=0)
 
@@ -184,7 +186,7 @@ class _Search:
 
     def _chunks(self, work: Work, cost: MicroBatchCost) -> Sequence[int | None]:
         """Return how many vectors may go through function transforms at a time."""
-        if cost.chunk is None or self.memory_limit is None:
+        if cost.chunk is None or not cost.by_budget or self.memory_limit is None:
             return [cost.chunk]
         return range(min(cost.chunk, _columns(work)), 0, -1)
 
@@ -201,16 +203,15 @@ class _Search:
         shares = [size / max(sizes) for size in sizes]
         budget = self._budget(work, cost, shares, chunk)
         kept = kept_graphs(cost, shares, budget)
-        if self.memory_limit is not None and chunk is None and kept == 0:
+        if self.memory_limit is not None and kept == 0 and not cost.by_budget:
             budget = 0
         memory = standing_bytes(operator, keeps=budget > 0)
         memory["kept graphs"] = round(sum(cost.graph_bytes * share for share in shares[:kept]))
         memory["vectors"], memory["scratch"] = vectors_and_scratch(
             operator, work, working_bytes(cost, shares, kept, columns, chunk)
         )
-        calls = _calls(work, chunk)
         seconds = sorted(
-            _scaled(work.num_products, calls, shares, kept, *timing)
+            _scaled(work, chunk, shares, kept, *timing)
             for timing in zip(
                 cost.first_seconds, cost.next_seconds, cost.column_seconds, strict=True
             )
@@ -221,7 +222,7 @@ class _Search:
             num_micro_batches=len(sizes),
             kept_graphs=kept,
             memory_budget=budget,
-            product=operator.product_found if type(operator) is Hessian else None,
+            product=_product_of(operator),
             memory=memory,
             memory_limit=self.memory_limit,
             gradient_equivalents=self._gradients(work, cost, shares, kept, chunk),
@@ -234,7 +235,8 @@ class _Search:
         """Return the bytes for graphs, as the operator counts them."""
         if self.memory_limit is None:
             return self.operator.objective.memory_budget
-        if chunk is not None:
+        if cost.by_budget:
+            assert chunk is not None
             # As many graphs as vectors go through transforms at a time, and a bit for ragged batches.
             return round((chunk + 0.5) * cost.counted_bytes) if chunk > 1 else 0
         working = working_bytes(cost, shares, 0, _columns(work), chunk)
@@ -252,7 +254,7 @@ class _Search:
         chunk: int | None,
     ) -> float:
         products = _scaled(
-            work.num_products, _calls(work, chunk), shares, kept,
+            work, chunk, shares, kept,
             cost.first_work, cost.next_work, cost.column_work,
         )  # fmt: skip
         before = self.num_gradients + self.num_forwards * cost.forward_work / cost.gradient_work
@@ -280,8 +282,8 @@ def _calls(work: Work, chunk: int | None) -> int:
 
 
 def _scaled(
-    num_products: int,
-    calls: int,
+    work: Work,
+    chunk: int | None,
     shares: Sequence[float],
     kept: int,
     first: float,
@@ -289,8 +291,9 @@ def _scaled(
     column: float,
 ) -> float:
     """Return the cost of all products, of which some micro-batches pay the first price once only."""
-    first_prices = sum(shares[:kept]) + calls * sum(shares[kept:])
-    products = calls * following + (num_products - calls) * column
+    first_prices = sum(shares[:kept]) + _calls(work, None) * sum(shares[kept:])
+    calls = _calls(work, chunk)
+    products = calls * following + (work.num_products - calls) * column
     return first_prices * (first - following) + sum(shares) * products
 
 
@@ -327,6 +330,13 @@ def _cut(sizes: Sequence[int], size: int | None) -> list[int]:
 def _can_be_split(batch: Any) -> bool:
     lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(batch)}
     return len(lengths) == 1 and 0 not in lengths
+
+
+def _product_of(operator: DataSum) -> str | None:
+    """Return the way to compute products that the operator is to be made with, if there is one."""
+    if type(operator) is Hessian:
+        return operator.product_found
+    return operator.product if isinstance(operator, OutputSum) else None
 
 
 def _with_fastest_product(operator: DataSum) -> DataSum:

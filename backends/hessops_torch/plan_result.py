@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hessops_torch.product_modes import ProductMode
 from hessops_torch.work import Work
 
 __all__ = ["Plan"]
@@ -28,7 +27,7 @@ class Plan:
     memory_budget : int
         Bytes for these.
     product : str or None
-        How products are computed; None where there is one way only.
+        How products are computed, as an option says; None where none does.
     memory : dict of str to int
         Bytes of what is held at the peak: data, the copy by which a change of the model is noticed,
         graphs, vectors, and the scratch of a product, or of inner products where that is more.
@@ -48,7 +47,7 @@ class Plan:
     num_micro_batches: int
     kept_graphs: int
     memory_budget: int
-    product: ProductMode | None
+    product: str | None
     memory: dict[str, int]
     memory_limit: int | None
     gradient_equivalents: float

@@ -63,9 +63,9 @@ def eigenvalue_sampling_error(
         neighbours by more than what the samples change; its status says where it does not. In the
         tests' network (12 parameters; eigenvalues 0.56, 0.19 and 0.10) and samples of 128, 256 and 512
         in micro-batches of 8, nominal 95 % intervals held over 500 seeds in 93 to 95 % of all cases for
-        the first eigenvalue, 94 to 95 % for the second and 90 to 95 % for the third: least with 128
-        samples, a third to a half of which do not tell it from the fourth or the second, as their status
-        says. In the others its intervals held in 94 to 97 %. Each share is known to 1 %.
+        the first eigenvalue, 94 to 95 % for the second and 90 to 95 % for the third: least often with
+        128 samples, a third to a half of which do not tell it from a neighbour, as their status says.
+        In the others its intervals held in 94 to 97 %. Each share is known to 1 %.
 
     Raises
     ------
