@@ -157,10 +157,10 @@ def layer_curvature(
     A plain probe costs a product with the operator. With ``method='gauss-newton'`` one costs 2.7
     gradients on the samples of its stratum, a third more than a Hessian product through a kept graph,
     because the products with the Gauss-Newton matrix are needed, too; all is counted in
-    `num_gradients`. Nothing is gained in an untrained network, where that third is lost; in the tests'
-    trained one errors are 13 and 30 times smaller at the same cost. Over 500 seeds nominal 95 % intervals
-    held in 94 to 96 % of all cases, and those of a bias of three parameters in 91 to 100 %: least where a
-    budget of 24 products leaves few probes to decide where the others go.
+    `num_gradients`. Nothing is gained in an untrained network, where that third is lost; in the
+    tests' trained one errors are 13 and 30 times smaller at the same cost. Over 500 seeds nominal 95 %
+    intervals held in 94 to 96 % of all cases, and those of a bias of three parameters in 91 to 100 %:
+    least where a budget of 24 products leaves few probes to decide where the others go.
 
     References
     ----------
