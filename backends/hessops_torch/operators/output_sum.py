@@ -1,0 +1,129 @@
+"""Matrices of the form J^T M J: J the Jacobian of a model's outputs, M a matrix on outputs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from hessops.structure import Structure
+from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.objective.objective import Objective
+from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.output_hessian import OutputMatrix
+
+__all__ = ["OutputShare", "OutputSum"]
+
+
+class OutputSum(DataSum):
+    """A sum of J_b^T M_b J_b over micro-batches b.
+
+    Subclasses write `_metric`. In units of a forward pass a product costs 4 where the graphs are
+    kept, and 3 / k + 4 for each of k columns where they are not; a gradient costs 3.
+
+    Parameters
+    ----------
+    objective : Objective
+        Model, loss and data; the loss in two parts.
+    weight_decay : float
+        Multiple of the identity to add.
+    structure : Structure
+        Self-adjoint, at least.
+
+    Raises
+    ------
+    TypeError
+        If the loss is not known in two parts, outputs and loss.
+    """
+
+    def __init__(
+        self, objective: Objective, *, weight_decay: float = 0.0, structure: Structure
+    ) -> None:
+        if not isinstance(objective.loss, OutputLoss):
+            raise TypeError(
+                f"{type(self).__name__} needs the model's outputs by themselves, and a function of "
+                "(model, batch) does not show them: pass a criterion, or "
+                "hessops_torch.SplitLoss(forward, loss)"
+            )
+        super().__init__(objective, weight_decay=weight_decay, structure=structure)
+        self.loss: OutputLoss = objective.loss
+        self._seems_adjoint = False
+
+    @abstractmethod
+    def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:
+        """Return products with M, of the sum over a micro-batch.
+
+        Parameters
+        ----------
+        outputs : torch.Tensor
+            Of the model, without a graph.
+        batch : object
+            The micro-batch.
+        index : int
+            Of the micro-batch.
+
+        Returns
+        -------
+        OutputMatrix
+            From a block of shape (k, *outputs.shape) to one of the same shape.
+        """
+
+    def _add_products(
+        self, index: int, batch: Any, columns: Tensor, out: Tensor
+    ) -> tuple[Tensor | float, Tensor | None]:
+        share = self.graphs.get(index)
+        if share is not None:
+            self._multiply(share, share.graph.forward(columns), columns, out, keep=True)
+            return share.count, None
+        share, total = self._new_share(index, batch)
+        # What J v needs is part of what is kept, so that it is made first.
+        forward = share.graph.forward(columns)
+        keep = self.graphs.offer(index, share)
+        self._multiply(share, forward, columns, out, keep=keep)
+        return share.count, total
+
+    def _multiply(
+        self, share: OutputShare, forward: Tensor, columns: Tensor, out: Tensor, *, keep: bool
+    ) -> None:
+        """Add J^T M J v to `out` for each row v of `columns`, of which `forward` holds J v."""
+        del columns
+        share.graph.add_adjoint(share.metric(forward), out, keep=keep)
+
+    def _new_share(self, index: int, batch: Any) -> tuple[OutputShare, Tensor]:
+        objective, name = self.objective, name_of(index)
+        parameters = list(objective.parameters.values())
+        with applying(batch, parameters[0], name):
+            outputs = self.loss.outputs(objective.model, batch)
+            # A copy, into which a loss may write (to mask logits, say).
+            total, count = self.loss.of_outputs(outputs.detach().clone(), batch)
+            metric = self._metric(outputs.detach(), batch, index)
+        graph = OutputGraph(outputs, parameters, name)
+        if not self._seems_adjoint:
+            self._seems_adjoint = graph.shows_adjoint()
+        return OutputShare(graph, metric, count), total
+
+
+class OutputShare:
+    """What a micro-batch adds: a graph of outputs, and a matrix on them.
+
+    Parameters
+    ----------
+    graph : OutputGraph
+        Products with J and J^T.
+    metric : OutputMatrix
+        Products with M.
+    count : torch.Tensor or float
+        The micro-batch's, that the mean divides by.
+    """
+
+    def __init__(self, graph: OutputGraph, metric: OutputMatrix, count: Tensor | float) -> None:
+        self.graph = graph
+        self.metric = metric
+        self.count = count
+
+    def num_bytes(self) -> int:
+        """Return the memory that graph and matrix hold, without the parameters themselves."""
+        return self.graph.num_bytes(*self.metric.holds)
