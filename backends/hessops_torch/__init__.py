@@ -21,7 +21,7 @@ except ImportError as error:
         "pip install 'hessops[torch]' elsewhere"
     ) from error
 
-from hessops_torch.activation_hessian import activation_hessian, input_hessian
+from hessops_torch.operators.activation_hessian import activation_hessian, input_hessian
 from hessops_torch.convert import convert
 from hessops_torch.curvature_record import CurvatureRecord
 from hessops_torch.curvature_tracker import CurvatureTracker
@@ -46,14 +46,14 @@ from hessops_torch.plan import plan
 from hessops_torch.plan_result import Plan
 from hessops_torch.preconditioned import Preconditioned, preconditioned
 from hessops_torch.probes import fill_probes
-from hessops_torch.residual_curvature import ResidualCurvature, residual_curvature
-from hessops_torch.sampling import SamplesNeeded, SamplingError
-from hessops_torch.sampling_density import DensitySamplingError, density_sampling_error
-from hessops_torch.sampling_eigenvalues import eigenvalue_sampling_error
-from hessops_torch.sampling_trace import trace_sampling_error
-from hessops_torch.sharding import shard
-from hessops_torch.shift_hessian import ShiftHessian
-from hessops_torch.work import Work
+from hessops_torch.operators.residual_curvature import ResidualCurvature, residual_curvature
+from hessops_torch.sampling.sample import SamplesNeeded, SamplingError
+from hessops_torch.sampling.density import DensitySamplingError, density_sampling_error
+from hessops_torch.sampling.eigenvalues import eigenvalue_sampling_error
+from hessops_torch.sampling.trace import trace_sampling_error
+from hessops_torch.ranks.sharding import shard
+from hessops_torch.operators.shift_hessian import ShiftHessian
+from hessops_torch.planning.work import Work
 
 __all__ = [
     "CurvatureRecord",
