@@ -17,7 +17,7 @@ from torch_problems import images, language, regression
 import hessops
 from hessops import ConvergenceWarning
 from hessops_torch import ggn, hessian, hessian_trace, layer_curvature, residual_curvature
-from hessops_torch.trace_goals import block_scales
+from hessops_torch.traces.goals import block_scales
 
 SEEDS = 500
 OPTIONS = {

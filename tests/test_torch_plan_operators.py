@@ -30,7 +30,7 @@ from hessops_torch import (
     plan,
     residual_curvature,
 )
-from hessops_torch.micro_batch_cost import measure_micro_batch
+from hessops_torch.planning.micro_batch_cost import measure_micro_batch
 
 
 def uncentred(*arguments, **options):

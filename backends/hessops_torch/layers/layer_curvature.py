@@ -27,16 +27,16 @@ from hessops.random import ProbeKind, Purpose, RandomState, Stream, draw
 from hessops.record import Callback
 from hessops.results.eigenpairs import EigenResult
 from hessops.statistics import t_quantile
-from hessops_torch.data_sum import DataSum
-from hessops_torch.layer_blocks import BlockSelection, Each, parameter_blocks
-from hessops_torch.layer_result import LayerCurvature
-from hessops_torch.layer_traces import (
+from hessops_torch.layers.result import LayerCurvature
+from hessops_torch.layers.traces import (
     LayerRequest,
     LayerTraces,
     by_gauss_newton,
     by_probes,
     shows_gauss_newton,
 )
+from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
+from hessops_torch.operators.data_sum import DataSum
 
 __all__ = ["LayerMethod", "layer_curvature"]
 

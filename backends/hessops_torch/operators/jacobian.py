@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from hessops.array_space import ArraySpace
 from hessops.operator import LinearOperator
 from hessops_torch.data.batches import tensors_in
+from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.contract import OutputLoss, describe_value
 from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.function import SplitLoss
-from hessops_torch.graphs.gradient_graph import GraphCache
-from hessops_torch.losses.contract import OutputLoss, describe_value
-from hessops_torch.objective.objective import Objective
-from hessops_torch.graphs.output_graph import OutputGraph
-from hessops_torch.objective.output_shapes import output_shapes
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.output_shapes import output_shapes
 
 __all__ = ["Jacobian", "jacobian", "ntk"]
 

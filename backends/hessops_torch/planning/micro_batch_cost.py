@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hessops_torch.compiled_product import CompiledProduct
-from hessops_torch.data_sum import DataSum
-from hessops_torch.diagonal_blocks import whole_of
-from hessops_torch.failures import name_of
-from hessops_torch.functional_product import FunctionalProduct
-from hessops_torch.graphs import GradientGraph, GraphCache
-from hessops_torch.hessian import Hessian
-from hessops_torch.live_memory import LiveMemory
-from hessops_torch.output_sum import OutputSum
+from hessops_torch.graphs.gradient_graph import GradientGraph, GraphCache
+from hessops_torch.losses.failures import name_of
+from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.operators.diagonal_blocks import whole_of
+from hessops_torch.operators.hessian import Hessian
+from hessops_torch.operators.output_sum import OutputSum
+from hessops_torch.planning.live_memory import LiveMemory
+from hessops_torch.products.compiled_product import CompiledProduct
+from hessops_torch.products.functional_product import FunctionalProduct
 
 __all__ = ["WIDEST", "MicroBatchCost", "measure_micro_batch"]
 

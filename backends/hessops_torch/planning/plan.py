@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hessops_torch.batches import split_batch, tensors_in
-from hessops_torch.data_sum import DataSum
-from hessops_torch.diagonal_blocks import whole_of
-from hessops_torch.gradient_covariance import GradientCovariance
-from hessops_torch.hessian import Hessian
-from hessops_torch.micro_batch_cost import MicroBatchCost, measure_micro_batch
-from hessops_torch.output_sum import OutputSum
-from hessops_torch.plan_result import Plan
-from hessops_torch.run_bytes import (
+from hessops_torch.data.batches import split_batch, tensors_in
+from hessops_torch.model.state import uses_batch_statistics
+from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.operators.diagonal_blocks import whole_of
+from hessops_torch.operators.gradient_covariance import GradientCovariance
+from hessops_torch.operators.hessian import Hessian
+from hessops_torch.operators.output_sum import OutputSum
+from hessops_torch.planning.micro_batch_cost import MicroBatchCost, measure_micro_batch
+from hessops_torch.planning.result import Plan
+from hessops_torch.planning.run_bytes import (
     kept_graphs,
     standing_bytes,
     vectors_and_scratch,
     working_bytes,
 )
-from hessops_torch.state import uses_batch_statistics
-from hessops_torch.work import Work
+from hessops_torch.planning.work import Work
 
 __all__ = ["plan"]
 

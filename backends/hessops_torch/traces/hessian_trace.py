@@ -16,11 +16,11 @@ from hessops.result import Estimate, Interval
 from hessops.results.numbers import estimate_text, interval_text
 from hessops.results.trace import TraceResult
 from hessops.statistics import t_quantile
-from hessops_torch.hessian import Hessian
-from hessops_torch.loss_contract import OutputLoss
-from hessops_torch.residual_curvature import ResidualCurvature
-from hessops_torch.trace_engine import TraceEngine, TraceState
-from hessops_torch.trace_goals import WholeGoal
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.operators.hessian import Hessian
+from hessops_torch.operators.residual_curvature import ResidualCurvature
+from hessops_torch.traces.goals import WholeGoal
+from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
 __all__ = ["HessianTraceResult", "hessian_trace"]
 

@@ -22,17 +22,17 @@ from hessops.random import ProbeKind, Stream
 from hessops.record import Callback, History, run
 from hessops.result import Estimate, Interval
 from hessops.statistics import t_quantile
-from hessops_torch.hessian import Hessian
-from hessops_torch.layer_sweep import (
+from hessops_torch.layers.sweep import (
     LayerState,
     group_count,
     layer_steps,
     ratio_interval,
     rms_of_groups,
 )
-from hessops_torch.loss_contract import OutputLoss
-from hessops_torch.trace_engine import TraceEngine, TraceState
-from hessops_torch.trace_goals import BlockGoal, worst
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.operators.hessian import Hessian
+from hessops_torch.traces.goals import BlockGoal, worst
+from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
 __all__ = ["LayerRequest", "LayerTraces", "by_gauss_newton", "by_probes", "shows_gauss_newton"]
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from hessops_torch.batches import tensors_in
-from hessops_torch.data_sum import DataSum
-from hessops_torch.diagonal_blocks import whole_of
-from hessops_torch.gradient_covariance import GradientCovariance
-from hessops_torch.micro_batch_cost import MicroBatchCost
-from hessops_torch.work import Work
+from hessops_torch.data.batches import tensors_in
+from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.operators.diagonal_blocks import whole_of
+from hessops_torch.operators.gradient_covariance import GradientCovariance
+from hessops_torch.planning.micro_batch_cost import MicroBatchCost
+from hessops_torch.planning.work import Work
 
 __all__ = ["kept_graphs", "standing_bytes", "vectors_and_scratch", "working_bytes"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hessops.arrays import HostArray
 from hessops.statistics import MeanVariance
-from hessops_torch.strata import Stratum
+from hessops_torch.traces.strata import Stratum
 
 __all__ = ["StratumMoments"]
 

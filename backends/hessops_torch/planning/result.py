@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hessops_torch.work import Work
+from hessops_torch.planning.work import Work
 
 __all__ = ["Plan"]
 

@@ -11,7 +11,7 @@ from hessops.arrays import HostArray
 from hessops.statistics import t_quantile
 
 if TYPE_CHECKING:
-    from hessops_torch.trace_engine import TraceState
+    from hessops_torch.traces.trace_engine import TraceState
 
 __all__ = ["BlockGoal", "TraceGoal", "WholeGoal", "block_scales", "worst"]
 
