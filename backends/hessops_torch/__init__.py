@@ -46,7 +46,7 @@ from hessops_torch.planning.plan import Plan, plan
 from hessops_torch.operators.preconditioned import Preconditioned, preconditioned
 from hessops_torch.probes import fill_probes
 from hessops_torch.operators.residual_curvature import ResidualCurvature, residual_curvature
-from hessops_torch.sampling.sample import SamplesNeeded, SamplingError
+from hessops_torch.sampling.error import SamplesNeeded, SamplingError
 from hessops_torch.sampling.density import DensitySamplingError, density_sampling_error
 from hessops_torch.sampling.eigenvalues import eigenvalue_sampling_error
 from hessops_torch.sampling.trace import trace_sampling_error

@@ -17,6 +17,7 @@ from hessops_torch.losses.output_hessian import (
     CLOSED_FORMS,
     OutputMatrix,
     bernoulli_mass,
+    class_axis,
     target_mass,
 )
 
@@ -61,15 +62,14 @@ class _Categorical:
     name = "categorical"
 
     def num_labels(self, shape: Sequence[int]) -> int:
-        classes = shape[0] if len(shape) == 1 else shape[1]
-        return math.prod(shape) // classes
+        return math.prod(shape) // shape[class_axis(shape)]
 
     def exact(self, criterion: Any, outputs: Tensor, target: Any) -> OutputMatrix:
         return CLOSED_FORMS[nn.CrossEntropyLoss](criterion, outputs, target)
 
     def drawn(self, criterion: Any, outputs: Tensor, target: Any, uniform: Tensor) -> OutputMatrix:
         """Return the mean of (e_y - p)(e_y - p)^T by how often each class y is drawn."""
-        axis = _class_axis(outputs)
+        axis = class_axis(outputs.shape)
         p = outputs.softmax(axis)
         share = _drawn_shares(p, uniform, axis)
         mass = target_mass(criterion, outputs, target, axis).unsqueeze(axis)
@@ -92,13 +92,13 @@ class _CategoricalByLogarithms(_Categorical):
         return self._diagonal(criterion, outputs, target, _probabilities(outputs))
 
     def drawn(self, criterion: Any, outputs: Tensor, target: Any, uniform: Tensor) -> OutputMatrix:
-        share = _drawn_shares(_probabilities(outputs), uniform, _class_axis(outputs))
+        share = _drawn_shares(_probabilities(outputs), uniform, class_axis(outputs.shape))
         return self._diagonal(criterion, outputs, target, share)
 
     def _diagonal(
         self, criterion: Any, outputs: Tensor, target: Any, share: Tensor
     ) -> OutputMatrix:
-        axis = _class_axis(outputs)
+        axis = class_axis(outputs.shape)
         return _diagonal(target_mass(criterion, outputs, target, axis).unsqueeze(axis) * share)
 
 
@@ -154,17 +154,13 @@ LIKELIHOODS: Mapping[type[nn.Module], Likelihood] = {
 """By the criterion, of which a subclass may compute anything."""
 
 
-def _class_axis(outputs: Tensor) -> int:
-    return 0 if outputs.ndim == 1 else 1
-
-
 def _diagonal(entries: Tensor) -> OutputMatrix:
     return OutputMatrix(lambda block: entries * block, (entries,))
 
 
 def _probabilities(log_probabilities: Tensor) -> Tensor:
     p = log_probabilities.exp()
-    total = p.sum(_class_axis(p))
+    total = p.sum(class_axis(p.shape))
     if not torch.allclose(total, torch.ones_like(total), rtol=0, atol=1e-3):
         raise ValueError(
             "NLLLoss takes log-probabilities, and the exponentials of the model's outputs do not add "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.loss import Loss
 from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.model.selection import ParameterSelection
@@ -101,15 +102,7 @@ def empirical_fisher(
             [0., 8.]])
     """
     check_weight_decay(weight_decay)
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
     return EmpiricalFisher(objective, sample_axes=sample_axes, weight_decay=weight_decay)
 
 

@@ -9,20 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hessops.algorithms._common import require_positive
 from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.likelihoods import LIKELIHOODS, Likelihood
 from hessops_torch.losses.loss import Loss
 from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.options import check_count, check_weight_decay
+from hessops_torch.operators.arguments import objective_of
+from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.losses.output_hessian import (
     OutputMatrix,
     closed_form_holds,
     has_nonnegative_weights,
     is_plain,
 )
-from hessops_torch.objective.output_shapes import output_shapes
+from hessops_torch.objective.passes import output_shapes
 from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
@@ -118,17 +120,7 @@ def fisher(
             [-1.,  1.]])
     """
     check_weight_decay(weight_decay)
-    if num_draws is None and rng is not None:
-        raise ValueError("rng is for labels that are drawn: give num_draws, or leave rng out")
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
     return Fisher(objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay)
 
 
@@ -151,7 +143,7 @@ class Fisher(OutputSum):
     TypeError
         If of the loss no distribution is known.
     ValueError
-        If `num_draws` is not positive.
+        If `num_draws` is not positive, or if `rng` is given and nothing is drawn.
     """
 
     def __init__(
@@ -162,8 +154,9 @@ class Fisher(OutputSum):
         rng: RandomState = None,
         weight_decay: float = 0.0,
     ) -> None:
-        if num_draws is not None:
-            check_count("num_draws", num_draws)
+        require_positive(num_draws=num_draws)
+        if num_draws is None and rng is not None:
+            raise ValueError("rng is for labels that are drawn: give num_draws, or leave rng out")
         objective.require_one_rank(type(self).__name__)
         likelihood = _likelihood(objective)
         semidefinite = weight_decay >= 0 and has_nonnegative_weights(objective.loss)

@@ -14,6 +14,7 @@ from hessops_torch.operators.linear_losses import require_curvature
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.loss import Loss
 from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.losses.output_hessian import (
     OutputMatrix,
@@ -109,16 +110,7 @@ def ggn(
             [0., 1.]]), True)
     """
     check_weight_decay(weight_decay)
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return GaussNewton(objective, weight_decay=weight_decay)
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.operators.empirical_fisher import EmpiricalFisher
-from hessops_torch.losses.failures import applying, name_of
-from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.losses.loss import Loss
 from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.passes import summed_gradient
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputShare
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
@@ -103,15 +104,7 @@ def gradient_covariance(
     tensor([[ 1., -2.],
             [-2.,  4.]])
     """
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
     return GradientCovariance(objective, centred=centred, sample_axes=sample_axes)
 
 
@@ -136,10 +129,7 @@ class GradientCovariance(EmpiricalFisher):
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
-        objective = self.objective
-        self._means: GraphCache[_Mean] = GraphCache(
-            (objective.model, *objective.loss.parts), math.inf
-        )
+        self._means: GraphCache[_Mean] = self.objective.new_cache(math.inf)
         if self.centred:
             self.caches = (*self.caches, self._means)
 
@@ -163,24 +153,10 @@ class GradientCovariance(EmpiricalFisher):
         """Return the mean over all samples of the gradient of the summed loss."""
         kept = self._means.get(0)
         if kept is None:
-            kept = _Mean(self._gradient() / self._num_samples())
+            gradient, _totals, _counts = summed_gradient(self.objective)
+            kept = _Mean(gradient / self._num_samples())
             self._means.offer(0, kept)
         return kept.gradient
-
-    def _gradient(self) -> Tensor:
-        objective = self.objective
-        parameters = list(objective.parameters.values())
-        total = self.domain.zeros(1)[:, 0]
-        for index, batch in enumerate(objective.batches):
-            loss, _count = objective.evaluate(index, batch)
-            if not loss.requires_grad:
-                continue
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            sizes = [parameter.numel() for parameter in parameters]
-            for target, gradient in zip(torch.split(total, sizes), gradients, strict=True):
-                if gradient is not None:
-                    target.add_(gradient.reshape(-1))
-        return total
 
     def _num_samples(self) -> float:
         """Return how many samples there are, while the model is ready."""
@@ -188,9 +164,8 @@ class GradientCovariance(EmpiricalFisher):
         key = "samples", self.sample_axes
         if key not in found:
             objective, numbers = self.objective, []
-            parameter = next(iter(objective.parameters.values()))
             for index, batch in enumerate(objective.batches):
-                with torch.no_grad(), applying(batch, parameter, name_of(index)):
+                with torch.no_grad(), objective.applying(index, batch):
                     outputs = self.loss.outputs(objective.model, batch)
                     units = unit_gradients(self.loss, outputs, batch, self.sample_axes)
                 numbers.append(units.num_samples())

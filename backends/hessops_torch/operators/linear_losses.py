@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hessops_torch.losses.criterion import CriterionLoss
-from hessops_torch.losses.failures import applying, differentiating, name_of
+from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.objective.objective import Objective
 from hessops_torch.losses.output_hessian import differentiated
@@ -47,17 +47,15 @@ def require_curvature(objective: Objective, loss: OutputLoss) -> None:
 
 
 def _curves(objective: Objective, loss: OutputLoss) -> bool:
-    parameter = next(iter(objective.parameters.values()))
     for index, batch in enumerate(objective.batches):
-        name = name_of(index)
-        with torch.no_grad(), applying(batch, parameter, name):
+        with torch.no_grad(), objective.applying(index, batch):
             outputs = loss.outputs(objective.model, batch)
         generator = torch.Generator(outputs.device).manual_seed(_SEED)
         noise = torch.empty_like(outputs).normal_(generator=generator)
         for place in (outputs, outputs + noise):
-            with applying(batch, parameter, name):
+            with objective.applying(index, batch):
                 hessian = differentiated(loss, place, batch)
-            with differentiating(name):
+            with differentiating(name_of(index)):
                 if bool(torch.count_nonzero(hessian(noise[None]))):
                     return True
     return False

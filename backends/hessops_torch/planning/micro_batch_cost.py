@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hessops_torch.operators.data_sum import DataSum
-from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.planning.live_memory import LiveMemory
+from hessops_torch.products.clock import seconds_of
 
 __all__ = ["WIDEST", "MicroBatchCost", "measure_micro_batch"]
 
@@ -116,7 +116,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
             calls: list[Callable[[], object]] = [
                 lambda: product(1), lambda: product(1), lambda: product(width), gradient,
             ]  # fmt: skip
-            seconds.append(tuple(_seconds(call, device) for call in calls))
+            seconds.append(tuple(seconds_of(call, device) for call in calls))
         forget()
     if gradient_work == 0:
         forward_work, gradient_work, first_work, next_work = _UNITS
@@ -163,13 +163,3 @@ def _work(function: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         function()
     return float(counter.get_total_flops())
-
-
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    clock = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - clock

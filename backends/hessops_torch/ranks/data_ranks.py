@@ -13,6 +13,7 @@ from torch import Tensor
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import require_same, tell
+from hessops_torch.data.batch import bytes_of
 
 __all__ = ["DataRanks", "as_floats", "checksums", "ranks_beside"]
 
@@ -141,7 +142,7 @@ def ranks_beside(comm: Communicator) -> int:
 def checksums(parameters: Mapping[str, Tensor]) -> dict[str, str]:
     """Return shape, dtype and a checksum of the entries of every parameter, by its name."""
     return {
-        f"parameter {name}": f"{tuple(p.shape)} {p.dtype} with checksum {_checksum(p):08x}"
+        f"parameter {name}": f"{tuple(p.shape)} {p.dtype} with checksum {zlib.crc32(bytes_of(p)):08x}"
         for name, p in parameters.items()
     }
 
@@ -151,8 +152,3 @@ def as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
     tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
     on_host = iter(torch.stack(tensors).tolist() if tensors else [])
     return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
-
-
-def _checksum(tensor: Tensor) -> int:
-    data = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(data.view(torch.uint8).numpy().tobytes()) if data.numel() else 0

@@ -27,11 +27,10 @@ from hessops_torch.traces.sample_gradients import (
     MappedGradients,
     SampleGradients,
     WholeGradients,
-    num_samples,
     supported,
 )
 from hessops_torch.model.state import uses_batch_statistics
-from hessops_torch.traces.strata import taken
+from hessops_torch.data.batch import num_samples, taken
 
 __all__ = ["NoRootError", "SquaredGradients", "Squares"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hessops.arrays import HostArray
 from hessops_torch.training.record import CurvatureRecord
-from hessops_torch.pictures import new_figure
+from hessops.density.plot import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
