@@ -70,7 +70,7 @@ class MicroBatches:
         self._resident: list[Any] | None = []
         self._prints: list[int] = []
         self._versions: list[tuple[int, ...]] = []
-        self.count = 0
+        self._count = 0
         with preserved_global_rng():
             self._read(memory_budget)
             if not (self._prints or is_part):
@@ -98,7 +98,7 @@ class MicroBatches:
             yield from self._micro_batches(batch)
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def checksum(self) -> int:
         """Return a number that tells the data from other data."""
@@ -116,7 +116,7 @@ class MicroBatches:
             self._prints.append(fingerprint(batch))
             used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
             parts = split_batch(batch, self.micro_batch_size)
-            self.count += len(parts)
+            self._count += len(parts)
             if self._resident is not None and used > memory_budget:
                 self._resident = None
             if self._resident is not None:

@@ -40,7 +40,7 @@ class BatchLoss(Protocol):
 
 @runtime_checkable
 class OutputLoss(BatchLoss, Protocol):
-    """A loss that is known in two parts: outputs of the model, and a convex function of them."""
+    """A loss that is known in two parts: outputs of the model, and a function of them."""
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the model's outputs for a batch."""

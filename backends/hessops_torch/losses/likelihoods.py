@@ -27,8 +27,6 @@ __all__ = ["LIKELIHOODS", "Likelihood"]
 class Likelihood(Protocol):
     """The distribution of the labels by the outputs of a model."""
 
-    name: str
-
     def num_labels(self, shape: Sequence[int]) -> int:
         """Return how many labels belong to outputs of a shape."""
 
@@ -58,8 +56,6 @@ class Likelihood(Protocol):
 
 class _Categorical:
     """Labels among the classes of axis 1, whose logits the outputs are."""
-
-    name = "categorical"
 
     def num_labels(self, shape: Sequence[int]) -> int:
         return math.prod(shape) // shape[class_axis(shape)]
@@ -105,8 +101,6 @@ class _CategoricalByLogarithms(_Categorical):
 class _Gaussian:
     """A label for each output, normal around it with variance 1/2, so that -log p is the square."""
 
-    name = "Gaussian"
-
     def num_labels(self, shape: Sequence[int]) -> int:
         return math.prod(shape)
 
@@ -127,8 +121,6 @@ class _Gaussian:
 
 class _Bernoulli:
     """A label 0 or 1 for each output, which is the logit of a 1."""
-
-    name = "Bernoulli"
 
     def num_labels(self, shape: Sequence[int]) -> int:
         return math.prod(shape)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.algorithms._common import level_outside
 from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.criterion import CriterionLoss
@@ -143,7 +144,7 @@ class GaussNewton(OutputSum):
         if self._closed_form_holds is None:
             self._closed_form_holds = closed_form_holds(loss, outputs, batch)
             if not self._closed_form_holds:
-                warnings.warn(_other_form(loss.criterion), RuntimeWarning, stacklevel=2)
+                warnings.warn(_other_form(loss.criterion), RuntimeWarning, stacklevel=level_outside())
         return known if self._closed_form_holds else differentiated(loss, outputs, batch)
 
 

@@ -316,7 +316,7 @@ def _total_bytes(tensors: Iterator[Tensor] | Sequence[Tensor]) -> int:
 def _counts_first(operator: DataSum, work: Work) -> bool:
     """Tell whether a forward pass over the data is needed to know what a term is divided by."""
     objective = operator.objective
-    return work.per_term and objective.loss.averages and objective.misses_counts()
+    return work.per_term and objective.misses_counts()
 
 
 def _product_of(operator: DataSum) -> ProductMode:

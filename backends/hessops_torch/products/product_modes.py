@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from hessops.algorithms._common import level_outside
 from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.functional_product import FunctionalProduct
@@ -92,7 +93,7 @@ def find_product(
         warnings.warn(
             f"product={mode!r} {reason}: the Hessian takes the plain double backward pass instead",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=level_outside(),
         )
         return None
     return _fastest(trial)
