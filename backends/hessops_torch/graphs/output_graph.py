@@ -55,8 +55,6 @@ class OutputGraph:
         torch.Tensor, shape (k, *outputs.shape)
             The products; the graph is kept.
         """
-        if not self.outputs.requires_grad:
-            return self.outputs.new_zeros((len(rows), *self.outputs.shape))
         weights = self.prepare()
         if not self._pulled:
             return self.outputs.new_zeros((len(rows), *self.outputs.shape))
@@ -118,8 +116,10 @@ class OutputGraph:
 
     def prepare(self) -> Tensor:
         """Make what `forward` needs, J^T w as a graph, and return w."""
-        if self._weights is None:
-            self._weights = torch.zeros_like(self.outputs, requires_grad=True)
+        if self._weights is not None:
+            return self._weights
+        self._weights = torch.zeros_like(self.outputs, requires_grad=True)
+        if self.outputs.requires_grad:
             with differentiating(self.name):
                 pulled = torch.autograd.grad(
                     self.outputs,
