@@ -27,8 +27,8 @@ def test_one_rank_sends_nothing():
     line = mpi_model.Line(1e-3, 1e-9)
     model = mpi_model.Model(line, line, 1.0, {2: mpi_model.Line(0.5, 1e-3)})
     assert model.step(100, 2, 1) == pytest.approx(0.6)
-    halo, sums = 10 * 2 * 8, 1.5 * 2 * 8
-    messages = line(halo) + 2 * line(sums) + 2
+    halo, sums = 10 * 2 * 8, 4 * 2 * 8
+    messages = line(halo) + line(sums) + 2
     assert model.step(100, 2, 2) == pytest.approx(0.55 + messages)
     assert model.step(100, 2, 4) == pytest.approx(0.525 + messages + 1e-9 * halo)
 

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from allocator import keep_freed_memory
 from rich.console import Console
 
 import hessops
@@ -106,6 +107,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
 ) -> None:
     """Time products, quadrature and eigensolvers on the ranks that mpirun has started."""
+    keep_freed_memory()
     comm = hessops_mpi.CountingComm(hessops_mpi.world())
     A = hessops_mpi.sharded_laplacian((side, side), comm)
     rows, numbers = [], {}
