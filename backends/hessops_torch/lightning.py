@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from hessops_torch.losses.loss import Loss
 from hessops_torch.training.record import CurvatureRecord, scalars
 from hessops_torch.training.tracker import CurvatureTracker
-from hessops_torch.losses.loss import Loss
 
 try:
     import lightning.pytorch as pl

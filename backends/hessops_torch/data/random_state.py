@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 __all__ = ["exclusive", "generators_preserved", "preserved_global_rng", "random_state"]
 
 exclusive = threading.RLock()
-"""To be held by who changes a model, the choice of kernels or random states: one lock for all models."""
+"""Held by who changes a model, the choice of kernels or random states; one lock for all models."""
 
 
 @contextmanager

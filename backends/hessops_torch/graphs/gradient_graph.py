@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.losses.failures import differentiating, evaluate
-from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.graphs.nodes import bytes_behind, differentiable, require_second_derivatives
 from hessops_torch.graphs.symmetry import shows_symmetry
+from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.losses.failures import differentiating, evaluate
 from hessops_torch.model.parameters import add_pieces
 
 __all__ = ["GradientGraph"]

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hessops_torch.losses.failures import differentiating
 from hessops_torch.graphs.nodes import bytes_behind, differentiable, require_second_derivatives
 from hessops_torch.graphs.symmetry import shows_adjoint
+from hessops_torch.losses.failures import differentiating
 from hessops_torch.model.parameters import add_pieces
 
 __all__ = ["OutputGraph"]

@@ -90,9 +90,7 @@ def fitting_names(model: nn.Module, params: _Item | Iterable[_Item]) -> tuple[st
     return tuple(name for name in every if name in wanted)
 
 
-def no_fit(
-    what: str, pattern: str | re.Pattern[str], names: Sequence[str], shown: str
-) -> str:
+def no_fit(what: str, pattern: str | re.Pattern[str], names: Sequence[str], shown: str) -> str:
     """Return that nothing of a model fits a pattern, and which names come near or what is `shown`."""
     text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
     near = difflib.get_close_matches(text, names, n=3, cutoff=0.6)

@@ -18,14 +18,11 @@ from hessops.errors import NonFiniteError
 from hessops.together import raise_together, tried
 from hessops_torch.data.batch import length_of
 from hessops_torch.data.micro_batches import MicroBatches
-from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
-from hessops_torch.losses.failures import applying, name_of
-from hessops_torch.graphs.cache import GraphCache, free_memory
 from hessops_torch.data.random_state import exclusive
+from hessops_torch.graphs.cache import GraphCache, free_memory
 from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.loss import Loss, as_batch_loss
-from hessops_torch.objective.first_batch import INDEPENDENT, shows_dependence
-from hessops_torch.objective.options import check_model, check_options
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection, Selection
 from hessops_torch.model.snapshot import Snapshot
@@ -35,6 +32,9 @@ from hessops_torch.model.state import (
     second_order,
     uses_batch_statistics,
 )
+from hessops_torch.objective.first_batch import INDEPENDENT, shows_dependence
+from hessops_torch.objective.options import check_model, check_options
+from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
 
 __all__ = ["Objective"]
 

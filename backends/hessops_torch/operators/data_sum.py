@@ -16,10 +16,10 @@ from hessops.operators.elementary import Identity
 from hessops.structure import SELF_ADJOINT, Structure
 from hessops.together import tried
 from hessops_torch.graphs.cache import GraphCache
-from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_weight_decay
 
 __all__ = ["DataSum"]
 

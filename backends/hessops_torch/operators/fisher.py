@@ -15,19 +15,19 @@ from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.likelihoods import LIKELIHOODS, Likelihood
 from hessops_torch.losses.loss import Loss
-from hessops_torch.objective.objective import Objective
-from hessops_torch.operators.arguments import objective_of
-from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.losses.output_hessian import (
     OutputMatrix,
     closed_form_holds,
     has_nonnegative_weights,
     is_plain,
 )
-from hessops_torch.objective.passes import output_shapes
-from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.objective.passes import output_shapes
+from hessops_torch.operators.arguments import objective_of
+from hessops_torch.operators.output_sum import OutputSum
 
 __all__ = ["Fisher", "fisher"]
 

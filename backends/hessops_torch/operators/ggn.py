@@ -10,13 +10,9 @@ from torch import Tensor, nn
 from hessops.algorithms._common import level_outside
 from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
-from hessops_torch.losses.criterion import CriterionLoss
-from hessops_torch.operators.linear_losses import require_curvature
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.loss import Loss
-from hessops_torch.objective.objective import Objective
-from hessops_torch.operators.arguments import objective_of
-from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.losses.output_hessian import (
     OutputMatrix,
     closed_form,
@@ -24,9 +20,13 @@ from hessops_torch.losses.output_hessian import (
     differentiated,
     is_convex,
 )
-from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.arguments import objective_of
+from hessops_torch.operators.linear_losses import require_curvature
+from hessops_torch.operators.output_sum import OutputSum
 
 __all__ = ["GaussNewton", "ggn"]
 
@@ -144,7 +144,9 @@ class GaussNewton(OutputSum):
         if self._closed_form_holds is None:
             self._closed_form_holds = closed_form_holds(loss, outputs, batch)
             if not self._closed_form_holds:
-                warnings.warn(_other_form(loss.criterion), RuntimeWarning, stacklevel=level_outside())
+                warnings.warn(
+                    _other_form(loss.criterion), RuntimeWarning, stacklevel=level_outside()
+                )
         return known if self._closed_form_holds else differentiated(loss, outputs, batch)
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.operators.empirical_fisher import EmpiricalFisher
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.losses.loss import Loss
+from hessops_torch.losses.unit_gradients import UnitGradients, unit_gradients
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.passes import summed_gradient
 from hessops_torch.operators.arguments import objective_of
+from hessops_torch.operators.empirical_fisher import EmpiricalFisher
 from hessops_torch.operators.output_sum import OutputShare
-from hessops_torch.model.selection import ParameterSelection
-from hessops_torch.model.state import Mode
-from hessops_torch.losses.unit_gradients import UnitGradients, unit_gradients
 
 __all__ = ["GradientCovariance", "gradient_covariance"]
 

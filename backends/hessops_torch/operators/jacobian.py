@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from hessops.array_space import ArraySpace
 from hessops.operator import LinearOperator
 from hessops_torch.data.batch import tensors_in
+from hessops_torch.graphs.cache import GraphCache
+from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.contract import describe_value, require_outputs
 from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.function import SplitLoss
-from hessops_torch.graphs.cache import GraphCache
-from hessops_torch.losses.contract import describe_value, require_outputs
-from hessops_torch.objective.objective import Objective
-from hessops_torch.graphs.output_graph import OutputGraph
-from hessops_torch.objective.passes import output_shapes
-from hessops_torch.operators.arguments import objective_of
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.passes import output_shapes
+from hessops_torch.operators.arguments import objective_of
 
 __all__ = ["Jacobian", "jacobian", "ntk"]
 
@@ -254,9 +254,7 @@ class Jacobian(LinearOperator):
 
         return self._added(add, X, self.shape[1], first, batches)
 
-    def _added(
-        self, add: _Add, X: Any, length: int, first: int, batches: Iterable[Any]
-    ) -> Any:
+    def _added(self, add: _Add, X: Any, length: int, first: int, batches: Iterable[Any]) -> Any:
         """Return vectors of a length that the graphs of some micro-batches were added to."""
         with self.objective.ready(self.graphs):
             columns = X.detach().T.contiguous()

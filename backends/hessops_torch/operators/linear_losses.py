@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.failures import differentiating, name_of
-from hessops_torch.losses.contract import OutputLoss
-from hessops_torch.objective.objective import Objective
 from hessops_torch.losses.output_hessian import differentiated
+from hessops_torch.objective.objective import Objective
 
 __all__ = ["require_curvature"]
 

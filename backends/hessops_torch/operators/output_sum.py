@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor
 
 from hessops.structure import Structure
-from hessops_torch.operators.data_sum import DataSum
-from hessops_torch.losses.failures import name_of
-from hessops_torch.losses.contract import OutputLoss, require_outputs
-from hessops_torch.objective.objective import Objective
 from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.contract import require_outputs
+from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.output_hessian import OutputMatrix
+from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.data_sum import DataSum
 
 __all__ = ["OutputShare", "OutputSum"]
 

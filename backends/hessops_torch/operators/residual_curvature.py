@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hessops_torch.operators.hessian import Hessian
 from hessops_torch.losses.contract import BatchLoss, OutputLoss, require_outputs
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.output_gradient import output_gradient
-from hessops_torch.objective.objective import Objective
-from hessops_torch.operators.arguments import objective_of
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.arguments import objective_of
+from hessops_torch.operators.hessian import Hessian
 
 __all__ = ["ResidualCurvature", "residual_curvature"]
 

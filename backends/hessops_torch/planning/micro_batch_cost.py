@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.graphs.cache import GraphCache
+from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.planning.live_memory import LiveMemory
 from hessops_torch.products.clock import seconds_of
 

@@ -19,9 +19,14 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessops_torch.data.batch import leaves, map_tensors, tensors_in
-from hessops_torch.products.functional_product import FunctionalMode, FunctionalProduct, Named, ProductsAndLoss
-from hessops_torch.objective.objective import Objective
 from hessops_torch.model.snapshot import Snapshot
+from hessops_torch.objective.objective import Objective
+from hessops_torch.products.functional_product import (
+    FunctionalMode,
+    FunctionalProduct,
+    Named,
+    ProductsAndLoss,
+)
 
 __all__ = ["CompiledProduct"]
 

@@ -1,7 +1,7 @@
 """Hessian products by function transforms, several columns at a time.
 
-Two orders of differentiation stand beside the plain double backward pass of `hessops_torch.graphs.gradient_graph`:
-the derivative along a vector of the gradient ("forward over reverse"), and the gradient of the
+Two orders of differentiation stand beside the plain double backward pass, that of `GradientGraph`: the
+derivative along a vector of the gradient ("forward over reverse"), and the gradient of the
 derivative along a vector ("reverse over forward"). Both keep nothing between products, share what does
 not depend on the vector among the columns of a chunk, and do fewer and larger operations than a loop
 over the columns.
@@ -22,7 +22,14 @@ from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.objective.loss_module import LossModule
 from hessops_torch.objective.objective import Objective
 
-__all__ = ["FunctionalMode", "FunctionalProduct", "Named", "Order", "ProductsAndLoss", "named_views"]
+__all__ = [
+    "FunctionalMode",
+    "FunctionalProduct",
+    "Named",
+    "Order",
+    "ProductsAndLoss",
+    "named_views",
+]
 
 Order = Literal["forward-over-reverse", "reverse-over-forward"]
 """Which of the two derivatives is taken last, and which first."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from hessops.algorithms._common import level_outside
+from hessops_torch.graphs.gradient_graph import GradientGraph
+from hessops_torch.objective.objective import Objective
 from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.functional_product import FunctionalProduct
-from hessops_torch.graphs.gradient_graph import GradientGraph
-from hessops_torch.objective.objective import Objective
 
 __all__ = ["ProductMode", "check_product", "find_product"]
 

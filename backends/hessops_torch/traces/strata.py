@@ -20,9 +20,9 @@ from torch import Tensor
 from hessops.arrays import HostArray
 from hessops_torch.data.batch import leaves, map_tensors, num_samples, taken, tensors_in
 from hessops_torch.losses.contract import EvaluationError, OutputLoss
-from hessops_torch.objective.objective import Objective
 from hessops_torch.losses.output_factor import output_factor
 from hessops_torch.losses.output_gradient import output_gradient
+from hessops_torch.objective.objective import Objective
 
 __all__ = ["StrataBatches", "Stratum", "strata_of"]
 
