@@ -212,7 +212,6 @@ def test_a_loss_may_write_into_the_outputs():
     split = SplitLoss(lambda f, b: f(b[0]), lambda z, b: (z.sub_(b[1]).square().sum(), z.numel()))
     operator = hessian(problem.model, split, problem.batches)
     result = hessian_trace(operator, max_products=64, rng=0)
-    assert result.method == "gauss-newton"
     assert abs(result.value - float(operator.to_dense().trace())) < 5 * result.standard_error
 
 
