@@ -68,8 +68,9 @@ def tasks(A: Any, probes: int, steps: int, eigsh_steps: int) -> Iterator[Task]:
         lambda: hessops.spectral_density(A, num_probes=probes, num_steps=steps, rng=0),
     )
     yield (
-        f"power iteration, {steps} steps",
-        steps,
+        # One pair, and a guard beside it.
+        f"power iteration, {steps} steps of 2 columns",
+        2 * steps,
         lambda: hessops.power_iteration(A, max_steps=steps, tol=1e-15, rng=0),
     )
     yield (

@@ -28,6 +28,7 @@ from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.objective.passes import output_shapes
 from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputSum
+from hessops_torch.products.output_tangents import JacobianMode
 
 __all__ = ["Fisher", "fisher"]
 
@@ -44,6 +45,7 @@ def fisher(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    product: JacobianMode | None = None,
 ) -> Fisher:
     """Return the Fisher information matrix of a model over a data set.
 
@@ -83,6 +85,9 @@ def fisher(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    product : {'backward', 'forward'}, optional
+        How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
+        as for `ggn`.
 
     Returns
     -------
@@ -121,7 +126,9 @@ def fisher(
     """
     check_weight_decay(weight_decay)
     objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
-    return Fisher(objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay)
+    return Fisher(
+        objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay, product=product
+    )
 
 
 class Fisher(OutputSum):
@@ -137,6 +144,8 @@ class Fisher(OutputSum):
         What the labels are drawn by.
     weight_decay : float
         Multiple of the identity to add.
+    product : {'backward', 'forward'}, optional
+        How to multiply by the Jacobian, as for `ggn`.
 
     Raises
     ------
@@ -153,6 +162,7 @@ class Fisher(OutputSum):
         num_draws: int | None = None,
         rng: RandomState = None,
         weight_decay: float = 0.0,
+        product: JacobianMode | None = None,
     ) -> None:
         require_positive(num_draws=num_draws)
         if num_draws is None and rng is not None:
@@ -161,7 +171,7 @@ class Fisher(OutputSum):
         likelihood = _likelihood(objective)
         semidefinite = weight_decay >= 0 and has_nonnegative_weights(objective.loss)
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT
-        super().__init__(objective, weight_decay=weight_decay, structure=structure)
+        super().__init__(objective, weight_decay=weight_decay, structure=structure, product=product)
         self.num_draws = num_draws
         self.seed = None if num_draws is None else seed_from(rng)
         # Index of the first label of each micro-batch among all of them.

@@ -28,6 +28,7 @@ __all__ = [
     "Named",
     "Order",
     "ProductsAndLoss",
+    "attributes_kept",
     "named_views",
 ]
 
@@ -89,7 +90,7 @@ class FunctionalProduct:
         total: Tensor | None = None
         with (
             differentiating(name_of(index)),
-            _attributes_kept(self.objective.model),
+            attributes_kept(self.objective.model),
             warnings.catch_warnings(),
         ):
             # PyTorch compiles its own forward-mode formulas with what it has deprecated.
@@ -160,8 +161,19 @@ def named_views(rows: Tensor, parameters: Mapping[str, Tensor]) -> Named:
 
 
 @contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the attributes that a forward pass writes, which would hold tensors of a transform."""
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Put back the attributes that a forward pass writes, which would hold tensors of a transform.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With all modules inside.
+
+    Yields
+    ------
+    None
+        While they may be written.
+    """
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield
