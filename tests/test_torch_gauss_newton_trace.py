@@ -26,10 +26,10 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import SplitLoss, gauss_newton_diagonal, gauss_newton_trace, ggn, hessian
-from hessops_torch.output_factor import output_factor
-from hessops_torch.output_hessian import output_hessian
-from hessops_torch.sample_gradients import HookedGradients, MappedGradients, WholeGradients
-from hessops_torch.squared_gradients import SquaredGradients
+from hessops_torch.losses.output_factor import output_factor
+from hessops_torch.losses.output_hessian import output_hessian
+from hessops_torch.traces.sample_gradients import HookedGradients, MappedGradients, WholeGradients
+from hessops_torch.traces.squared_gradients import SquaredGradients
 
 
 def assert_exact(G, kind=None):
@@ -121,6 +121,15 @@ def test_layers_called_twice_and_parameters_of_modules_of_no_known_kind(unknown)
     assert_exact(ggn(model, nn.CrossEntropyLoss(), cut([3, 2], x, y)), kind)
 
 
+def test_the_target_of_a_split_loss_is_where_its_function_finds_it():
+    """And not the second item of a batch, which is the input here."""
+    model = build(lambda: mlp(outputs=3), 0, "cpu")
+    x, y = normal(1, 6, 3, device="cpu"), integers(2, 3, 6, device="cpu")
+    weight = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    split = SplitLoss(lambda f, b: f(b[1]), nn.CrossEntropyLoss(weight), target=lambda b: b[0])
+    assert_exact(ggn(model, split, cut([4, 2], y, x)), HookedGradients)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_tokens_embeddings_and_tied_weights(tied):
     """Of tied weights the hooks see both uses."""
@@ -208,7 +217,7 @@ def test_memory_bounds_the_samples_that_are_looked_at_at_once(monkeypatch):
     problem = images("cpu", (7, 2))
     G = ggn(*problem.arguments)
     whole = gauss_newton_trace(G).value, gauss_newton_trace(G, num_seeds=3, rng=0).value
-    monkeypatch.setattr("hessops_torch.squared_gradients._BYTES", 1)
+    monkeypatch.setattr("hessops_torch.traces.squared_gradients._BYTES", 1)
     parts = gauss_newton_trace(G).value, gauss_newton_trace(G, num_seeds=3, rng=0).value
     assert parts == pytest.approx(whole, rel=1e-12)
 

@@ -28,9 +28,9 @@ from torch_problems import (
 import hessops
 from hessops import ConvergenceWarning, NonFiniteError
 from hessops_torch import SplitLoss, ggn, hessian, hessian_trace
-from hessops_torch.allocation import Part, Way, allocate
-from hessops_torch.curvature_forms import CurvatureGraph
-from hessops_torch.strata import strata_of
+from hessops_torch.graphs.curvature_graph import CurvatureGraph
+from hessops_torch.traces.allocation import Part, Way, allocate
+from hessops_torch.traces.strata import strata_of
 
 COUNT = 64
 
@@ -204,6 +204,14 @@ def test_a_concave_loss_has_plain_probes():
     operator = hessian(problem.model, concave, problem.batches)
     result = hessian_trace(operator, max_products=64, rng=0)
     assert result.method == "stratified"
+    assert abs(result.value - float(operator.to_dense().trace())) < 5 * result.standard_error
+
+
+def test_a_loss_may_write_into_the_outputs():
+    problem = regression("cpu")
+    split = SplitLoss(lambda f, b: f(b[0]), lambda z, b: (z.sub_(b[1]).square().sum(), z.numel()))
+    operator = hessian(problem.model, split, problem.batches)
+    result = hessian_trace(operator, max_products=64, rng=0)
     assert abs(result.value - float(operator.to_dense().trace())) < 5 * result.standard_error
 
 

@@ -1,0 +1,378 @@
+"""A loss of a model over a data set, and the model in the state that its derivatives need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hessops.comm import Communicator, SerialComm
+from hessops.counted import counted
+from hessops.errors import NonFiniteError
+from hessops.together import raise_together, tried
+from hessops_torch.data.batch import length_of
+from hessops_torch.data.micro_batches import MicroBatches
+from hessops_torch.data.random_state import exclusive
+from hessops_torch.graphs.cache import GraphCache, free_memory
+from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.loss import Loss, as_batch_loss
+from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.model.selection import ParameterSelection, Selection
+from hessops_torch.model.snapshot import Snapshot
+from hessops_torch.model.state import (
+    Mode,
+    require_separate_samples,
+    second_order,
+    uses_batch_statistics,
+)
+from hessops_torch.objective.first_batch import INDEPENDENT, shows_dependence
+from hessops_torch.objective.options import check_model, check_options
+from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
+
+__all__ = ["Objective"]
+
+
+class Objective:
+    """A loss of a model over a data set, of which operators are derivatives.
+
+    Several operators may be made of one, and then read the same data.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Used as it stands, also when its parameters change later; left as it was found.
+    loss : torch.nn.Module or callable
+        A standard criterion, its functional form, or a function of (model, batch) that returns
+        (sum, count).
+    data : DataLoader, Dataset, list of batches, or one batch as a tuple of tensors
+        Every pass has to give the same.
+    params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+        Parameters to differentiate by; all that require a gradient where not given.
+    mode : {'eval', 'train'}, optional
+        Mode of the model during products; as the model stands where not given.
+    micro_batch_size : int, optional
+        Cut batches into parts of at most that many samples.
+    memory_budget : int, optional
+        Bytes of graphs that an operator may keep between products; half of the free memory of the
+        device where not given, none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with its part of the data (`shard`) and the same model.
+
+    Raises
+    ------
+    ValueError
+        If the data is empty or differs between two passes, the loss is no scalar, does not depend on
+        the parameters or changes from one call to the next (dropout), an option is out of range, a
+        pattern fits no parameter, dtypes or devices are mixed, or a batch that batch norm looks at
+        as a whole would be split.
+    TypeError
+        If model, loss or data are of a kind that is not understood.
+    RuntimeError
+        If the model cannot be applied to the first batch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from hessops_torch import Hessian, Objective
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> objective = Objective(model, torch.nn.MSELoss(), [(torch.eye(2), torch.zeros(2, 1))])
+    >>> Hessian(objective).shape
+    (2, 2)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: Any,
+        *,
+        params: ParameterSelection = None,
+        mode: Mode | None = None,
+        micro_batch_size: int | None = None,
+        memory_budget: int | None = None,
+        comm: Communicator | None = None,
+    ) -> None:
+        comm = comm or SerialComm()
+        beside = ranks_beside(comm)
+        # What one rank cannot use is refused on all, before they wait for each other.
+        _, error = tried(
+            lambda: self._prepare(
+                model, loss, data, params, mode, micro_batch_size, memory_budget, comm, beside
+            )
+        )
+        raise_together(comm, error)
+        self.ranks = DataRanks(comm, len(self.batches), self.batches.checksum())
+        if comm.size > 1:
+            self._require_same_on_ranks()
+        depends, error = tried(self._tried_first_batch)
+        raise_together(comm, error)
+        if not self.ranks.any(bool(depends)):
+            raise ValueError(INDEPENDENT)
+
+    def _prepare(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: Any,
+        params: ParameterSelection,
+        mode: Mode | None,
+        micro_batch_size: int | None,
+        memory_budget: int | None,
+        comm: Communicator,
+        beside: int,
+    ) -> None:
+        """Take in what this rank is given."""
+        check_model(model)
+        check_options(mode=mode, micro_batch_size=micro_batch_size, memory_budget=memory_budget)
+        self.model = model
+        self.mode = mode
+        self.selection = Selection(model, params)
+        self.parameters = self.selection.current()
+        if (
+            micro_batch_size is None
+            and isinstance(data, Dataset)
+            and uses_batch_statistics(model, mode)
+        ):
+            raise ValueError(
+                "batch norm in train mode makes a batch one function of all its samples, and a Dataset "
+                "does not say what its batches are: pass a DataLoader, or use mode='eval'"
+            )
+        self.domain = ParameterSpace(self.parameters, comm)
+        free = free_memory(self.domain.device) // beside
+        self.memory_budget = free // 2 if memory_budget is None else memory_budget
+        self.batches = MicroBatches(
+            data, self.domain.device, micro_batch_size, free // 4, is_part=comm.size > 1
+        )
+        self.loss: BatchLoss = as_batch_loss(loss)
+        # The data never changes and its counts are looked at once, as long as the loss is the same.
+        self._counts: tuple[float, ...] | None = None
+        # What else operators found in all the data that depends on nothing but the loss.
+        self.found: dict[Hashable, float] = {}
+        self._lengths: tuple[float, ...] | None = None
+        self._loss_state = Snapshot(self.loss.parts)
+
+    def _require_same_on_ranks(self) -> None:
+        self.ranks.require_same(
+            {
+                "the number of parameters": self.domain.dim,
+                "mode": self.mode or ("train" if self.model.training else "eval"),
+                "the loss": ", ".join(type(part).__qualname__ for part in self.loss.parts),
+                "a mean over the data": self.loss.averages,
+            }
+        )
+        self.ranks.require_same_parameters(self.parameters)
+
+    def _tried_first_batch(self) -> bool:
+        """Look at the first batch, and tell whether the loss depends on the parameters."""
+        if not len(self.batches):
+            return False
+        with self.ready():
+            return shows_dependence(self.evaluate, self.batches, self.parameters)
+
+    def restricted(self, params: ParameterSelection) -> Objective:
+        """Return the same loss on the same data, to be differentiated by other parameters.
+
+        Parameters
+        ----------
+        params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
+            As for the objective itself.
+
+        Returns
+        -------
+        Objective
+            Reads the same batches, without a look at them.
+        """
+        other = copy(self)
+        other.selection = Selection(self.model, params)
+        other.parameters = other.selection.current()
+        other.domain = ParameterSpace(other.parameters, self.ranks.comm)
+        other._loss_state = Snapshot(self.loss.parts)
+        return other
+
+    @contextmanager
+    def ready(self, *caches: GraphCache[Any]) -> Iterator[None]:
+        """Have the model to oneself, in the state that second derivatives need.
+
+        Parameters
+        ----------
+        *caches : GraphCache
+            Emptied if model or loss have changed.
+
+        Yields
+        ------
+        None
+            While the model is ready.
+        """
+        with exclusive:
+            if self.batches.micro_batch_size is not None:
+                require_separate_samples(self.model, self.mode)
+            self.parameters = self.selection.current()
+            for cache in caches:
+                cache.drop_stale()
+            if not self._loss_state.fits():
+                self._counts = None
+                self.found.clear()
+                self._loss_state = Snapshot(self.loss.parts)
+            with second_order(self.model, self.parameters.values(), self.mode):
+                yield
+            for cache in caches:
+                cache.settle()
+            self._loss_state.settle()
+
+    def evaluate(self, index: int, batch: Any) -> tuple[Tensor, Tensor | float]:
+        """Return the sum of the loss over a micro-batch and its count, while the model is ready."""
+        with self.applying(index, batch):
+            return self.loss(self.model, batch)
+
+    def applying(self, index: int, batch: Any) -> AbstractContextManager[None]:
+        """Say of which micro-batch it is what the model or the loss raise, while they are applied."""
+        return applying(batch, next(iter(self.parameters.values())), name_of(index))
+
+    def new_cache(self, memory_budget: float | None = None) -> GraphCache[Any]:
+        """Return an empty cache for graphs of this model and loss.
+
+        Parameters
+        ----------
+        memory_budget : float, optional
+            Most bytes of graphs; that of the objective where not given.
+
+        Returns
+        -------
+        GraphCache
+            To be handed to `ready`, which empties it if model or loss have changed.
+        """
+        budget = self.memory_budget if memory_budget is None else memory_budget
+        return GraphCache((self.model, *self.loss.parts), budget)
+
+    def counts(self, found: Sequence[Tensor | float] | None = None) -> tuple[float, ...] | None:
+        """Return the count of every micro-batch, None if the loss is not averaged.
+
+        Parameters
+        ----------
+        found : sequence of torch.Tensor or float, optional
+            What a pass over this rank's micro-batches has found; a pass of its own, while the model is
+            ready, where not given.
+
+        Returns
+        -------
+        tuple of float or None
+            On the host, by one synchronisation the first time; of all ranks, in their order, by one
+            reduction the first time.
+
+        Raises
+        ------
+        ValueError
+            If they add up to zero.
+        """
+        if not self.loss.averages:
+            return None
+        if self._counts is None:
+            if found is None:
+                with torch.no_grad():
+                    found = [
+                        self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches.here())
+                    ]
+            self._counts = self.ranks.gathered(as_floats(found))
+        if not math.fsum(self._counts) > 0:
+            raise ValueError(
+                f"the counts of all batches add up to {math.fsum(self._counts):g}: nothing to average"
+            )
+        return self._counts
+
+    def misses_counts(self) -> bool:
+        """Tell whether the loss is averaged, by counts that are not known yet, or not any more."""
+        return self.loss.averages and self._counts is None
+
+    def forget_counts(self) -> None:
+        """Have the counts found anew: on some rank they are not known any more."""
+        self._counts = None
+
+    def num_samples(self) -> tuple[float, ...]:
+        """Return how much data is behind every micro-batch of all ranks; collective.
+
+        Returns
+        -------
+        tuple of float
+            The counts of a loss that is averaged, and else the lengths of the batches.
+
+        Raises
+        ------
+        ValueError
+            On all ranks, as for `counts`, or if any cannot evaluate the loss.
+        """
+        if not self.loss.averages:
+            if self._lengths is None:
+                self._lengths = self.ranks.gathered(
+                    [float(length_of(batch)) for batch in self.batches.here()]
+                )
+            return self._lengths
+        found, error = tried(self._counts_here)
+        raise_together(self.ranks.comm, error)
+        if self.ranks.any(self._counts is None):
+            self.forget_counts()
+        return self.counts(found) or ()
+
+    def _counts_here(self) -> Sequence[float]:
+        with self.ready():
+            if self._counts is not None:
+                first = self.ranks.first
+                return self._counts[first : first + self.ranks.count]
+            with torch.no_grad():
+                return as_floats(
+                    [self.evaluate(i, batch)[1] for i, batch in enumerate(self.batches.here())]
+                )
+
+    def divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
+        """Return what sums over the data are divided by: the total of `counts`, or 1."""
+        counts = self.counts(found)
+        return 1.0 if counts is None else math.fsum(counts)
+
+    def require_finite(
+        self, totals: Sequence[Tensor | None], cache: GraphCache[Any] | None = None, first: int = 0
+    ) -> None:
+        """Raise if a loss that was computed is NaN or infinite, by one synchronisation.
+
+        Parameters
+        ----------
+        totals : sequence of torch.Tensor or None
+            Of micro-batches, in their order; None for what was not computed.
+        cache : GraphCache, optional
+            Emptied then: of a graph that is kept nobody would hear again.
+        first : int
+            Index of the first of them.
+
+        Raises
+        ------
+        NonFiniteError
+            Naming the micro-batch.
+        """
+        computed = {first + i: total for i, total in enumerate(totals) if total is not None}
+        if not computed:
+            return
+        values = torch.stack([total.to(torch.float64) for total in computed.values()]).tolist()
+        for index, value in zip(computed, values, strict=True):
+            if not math.isfinite(value):
+                if cache is not None:
+                    cache.clear()
+                raise NonFiniteError(
+                    f"the loss of {name_of(index)} is {value}: look for NaN or infinity in its data, "
+                    "and for a division or a logarithm of 0 in the model or the loss"
+                )
+
+    def require_one_rank(self, what: str) -> None:
+        """Raise if the data is dealt out to ranks, over which an operator does not sum."""
+        if self.ranks.comm.size > 1:
+            raise ValueError(f"{what} does not sum over ranks yet: give all the data, and no comm")
+
+    def describe(self) -> str:
+        """Return the number of micro-batches and the mode, as operators show them."""
+        train = self.model.training if self.mode is None else self.mode == "train"
+        parts = counted(self.ranks.total, "micro-batch", "micro-batches")
+        return f"{parts}, {'train' if train else 'eval'} mode"
