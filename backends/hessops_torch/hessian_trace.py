@@ -168,7 +168,7 @@ def hessian_trace(
         callback=callback,
     )
     result = _result(H, engine, outcome, tolerances, confidence, time.perf_counter() - clock)
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, H.domain.comm)
     return result
 
 

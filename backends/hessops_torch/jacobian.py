@@ -200,7 +200,11 @@ class Jacobian(LinearOperator):
     returns_own_memory = True
 
     def __init__(self, objective: Objective) -> None:
-        objective.require_one_rank(type(self).__name__)
+        objective.require_one_rank(
+            type(self).__name__,
+            "make it without comm, of all the data or of this rank's; J.H @ J of all is "
+            "data_parallel(J.H @ J, comm), and for squared errors a multiple of ggn(..., comm=comm)",
+        )
         if not isinstance(objective.loss, OutputLoss):
             raise TypeError(
                 "a Jacobian needs the model's outputs by themselves, and a function of (model, batch) "

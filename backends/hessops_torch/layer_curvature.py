@@ -186,7 +186,7 @@ def layer_curvature(
         status += (
             f"; eigenvalues of {', '.join(missed)} did not converge: {pairs[missed[0]].status}"
         )
-    warn_if_failed(not missed, status)
+    warn_if_failed(not missed, status, operator.domain.comm)
     parts: list[EigenResult | SpectralDensity] = [*pairs.values(), *densities.values()]
     columns = {block: index for index, block in enumerate(members, start=1)}
     return LayerCurvature(

@@ -12,7 +12,7 @@ __all__ = ["output_shapes"]
 
 
 def output_shapes(objective: Objective) -> tuple[torch.Size, ...]:
-    """Return the shapes of the outputs for all micro-batches, by a forward pass over all data.
+    """Return the shapes of the outputs for this rank's micro-batches, by a forward pass over them.
 
     Parameters
     ----------
@@ -22,13 +22,13 @@ def output_shapes(objective: Objective) -> tuple[torch.Size, ...]:
     Returns
     -------
     tuple of torch.Size
-        One per micro-batch.
+        One per micro-batch; of one process, of all the data.
     """
     loss, parameter = objective.loss, next(iter(objective.parameters.values()))
     assert isinstance(loss, OutputLoss)
     shapes = []
     with objective.ready(), torch.no_grad():
-        for index, batch in enumerate(objective.batches):
+        for index, batch in enumerate(objective.batches.here()):
             with applying(batch, parameter, name_of(index)):
                 shapes.append(loss.outputs(objective.model, batch).shape)
     return tuple(shapes)

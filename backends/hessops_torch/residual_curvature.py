@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hessops.comm import Communicator
 from hessops_torch.hessian import Hessian
 from hessops_torch.loss_contract import BatchLoss, OutputLoss
 from hessops_torch.losses import Loss
@@ -26,6 +27,7 @@ def residual_curvature(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> ResidualCurvature:
     """Return the Hessian of a loss minus its Gauss-Newton matrix.
 
@@ -54,6 +56,9 @@ def residual_curvature(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -94,6 +99,7 @@ def residual_curvature(
         mode=mode,
         micro_batch_size=micro_batch_size,
         memory_budget=memory_budget,
+        comm=comm,
     )
     return ResidualCurvature(objective)
 

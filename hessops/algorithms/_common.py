@@ -12,6 +12,7 @@ import numpy as np
 
 from hessops.agreement import to_host
 from hessops.arrays import Array, HostArray, eps, is_array, numpy_dtype, to_numpy
+from hessops.comm import Communicator
 from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.options import require_options
@@ -211,10 +212,23 @@ def default_block_size(space: Space, wanted: int) -> int:
     return max(1, min(wanted, _MAX_BLOCK, fitting))
 
 
-def warn_if_failed(converged: bool, status: str) -> None:
-    """Warn of a result that missed its target, at the first caller outside of hessops."""
-    if not converged:
+def warn_if_failed(converged: bool, status: str, comm: Communicator) -> None:
+    """Warn of a result that missed its target, once, at the first caller outside of hessops.
+
+    Of ranks, which all have the same result, rank 0 warns. Where warnings are errors, all raise: who
+    went on alone would wait for rank 0.
+    """
+    if not converged and (comm.rank == 0 or _is_error(status)):
         warnings.warn(status, ConvergenceWarning, stacklevel=_level_outside())
+
+
+def _is_error(status: str) -> bool:
+    """Tell whether filters, but for those of single modules, make an error of the warning."""
+    for action, message, category, module, _ in warnings.filters:
+        fits = message is None or message.match(status)
+        if module is None and fits and issubclass(ConvergenceWarning, category):
+            return action == "error"
+    return False
 
 
 def _level_outside() -> int:

@@ -124,7 +124,7 @@ def matrix_function(
     value = state.vectors()
     converged = _converged(state, limit)
     status = _status(state, outcome.reason, limit)
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, operator.domain.comm)
     return MatrixFunctionResult(
         value=value[:, 0] if v.ndim == 1 else value,
         errors=state.errors,
