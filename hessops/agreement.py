@@ -15,12 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, is_complex, numpy_dtype, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_complex, numpy_dtype, to_numpy
 from hessops.random import RandomState, seed_from
 from hessops.space import Space
-from hessops.together import require_same
+from hessops.together import raise_together, require_same
 
-__all__ = ["agreed_seed", "require_same_call", "to_host", "together_to_host"]
+__all__ = [
+    "agreed_seed",
+    "require_same_call",
+    "require_same_vectors",
+    "to_host",
+    "together_to_host",
+]
 
 
 def to_host(space: Space, small: Array) -> HostArray:
@@ -126,6 +132,44 @@ def require_same_call(space: Space) -> None:
     """
     if space.comm.size > 1:
         _require_same_call(space, sys._getframe(1))
+
+
+def require_same_vectors(space: Space, X: Array, name: str) -> None:
+    """Raise on all ranks if vectors that all of them were given are not the same.
+
+    Parameters
+    ----------
+    space : Space
+        Whose ranks they are. Where vectors are split, only their number is looked at.
+    X : array, shape (local_dim, k)
+        What this rank was given.
+    name : str
+        What the caller calls it.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of columns differ, or copies do by more than rounding: each rank would multiply
+        its own part of the data with vectors of its own, and the sum belong to none.
+    """
+    comm = space.comm
+    if comm.size == 1:
+        return
+    hint = "pass the same on every rank"
+    require_same(comm, {f"the number of columns of {name}": X.shape[1]}, hint)
+    if space.is_split:
+        return
+    mean = comm.all_reduce(X) / comm.size
+    apart, size = (
+        np.sqrt(to_numpy(space.column_norms_squared(block))) for block in (X - mean, mean)
+    )
+    error = None
+    if np.any(apart > math.sqrt(eps(space.xp, space.dtype)) * size):
+        error = ValueError(
+            f"{name} differs from rank to rank, which all hold the whole of it: {hint}, such as rank "
+            f"0's, comm.broadcast({name})"
+        )
+    raise_together(comm, error)
 
 
 def _require_same_call(space: Space, frame: FrameType) -> None:

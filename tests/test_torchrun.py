@@ -44,10 +44,18 @@ def test_processes_have_the_answer_of_one():
     assert found["repr"] == serial["repr"]
 
 
-def test_an_error_in_one_process_ends_all():
-    ended = torchrun(2, "fail")
+FAULTS = {
+    "fail": "KeyError: 'what process 1 has to say'",
+    "hang": "Timed out",
+    "kill": "SIGKILL",
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_fault_in_one_process_ends_all(what):
+    ended = torchrun(2, what)
     assert ended.returncode != 0
-    assert "KeyError: 'what process 1 has to say'" in ended.stderr
+    assert FAULTS[what].lower() in ended.stderr.lower()
     assert "nothing has gone wrong" not in ended.stdout + ended.stderr
 
 

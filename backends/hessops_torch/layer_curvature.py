@@ -221,6 +221,11 @@ def _real_operator(H: Any) -> LinearOperator:
     operator = square_operator(H, "layer_curvature")
     if is_complex(operator.xp, operator.dtype):
         raise ValueError(f"{operator} is complex, and a network's layers are real")
+    if operator.domain.is_split:
+        raise ValueError(
+            f"the vectors of {operator} are split over ranks, and layers are looked at on whole ones: "
+            "pass the operator that sharded was given"
+        )
     return operator
 
 

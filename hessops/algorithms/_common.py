@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import to_host
+from hessops.agreement import require_same_vectors, to_host
 from hessops.arrays import Array, HostArray, eps, is_array, numpy_dtype, to_numpy
 from hessops.comm import Communicator
 from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
@@ -185,7 +185,9 @@ def start_vector(space: Space, start: Array | None, stream: Stream) -> Array:
         return space.probes(stream, range(1), "normal")
     if not is_array(start) or start.ndim != 1:
         raise ValueError(f"start must be one vector of shape (n,), got {_describe(start)}")
-    return space.validate(start[:, None])
+    vector = space.validate(start[:, None])
+    require_same_vectors(space, vector, "start")
+    return vector
 
 
 def start_block(space: Space, start: Array, most: int) -> Array:
@@ -195,6 +197,7 @@ def start_block(space: Space, start: Array, most: int) -> Array:
             f"start must have shape (n, {most}) or fewer columns, got {_describe(start)}"
         )
     block = space.validate(start)
+    require_same_vectors(space, block, "start")
     return block * space.from_host(1.0 / start_norms(space, block))
 
 
