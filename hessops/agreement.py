@@ -134,8 +134,8 @@ def require_same_call(space: Space) -> None:
         _require_same_call(space, sys._getframe(1))
 
 
-def require_same_vectors(space: Space, X: Array, name: str) -> None:
-    """Raise on all ranks if vectors that all of them were given are not the same.
+def require_same_vectors(space: Space, X: Array, name: str, hint: str | None = None) -> None:
+    """Raise on all ranks if vectors that all of them have been given are not the same.
 
     Parameters
     ----------
@@ -145,6 +145,8 @@ def require_same_vectors(space: Space, X: Array, name: str) -> None:
         What this rank was given.
     name : str
         What the caller calls it.
+    hint : str, optional
+        What to do about it.
 
     Raises
     ------
@@ -155,7 +157,7 @@ def require_same_vectors(space: Space, X: Array, name: str) -> None:
     comm = space.comm
     if comm.size == 1:
         return
-    hint = "pass the same on every rank"
+    hint = hint or f"pass the same on every rank, such as rank 0's, comm.broadcast({name})"
     require_same(comm, {f"the number of columns of {name}": X.shape[1]}, hint)
     if space.is_split:
         return
@@ -166,8 +168,7 @@ def require_same_vectors(space: Space, X: Array, name: str) -> None:
     error = None
     if np.any(apart > math.sqrt(eps(space.xp, space.dtype)) * size):
         error = ValueError(
-            f"{name} differs from rank to rank, which all hold the whole of it: {hint}, such as rank "
-            f"0's, comm.broadcast({name})"
+            f"{name} differs from rank to rank, which all hold the whole of it: {hint}"
         )
     raise_together(comm, error)
 

@@ -23,6 +23,8 @@ def slow():
     import time
     time.sleep(1.5)
     return operator()
+def unseeded():
+    return scipy.sparse.diags_array(np.random.default_rng().uniform(1.0, 2.0, 50)).tocsr()
 def broken():
     import os
     if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) == "1":
@@ -63,6 +65,13 @@ def test_a_matrix_file_is_analysed_once(analyze, tmp_path):
     exact = 2 - 2 * np.cos(np.pi * np.array([60, 59]) / 61)
     assert values[0] == values[1]
     assert values[0] == pytest.approx(exact, rel=1e-10)
+
+
+def test_ranks_that_make_different_operators_are_refused(analyze):
+    ended, report = analyze(2, "problem.py:unseeded")
+    assert ended.code == 2
+    assert ended.err.count("give what is random in it a seed") == 1
+    assert report is None
 
 
 def test_progress_is_shown_once(analyze):
