@@ -23,8 +23,8 @@ from torch_problems import build, cut, integers, normal  # noqa: E402
 import hessops  # noqa: E402
 from hessops_torch import (  # noqa: E402
     Hessian,
-    Jacobian,
     Objective,
+    ShiftHessian,
     SplitLoss,
     block_diagonal,
     empirical_fisher,
@@ -33,7 +33,9 @@ from hessops_torch import (  # noqa: E402
     gradient_covariance,
     hessian,
     hessian_trace,
+    jacobian,
     layer_curvature,
+    ntk,
     preconditioned,
     residual_curvature,
 )
@@ -209,6 +211,35 @@ def test_layers_and_metrics(size):
             assert norm(layers.densities[name].nodes - serial.densities[name].nodes) < 1e-10
 
 
+@settings(max_examples=6)
+@given(bounds=cuts)
+def test_jacobians_have_rows_of_each_rank(bounds):
+    data = [x for x, _ in OF_CLASSES]
+    serial, kernel = (make(copy.deepcopy(MODEL), data) for make in (jacobian, ntk))
+    dense, form = serial.to_dense(), kernel.to_dense()
+    values = hessops.svds(serial, 2, rng=0).singular_values
+    top = hessops.eigsh(kernel, 2, rng=0).eigenvalues
+
+    def work(comm):
+        first, last = list(pairwise(bounds))[comm.rank]
+        given = copy.deepcopy(MODEL), data[first:last]
+        J, K = (make(*given, comm=comm) for make in (jacobian, ntk))
+        rows = slice(*J.codomain.rows) if comm.size > 1 else slice(None)
+        assert J.shape == serial.shape
+        assert K.structure == kernel.structure
+        assert float((J.to_dense() - dense[rows]).norm()) <= RTOL * float(dense.norm())
+        assert float((K.to_dense() - form[rows]).norm()) <= RTOL * float(form.norm())
+        Y = torch.linspace(1.0, 2.0, J.shape[0], dtype=torch.float64)
+        expected = dense.T @ Y
+        assert float((J.H @ Y[rows] - expected).norm()) <= RTOL * float(expected.norm())
+        assert hessops.svds(J, 2, rng=0).singular_values == pytest.approx(values, rel=1e-10)
+        assert hessops.eigsh(K, 2, rng=0).eigenvalues == pytest.approx(top, rel=1e-10)
+        trace = hessops.trace(K, num_probes=3, rng=0).value
+        assert trace == pytest.approx(hessops.trace(kernel, num_probes=3, rng=0).value, rel=RTOL)
+
+    run_on_ranks(work, len(bounds) - 1)
+
+
 # Refused.
 
 
@@ -290,7 +321,10 @@ def test_statistics_that_train_mode_does_not_read_may_differ():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (Jacobian, "Jacobian has entries for every sample.*make it without comm"),
+        (
+            lambda objective: ShiftHessian(objective, None),
+            "entries for every sample.*make it without comm",
+        ),
         (lambda objective: hessian_trace(Hessian(objective), rng=0), "make it without comm"),
         (
             lambda objective: layer_curvature(

@@ -379,11 +379,6 @@ class Objective:
                     "and for a division or a logarithm of 0 in the model or the loss"
                 )
 
-    def require_one_rank(self, what: str, instead: str) -> None:
-        """Raise if the data is dealt out to ranks, which an operator's vectors are not."""
-        if self.ranks.comm.size > 1:
-            raise ValueError(f"{what} has entries for every sample, which several ranks have: {instead}")
-
     def describe(self) -> str:
         """Return the number of micro-batches and the mode, as operators show them."""
         train = self.model.training if self.mode is None else self.mode == "train"
