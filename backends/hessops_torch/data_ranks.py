@@ -16,7 +16,7 @@ from hessops.comm import Communicator
 from hessops.together import require_same, tell
 from hessops_torch.loss_contract import BatchLoss
 
-__all__ = ["DataRanks", "as_floats", "checksums", "ranks_beside"]
+__all__ = ["DataRanks", "as_floats", "ranks_beside"]
 
 _PLAIN = (bool, int, float, str, type(None))
 # Of batches that batch norm has seen: no product reads it.
@@ -144,10 +144,10 @@ class DataRanks:
             "the ranks have different weights. Load the same on every rank, or seed alike "
             "(torch.manual_seed) before the model is made"
         )
-        facts = checksums("parameter", dict(model.named_parameters()))
+        facts = _checksums("parameter", dict(model.named_parameters()))
         if in_eval:
             buffers = {name: b for name, b in model.named_buffers() if not name.endswith(_COUNTER)}
-            facts |= checksums("buffer", buffers)
+            facts |= _checksums("buffer", buffers)
         require_same(self.comm, facts, hint)
 
     def require_same_loss(self, loss: BatchLoss) -> None:
@@ -159,8 +159,8 @@ class DataRanks:
         for part in loss.parts:
             if isinstance(part, nn.Module):
                 facts |= _settings(part)
-                facts |= checksums("parameter of the loss", dict(part.named_parameters()))
-                facts |= checksums("buffer of the loss", dict(part.named_buffers()))
+                facts |= _checksums("parameter of the loss", dict(part.named_parameters()))
+                facts |= _checksums("buffer of the loss", dict(part.named_buffers()))
         self.require_same(facts)
 
 
@@ -169,20 +169,20 @@ def ranks_beside(comm: Communicator) -> int:
     return comm.local_size() if hasattr(comm, "local_size") else 1
 
 
-def checksums(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+def as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
+    """Return counts as numbers of the host, by one synchronisation."""
+    tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
+    on_host = iter(torch.stack(tensors).tolist() if tensors else [])
+    return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
+
+
+def _checksums(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return shape, dtype and a checksum of the entries of every tensor, by kind and name."""
     return {
         f"{kind} {name}": f"{tuple(t.shape)} {t.dtype} with checksum {_checksum(t):08x}"
         for name, t in tensors.items()
         if not is_lazy(t)
     }
-
-
-def as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
-    """Return counts as numbers of the host, by one synchronisation."""
-    tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
-    on_host = iter(torch.stack(tensors).tolist() if tensors else [])
-    return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
 
 
 def _settings(module: nn.Module) -> dict[str, object]:

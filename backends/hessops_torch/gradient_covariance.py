@@ -194,7 +194,7 @@ class GradientCovariance(EmpiricalFisher):
     def _found_here(self) -> tuple[float, Tensor | None]:
         """Return this rank's number of samples, and its gradient of the summed loss if it counts."""
         with self.objective.ready(*self.caches):
-            return self._count_samples(), self._gradient() if self.centred else None
+            return self._samples_here(), self._gradient() if self.centred else None
 
     def _require_alone(self) -> None:
         if self.objective.ranks.comm.size > 1:
@@ -233,7 +233,7 @@ class GradientCovariance(EmpiricalFisher):
         found = self.objective.found
         if self._key not in found:
             self._require_alone()
-            found[self._key] = self._count_samples()
+            found[self._key] = self._samples_here()
         if not found[self._key]:
             raise ValueError(
                 "the labels of all samples are ignored: there is no gradient of a sample"
@@ -244,16 +244,19 @@ class GradientCovariance(EmpiricalFisher):
     def _key(self) -> Hashable:
         return "samples", self.sample_axes
 
-    def _count_samples(self) -> float:
-        """Return how many samples this rank has, by a forward pass."""
-        objective, numbers = self.objective, []
-        parameter = next(iter(objective.parameters.values()))
-        for index, batch in enumerate(objective.batches.here()):
-            with torch.no_grad(), applying(batch, parameter, name_of(index)):
-                outputs = self.loss.outputs(objective.model, batch)
-                units = unit_gradients(self.loss, outputs, batch, self.sample_axes)
-            numbers.append(units.num_samples())
-        return float(torch.stack(numbers).sum()) if numbers else 0.0
+    def _samples_here(self) -> float:
+        """Return how many samples this rank has, by a forward pass the first time."""
+        objective, key = self.objective, ("samples here", self.sample_axes)
+        if key not in objective.found:
+            numbers = []
+            parameter = next(iter(objective.parameters.values()))
+            for index, batch in enumerate(objective.batches.here()):
+                with torch.no_grad(), applying(batch, parameter, name_of(index)):
+                    outputs = self.loss.outputs(objective.model, batch)
+                    units = unit_gradients(self.loss, outputs, batch, self.sample_axes)
+                numbers.append(units.num_samples())
+            objective.found[key] = float(torch.stack(numbers).sum()) if numbers else 0.0
+        return objective.found[key]
 
     def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
         # Σ_i h_i h_i^T / S is S / N² times Σ_i g_i g_i^T. What ranks gather, not while the model is ready.
