@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from hessops.arrays import Array, HostArray, eps, is_complex, numpy_dtype, to_numpy
+from hessops.copies import number_of, require_alike
 from hessops.random import RandomState, seed_from
 from hessops.space import Space
-from hessops.together import raise_together, require_same
+from hessops.together import require_same
 
 __all__ = [
     "agreed_seed",
@@ -157,20 +158,15 @@ def require_same_vectors(space: Space, X: Array, name: str, hint: str | None = N
     comm = space.comm
     if comm.size == 1:
         return
-    hint = hint or f"pass the same on every rank, such as rank 0's, comm.broadcast({name})"
+    hint = hint or f"pass the same on every rank, such as rank 0's: comm.broadcast({name})"
     require_same(comm, {f"the number of columns of {name}": X.shape[1]}, hint)
     if space.is_split:
         return
-    mean = comm.all_reduce(X) / comm.size
-    apart, size = (
-        np.sqrt(to_numpy(space.column_norms_squared(block))) for block in (X - mean, mean)
-    )
-    error = None
-    if np.any(apart > math.sqrt(eps(space.xp, space.dtype)) * size):
-        error = ValueError(
-            f"{name} differs from rank to rank, which all hold the whole of it: {hint}"
-        )
-    raise_together(comm, error)
+    numbers = np.zeros(comm.size)
+    numbers[comm.rank] = to_numpy(number_of(X))
+    numbers = to_numpy(comm.all_reduce(numbers))
+    tolerance = math.sqrt(eps(space.xp, space.dtype))
+    require_alike(numbers, tolerance, f"has another {name} than rank 0: {hint}")
 
 
 def _require_same_call(space: Space, frame: FrameType) -> None:

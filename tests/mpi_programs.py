@@ -123,6 +123,7 @@ FAULTS = {
 ALL = {
     "product": lambda comm, here: hessops_mpi.data_parallel(Broken(30, here), comm) @ np.ones(30),
     "term": lambda comm, here: hessops.trace(of_terms(comm, here), num_probes=2, rng=0),
+    "block": lambda comm, here: of_terms(comm, False) @ np.full(30, 1.0 + here),
     "vectors": lambda comm, here: hessops.cg(of_terms(comm, False), np.full(30, 1.0 + here)),
     "shape": lambda comm, here: hessops_mpi.data_parallel(np.eye(30 + here), comm),
     "length": lambda comm, here: hessops_mpi.shard(list(range(30 + here)), comm),

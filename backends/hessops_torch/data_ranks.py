@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
-from hessops.together import require_same, tell
+from hessops.together import hear, number_to_tell, require_same
 from hessops_torch.loss_contract import BatchLoss
 
 __all__ = ["DataRanks", "as_floats", "ranks_beside"]
@@ -87,7 +87,7 @@ class DataRanks:
         return flat[: like.numel()].view(like.shape), flat
 
     def summed(
-        self, out: Tensor, flat: Tensor, error: Exception | None, missing: bool
+        self, out: Tensor, flat: Tensor, error: Exception | None, missing: bool, of: Tensor
     ) -> tuple[Tensor, bool]:
         """Return the sum of products over ranks, by one reduction of one flat buffer.
 
@@ -99,6 +99,8 @@ class DataRanks:
             What kept this rank from making them.
         missing : bool
             Whether this rank does not know the counts of all micro-batches.
+        of : torch.Tensor, shape (k, n)
+            What was multiplied, of which all ranks have to have the same copy.
 
         Returns
         -------
@@ -108,7 +110,7 @@ class DataRanks:
         Raises
         ------
         Exception
-            On all ranks if there was an error on any.
+            On all ranks if there was an error on any, or if they have multiplied other blocks.
         """
         if self.comm.size == 1:
             if error is not None:
@@ -117,11 +119,11 @@ class DataRanks:
         size = out.numel()
         if error is not None:
             out.zero_()
-        flat[size + self.comm.rank] = error is not None
+        flat[size + self.comm.rank] = number_to_tell(error, of.T)
         flat[-1] = missing
         total: Any = self.comm.all_reduce(flat)
         flags = total[size:].cpu().to(torch.float64).numpy()
-        tell(self.comm, flags[:-1], error)
+        hear(self.comm, flags[:-1], error, torch.finfo(flat.dtype).eps)
         products: Tensor = total[:size].view(out.shape)
         return products, bool(flags[-1] > 0)
 

@@ -210,7 +210,7 @@ class DataSum(LinearOperator):
             out, flat = ranks.buffer(columns)
         counts, error = tried(lambda: self._add_all(columns, out))
         # Not while the model is ready: other threads wait for it, and other ranks may be threads.
-        out, missing = ranks.summed(out, flat, error, objective.misses_counts())
+        out, missing = ranks.summed(out, flat, error, objective.misses_counts(), columns)
         if missing:
             objective.forget_counts()
         out /= self._divisor(counts)

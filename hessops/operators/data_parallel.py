@@ -118,17 +118,17 @@ class DataParallel(LinearOperator):
 
     def _apply(self, X: Array) -> Array:
         product, error = tried(lambda: self.part.apply(X))
-        return self._over_ranks(product, error, self.codomain, X.shape[1])
+        return self._over_ranks(product, error, self.codomain, X)
 
     def _apply_adjoint(self, X: Array) -> Array:
         product, error = tried(lambda: self.part.apply_adjoint(X))
-        return self._over_ranks(product, error, self.domain, X.shape[1])
+        return self._over_ranks(product, error, self.domain, X)
 
     def _over_ranks(
-        self, product: Array | None, error: Exception | None, space: Space, count: int
+        self, product: Array | None, error: Exception | None, space: Space, X: Array
     ) -> Array:
-        block = space.zeros(count) if product is None else product
-        return summed_together(self.comm, block, error)
+        block = space.zeros(X.shape[1]) if product is None else product
+        return summed_together(self.comm, block, error, X)
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the terms of all ranks, each held by one, if every rank's part is a sum of some."""

@@ -72,7 +72,7 @@ class SharedOut(LinearOperator):
         require_same(self.comm, facts, _SAME)
         probe = operator.domain.probes(Stream(0, Purpose.CHECK_DOMAIN), range(1), "rademacher")
         product = jointly(self.comm, lambda: operator.apply(probe))
-        require_same_vectors(self.codomain, product, "a product with the operator", _SAME)
+        require_same_vectors(self.codomain, product, "product with the operator", _SAME)
 
     def _apply(self, X: Array) -> Array:
         if self._rows is None:
@@ -81,7 +81,7 @@ class SharedOut(LinearOperator):
         product: HostArray = np.zeros((self.shape[0], X.shape[1]), dtype=self.dtype)
         if made is not None:
             product[self._mine.start : self._mine.stop] = made
-        return summed_together(self.comm, product, error)
+        return summed_together(self.comm, product, error, X)
 
     def _apply_adjoint(self, X: Array) -> Array:
         return self._apply(X) if self.structure.self_adjoint else self.operator.apply_adjoint(X)
