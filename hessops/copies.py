@@ -63,6 +63,7 @@ def require_alike(numbers: HostArray, tolerance: float, sentence: str) -> None:
     ValueError
         Naming the first rank that differs from rank 0.
     """
+    numbers = np.asarray(numbers, dtype=np.float64)
     apart = np.abs(numbers - numbers[0]) > tolerance * max(1.0, abs(float(numbers[0])))
     if np.any(apart):
         raise ValueError(f"rank {int(np.argmax(apart))} of {len(numbers)} {sentence}")

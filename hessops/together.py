@@ -127,7 +127,9 @@ def number_to_tell(error: Exception | None, of: Array | None) -> Any:
     return 0.0 if of is None else number_of(of)
 
 
-def hear(comm: Communicator, numbers: HostArray, error: Exception | None, eps: float) -> None:
+def hear(
+    comm: Communicator, numbers: HostArray, error: Exception | None, precision: float
+) -> None:
     """Raise on all ranks if one of them has an error, or has multiplied another block.
 
     Parameters
@@ -138,8 +140,8 @@ def hear(comm: Communicator, numbers: HostArray, error: Exception | None, eps: f
         What each has told by `number_to_tell`, the same on every rank.
     error : Exception or None
         This rank's.
-    eps : float
-        Of the precision of the block.
+    precision : float
+        Machine epsilon of the block.
 
     Raises
     ------
@@ -150,7 +152,7 @@ def hear(comm: Communicator, numbers: HostArray, error: Exception | None, eps: f
     """
     _tell(comm, np.isnan(numbers), error)
     # Copies that are rounded differently drift apart slowly at first; blocks that differ do so at once.
-    require_alike(numbers, eps**0.25, _OTHER_BLOCK)
+    require_alike(numbers, precision**0.25, _OTHER_BLOCK)
 
 
 def require_same(comm: Communicator, facts: Mapping[str, Any], hint: str) -> None:
