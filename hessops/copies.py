@@ -1,7 +1,7 @@
 """Whether ranks hold the same copies of a block: one number of each rank, which travels with a sum.
 
-Where vectors are whole on every rank and an operator adds up what each makes of them, ranks whose copies
-differ would get a sum that belongs to none of them, and nobody would notice.
+Where vectors are whole on every rank and an operator adds up what each makes of them, ranks with other
+copies would get a sum that belongs to none of them, and nobody would notice.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def number_of(X: Array) -> Array:
         moduli = _real(xp.abs(line))
         size = xp.sqrt(xp.sum(moduli * moduli))
         number = total / size + xp.log(size)
-    return xp.where(xp.isfinite(number), number, xp.zeros_like(number))
+    found: Array = xp.where(xp.isfinite(number), number, xp.zeros_like(number))
+    return found
 
 
 def require_alike(numbers: HostArray, tolerance: float, sentence: str) -> None:

@@ -127,9 +127,7 @@ def number_to_tell(error: Exception | None, of: Array | None) -> Any:
     return 0.0 if of is None else number_of(of)
 
 
-def hear(
-    comm: Communicator, numbers: HostArray, error: Exception | None, precision: float
-) -> None:
+def hear(comm: Communicator, numbers: HostArray, error: Exception | None, precision: float) -> None:
     """Raise on all ranks if one of them has an error, or has multiplied another block.
 
     Parameters

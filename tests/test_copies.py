@@ -23,7 +23,7 @@ DTYPES = ["float32", "float64", "complex64", "complex128"]
 )
 def test_the_number_tells_blocks_apart_and_copies_not(n, k, dtype, seed):
     X = normal(seed, (n, k), dtype)
-    number, eps = float(number_of(X)), np.finfo(dtype).eps
+    number, eps = float(number_of(X)), float(np.finfo(dtype).eps)
     assert number == float(number_of(X.copy()))
     assert number == pytest.approx(float(number_of(np.asfortranarray(X))), abs=1e3 * eps)
     others = [normal(seed + 1, (n, k), dtype), 2 * X]

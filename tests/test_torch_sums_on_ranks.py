@@ -125,14 +125,12 @@ def test_any_deal_is_the_matrix_of_all_the_data(matrix, loss, bounds):
 @pytest.mark.parametrize("matrix", ["Fisher, drawn", "empirical Fisher", "covariance"])
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_reductions_of_a_product(matrix, size):
-    bounds = [0, 2, 2, 3, 6][:size] + [6]
+    bounds = [*[0, 2, 2, 3, 6][:size], 6]
 
     def work(comm):
         counted = Counted(comm)
         first, last = list(pairwise(bounds))[comm.rank]
-        A = MATRICES[matrix](
-            copy.deepcopy(MODEL), SQUARES, OF_NUMBERS[first:last], comm=counted
-        )
+        A = MATRICES[matrix](copy.deepcopy(MODEL), SQUARES, OF_NUMBERS[first:last], comm=counted)
         block = torch.ones(A.shape[1], 4, dtype=torch.float64)
         A.apply(block)  # And once for what has to be known of all the data.
         counted.calls.clear()
@@ -176,7 +174,9 @@ def test_the_covariance_follows_the_model_and_the_loss(centred):
 
 def test_samples_without_a_label_are_refused_on_all_ranks():
     def work(comm):
-        batches = [(x, torch.ones_like(y)) for x, y in OF_CLASSES[2 * comm.rank : 2 * comm.rank + 2]]
+        batches = [
+            (x, torch.ones_like(y)) for x, y in OF_CLASSES[2 * comm.rank : 2 * comm.rank + 2]
+        ]
         A = gradient_covariance(copy.deepcopy(MODEL), copy.deepcopy(SUM), batches, comm=comm)
         A.apply(torch.ones(A.shape[1], dtype=torch.float64))
 
@@ -186,7 +186,7 @@ def test_samples_without_a_label_are_refused_on_all_ranks():
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_layers_and_metrics(size):
-    bounds = [0, 1, 1, 4, 6][:size] + [6]
+    bounds = [*[0, 1, 1, 4, 6][:size], 6]
     options = {"num_probes": 6, "block_size": 4, "num_eigenvalues": 1, "num_density_steps": 3}
 
     def look(A):
@@ -370,9 +370,7 @@ def test_an_error_with_one_micro_batch_is_told_to_all_ranks(make, fault, words, 
     def work(comm):
         batches = [(x.clone(), y) for x, y in OF_CLASSES[2 * comm.rank : 2 * comm.rank + 2]]
         # Without graphs of before, which would not read the data again.
-        A = make(
-            copy.deepcopy(MODEL), copy.deepcopy(CLASSES), batches, memory_budget=0, comm=comm
-        )
+        A = make(copy.deepcopy(MODEL), copy.deepcopy(CLASSES), batches, memory_budget=0, comm=comm)
         VERBS[verb](A)
         if comm.rank == 1:
             fault(batches[1])

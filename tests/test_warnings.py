@@ -106,13 +106,17 @@ def test_where_warnings_are_errors_all_ranks_raise(message):
 
 
 def test_what_one_rank_alone_has_seen_it_says_itself():
-    class Warning_(hessops.LinearOperator):
+    class Warns(hessops.LinearOperator):
         def _apply(self, X):
             warnings.warn("only here", RuntimeWarning, stacklevel=1)
             return X
 
     def work(comm):
-        own = Warning_(hessops.ArraySpace(4)) if comm.rank == 1 else aslinearoperator(np.eye(4), self_adjoint=False)
+        own = (
+            Warns(hessops.ArraySpace(4))
+            if comm.rank == 1
+            else aslinearoperator(np.eye(4), self_adjoint=False)
+        )
         return data_parallel(own, comm) @ np.ones(4)
 
     with warnings.catch_warnings(record=True) as caught:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import summed_together, tried
 from hessops_torch.empirical_fisher import EmpiricalFisher
@@ -179,7 +180,8 @@ class GradientCovariance(EmpiricalFisher):
             return
         found, error = tried(self._found_here)
         samples, gradient = found or (0.0, None)
-        total = float(summed_together(ranks.comm, np.array([samples]), error)[0])
+        counted = to_numpy(summed_together(ranks.comm, np.array([samples]), error))
+        total = float(counted[0])
         summed: Any = None if gradient is None else ranks.comm.all_reduce(gradient)
         with objective.ready(*self.caches):
             objective.found[self._key] = total
@@ -199,8 +201,8 @@ class GradientCovariance(EmpiricalFisher):
     def _require_alone(self) -> None:
         if self.objective.ranks.comm.size > 1:
             raise RuntimeError(
-                "the model or the loss has changed since terms() was called, and the ranks find the mean "
-                "gradient together: call terms() again, on all of them"
+                "the model or the loss has changed since terms() was called, and the ranks find the "
+                "mean gradient together: call terms() again, on all of them"
             )
 
     def _mean_gradient(self) -> Tensor:
@@ -259,7 +261,7 @@ class GradientCovariance(EmpiricalFisher):
         return objective.found[key]
 
     def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
-        # Σ_i h_i h_i^T / S is S / N² times Σ_i g_i g_i^T. What ranks gather, not while the model is ready.
+        # Σ_i h_i h_i^T / S is S / N² times Σ_i g_i g_i^T. Ranks do not meet while the model is ready.
         divisor = super()._divisor(found)
         with self.objective.ready():
             return divisor**2 / self._num_samples()

@@ -272,8 +272,9 @@ class Jacobian(LinearOperator):
         batches, comm = self.objective.batches, self.objective.ranks.comm
         product, error = tried(lambda: self._multiply_adjoint(X, 0, batches.here()))
         # Summed column by column, as they lie in memory.
-        mine = self.domain.zeros(X.shape[1]) if product is None else product
-        return summed_together(comm, mine.T, error).T
+        mine: Any = self.domain.zeros(X.shape[1]) if product is None else product
+        total: Any = summed_together(comm, mine.T, error)
+        return total.T
 
     def _multiply(self, X: Any, first: int, batches: Iterable[Any]) -> Any:
         """Return the product of the rows of some micro-batches, the others zero."""

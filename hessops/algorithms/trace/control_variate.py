@@ -348,7 +348,9 @@ class _Forms:
         own = OwnTerms()
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
             holders.extend(term.held_by for term in terms)
-            made = own.made(terms[0], partial(self._by_probes, terms, stream.for_term(index), indices))
+            made = own.made(
+                terms[0], partial(self._by_probes, terms, stream.for_term(index), indices)
+            )
             forms.extend(made or [None] * len(terms))
         # Small, so that they wait on the device for those of all terms: one copy a block of probes.
         together = forms_of_terms(space, holders, forms, (len(indices),), own.error)

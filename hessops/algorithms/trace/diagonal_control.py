@@ -276,8 +276,10 @@ class _Run:
         totals = [TermSums(space, zero) for _ in operators]
         own = OwnTerms()
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
-            made = own.made(terms[0], partial(self._by_probes, terms, stream.for_term(index), indices))
-            blocks = made or [None] * len(terms)
+            made = own.made(
+                terms[0], partial(self._by_probes, terms, stream.for_term(index), indices)
+            )
+            blocks: list[Array | None] = [*made] if made else [None] * len(terms)
             for total, term, block in zip(totals, terms, blocks, strict=True):
                 total.add(term, block)
         return [total.total(own.error) for total in totals]
