@@ -172,7 +172,7 @@ class Unreadable(FiniteSum):
 
 VERBS = {
     "trace": partial(hessops.trace, num_probes=4),
-    "trace, many products": partial(hessops.trace, max_products=60),
+    "trace, pilot": partial(hessops.trace, max_products=13),
     "trace, control": lambda A, rng: hessops.trace(
         A, control=(A, None), max_products=40, stratify=True, rng=rng
     ),
