@@ -25,7 +25,7 @@ from hessops.arrays import (
     numpy_namespace,
     plain,
 )
-from hessops.blocks.column_sweeps import inner_products, scaled, subtracted
+from hessops.blocks.column_sweeps import inner_products, minus, scaled, subtracted
 from hessops.comm import Communicator, SerialComm
 from hessops.probes import fill_probes
 from hessops.random import ProbeKind, Stream
@@ -188,6 +188,11 @@ class ArraySpace:
             self.xp, W, X, factors, against, overwrite=overwrite, num_threads=threads
         )
         return V, self._summed(sums)
+
+    def minus(self, W: Array, X: Array, coefficients: Array, *, overwrite: bool = False) -> Array:
+        """Return ``W - X * coefficients``, column by column, shape (local_dim, k)."""
+        factors = self.coefficients(coefficients)
+        return minus(W, X, factors, overwrite=overwrite, num_threads=self.num_threads)
 
     def scale(self, X: Array, coefficients: Array, *, overwrite: bool = False) -> Array:
         """Return ``X * coefficients``, column by column, shape (local_dim, k)."""

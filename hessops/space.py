@@ -95,6 +95,9 @@ class Space(Protocol):
         memory of its own, or, if `overwrite`, in that of W.
         """
 
+    def minus(self, W: Array, X: Array, coefficients: Array, *, overwrite: bool = False) -> Array:
+        """Return ``W - X * coefficients``, by no reduction; if `overwrite`, in the memory of W."""
+
     def scale(self, X: Array, coefficients: Array, *, overwrite: bool = False) -> Array:
         """Return ``X * coefficients``, column by column; if `overwrite`, in the memory of X."""
 

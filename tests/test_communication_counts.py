@@ -42,15 +42,27 @@ def counted_step(verb, **options):
 
 @pytest.mark.parametrize("num_probes", [1, 4, 16])
 def test_a_step_of_quadrature(num_probes):
-    # All probes together. The norm of what is left is a second reduction: had it come with alpha, as
-    # |W|^2 - alpha^2, it would have lost digits wherever beta is small beside alpha. The broadcasts are
-    # rank 0's coefficients, and its word on whether to go on: whatever ranks round, none goes alone.
+    # Alpha and beta of all probes together. The broadcasts are rank 0's coefficients, and its word on
+    # whether to go on: whatever ranks round, none goes alone.
     calls, sent = counted_step(hessops.spectral_density, num_probes=num_probes, num_steps=6)
-    assert calls == {"exchange": 1, "all_reduce": 2, "broadcast": 2}
+    assert calls == {"exchange": 1, "all_reduce": 1, "broadcast": 2}
     # Two lines of the grid, a number of every probe for each point.
     assert sent["exchange"] == 2 * POINTS[1] * num_probes * 8
-    # Of every probe alpha and the inner product with the vector before, then the norm.
-    assert sent["all_reduce"] == 3 * num_probes * 8
+    # Of every probe alpha, the inner product with the vector before, and two squared norms.
+    assert sent["all_reduce"] == 4 * num_probes * 8
+
+
+def test_a_step_whose_beta_would_lose_digits():
+    # Beta is a thousandth of alpha: its square would be a difference of nearly equal numbers.
+    calls, sent = counted_step(
+        lambda A, **options: hessops.spectral_density(
+            A + 4000 * hessops.Identity(A.domain), **options
+        ),
+        num_probes=4,
+        num_steps=6,
+    )
+    assert calls == {"exchange": 1, "all_reduce": 2, "broadcast": 3}
+    assert sent["all_reduce"] == (4 + 1) * 4 * 8
 
 
 def test_a_step_of_lanczos_with_full_reorthogonalization():
@@ -63,11 +75,11 @@ def test_a_step_of_lanczos_with_full_reorthogonalization():
 @pytest.mark.parametrize("choice", ["none", "partial"])
 def test_a_step_of_lanczos_that_takes_nothing_off(choice):
     calls, _ = counted_step(hessops.lanczos, num_steps=6, reorthogonalize=choice)
-    assert calls == {"exchange": 1, "all_reduce": 2, "broadcast": 2}
+    assert calls == {"exchange": 1, "all_reduce": 1, "broadcast": 2}
 
 
 def test_a_step_of_eigsh():
-    # As Lanczos without sweeps; a third broadcast tells all ranks rank 0's Ritz pairs.
+    # Without sweeps: alpha, then the norm. A third broadcast tells all ranks rank 0's Ritz pairs.
     calls, _ = counted_step(hessops.eigsh, k=2, which="LA")
     assert calls == {"exchange": 1, "all_reduce": 2, "broadcast": 3}
 

@@ -23,12 +23,20 @@ def test_a_line_is_fitted_to_relative_errors():
     assert min(noisy.alpha, noisy.beta) >= 0
 
 
+def test_work_is_interpolated_between_what_was_measured():
+    work = mpi_model.Work([100, 400], [1e-3, 8e-3])
+    assert [work(100), work(400)] == pytest.approx([1e-3, 8e-3])
+    assert work(200) == pytest.approx(200 * 1.5e-5)
+    # Beyond, a number takes what it took last.
+    assert [work(10), work(4000)] == pytest.approx([1e-4, 8e-2])
+
+
 def test_one_rank_sends_nothing():
     line = mpi_model.Line(1e-3, 1e-9)
     model = mpi_model.Model(line, line, 1.0, {2: mpi_model.Line(0.5, 1e-3)})
     assert model.step(100, 2, 1) == pytest.approx(0.6)
-    halo, sums = 10 * 2 * 8, 1.5 * 2 * 8
-    messages = line(halo) + 2 * line(sums) + 2
+    halo, sums = 10 * 2 * 8, 4 * 2 * 8
+    messages = line(halo) + line(sums) + 2
     assert model.step(100, 2, 2) == pytest.approx(0.55 + messages)
     assert model.step(100, 2, 4) == pytest.approx(0.525 + messages + 1e-9 * halo)
 

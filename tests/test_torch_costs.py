@@ -22,11 +22,13 @@ from hessops_torch import (
     residual_curvature,
 )
 
-# In forward passes: of each column with graphs that are kept, and of building them.
+# In forward passes: of each column with graphs that are kept, and of building them; and of what every
+# block takes besides.
 COSTS = {
     "hessian": (hessian, 6, 3),
     "residual": (residual_curvature, 6, 3),
     "ggn": (ggn, 4, 3),
+    "ggn by forward mode": (partial(ggn, product="forward"), 4, 1, 1),
     "fisher": (fisher, 4, 3),
     "drawn labels": (partial(fisher, num_draws=5, rng=0), 4, 3),
     "empirical fisher": (empirical_fisher, 4, 3),
@@ -65,13 +67,13 @@ def test_products_cost_what_the_documentation_says(name, num_columns):
     model = nn.Sequential(*layers)
     data = [(torch.randn(8, width), torch.randint(width, (8,))) for _ in range(2)]
     forward = multiplications(lambda: [model(x) for x, _ in data])
-    make, of_column, of_graph = COSTS[name]
+    make, of_column, of_graph, *of_block = COSTS[name]
     for budget, building in ((None, 0), (0, of_graph)):
         operator = make(model, nn.CrossEntropyLoss(), data, memory_budget=budget)
         block = torch.randn(operator.shape[1], num_columns)
         # The first product also looks whether all is as it should be.
         operator @ block
         found = multiplications(lambda: operator @ block) / forward  # noqa: B023
-        claimed = of_column * num_columns + building
+        claimed = of_column * num_columns + building + sum(of_block)
         # A little less: no derivative by the input of the first layer is needed.
         assert claimed * (1 - 1.5 / depth) <= found <= claimed

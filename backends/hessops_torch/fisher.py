@@ -27,6 +27,7 @@ from hessops_torch.output_hessian import (
 )
 from hessops_torch.output_shapes import output_shapes
 from hessops_torch.output_sum import OutputSum
+from hessops_torch.output_tangents import JacobianMode
 from hessops_torch.selection import ParameterSelection
 from hessops_torch.state import Mode
 
@@ -45,6 +46,7 @@ def fisher(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    product: JacobianMode | None = None,
     comm: Communicator | None = None,
 ) -> Fisher:
     """Return the Fisher information matrix of a model over a data set.
@@ -85,6 +87,9 @@ def fisher(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    product : {'backward', 'forward'}, optional
+        How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
+        as for `ggn`.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data, as for
         `hessian`.
@@ -137,7 +142,9 @@ def fisher(
         memory_budget=memory_budget,
         comm=comm,
     )
-    return Fisher(objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay)
+    return Fisher(
+        objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay, product=product
+    )
 
 
 class Fisher(OutputSum):
@@ -153,6 +160,8 @@ class Fisher(OutputSum):
         What the labels are drawn by.
     weight_decay : float
         Multiple of the identity to add.
+    product : {'backward', 'forward'}, optional
+        How to multiply by the Jacobian, as for `ggn`.
 
     Raises
     ------
@@ -169,6 +178,7 @@ class Fisher(OutputSum):
         num_draws: int | None = None,
         rng: RandomState = None,
         weight_decay: float = 0.0,
+        product: JacobianMode | None = None,
     ) -> None:
         objective.ranks.require_same({"num_draws": num_draws})
         if num_draws is not None:
@@ -176,7 +186,7 @@ class Fisher(OutputSum):
         likelihood = _likelihood(objective)
         semidefinite = weight_decay >= 0 and has_nonnegative_weights(objective.loss)
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT
-        super().__init__(objective, weight_decay=weight_decay, structure=structure)
+        super().__init__(objective, weight_decay=weight_decay, structure=structure, product=product)
         self.num_draws = num_draws
         self.seed = None if num_draws is None else agreed_seed(objective.domain, rng)
         self._first_labels = () if num_draws is None else self._count_labels(likelihood)

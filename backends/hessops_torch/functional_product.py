@@ -21,7 +21,15 @@ from torch.func import functional_call, grad, grad_and_value, jvp, vmap
 from hessops_torch.failures import differentiating, name_of
 from hessops_torch.objective import Objective
 
-__all__ = ["FunctionalProduct", "Mode", "Named", "Order", "Products", "named_views"]
+__all__ = [
+    "FunctionalProduct",
+    "Mode",
+    "Named",
+    "Order",
+    "Products",
+    "attributes_kept",
+    "named_views",
+]
 
 Order = Literal["forward-over-reverse", "reverse-over-forward"]
 """Which of the two derivatives is taken last, and which first."""
@@ -81,7 +89,7 @@ class FunctionalProduct:
         total: Tensor | None = None
         with (
             differentiating(name_of(index)),
-            _attributes_kept(self.objective.model),
+            attributes_kept(self.objective.model),
             warnings.catch_warnings(),
         ):
             # PyTorch compiles its own forward-mode formulas with what it has deprecated.
@@ -152,8 +160,19 @@ def named_views(rows: Tensor, parameters: Mapping[str, Tensor]) -> Named:
 
 
 @contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the attributes that a forward pass writes, which would hold tensors of a transform."""
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Put back the attributes that a forward pass writes, which would hold tensors of a transform.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With all modules inside.
+
+    Yields
+    ------
+    None
+        While they may be written.
+    """
     before = [(module, dict(vars(module))) for module in model.modules()]
     try:
         yield

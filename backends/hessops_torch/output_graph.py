@@ -117,6 +117,10 @@ class OutputGraph:
         """Return the memory that the graph and some more tensors hold, without the parameters."""
         return bytes_behind([self.outputs, *self._pulled.values(), *more], self.parameters)
 
+    def release(self) -> None:
+        """Give up what `forward` needs, and the memory that it takes."""
+        self._weights, self._pulled = None, {}
+
     def prepare(self) -> Tensor:
         """Make what `forward` needs, J^T w as a graph, and return w."""
         if self._weights is None:

@@ -14,6 +14,12 @@ from hessops_torch.loss_contract import OutputLoss
 from hessops_torch.objective import Objective
 from hessops_torch.output_graph import OutputGraph
 from hessops_torch.output_hessian import OutputMatrix
+from hessops_torch.output_tangents import (
+    JacobianMode,
+    OutputTangents,
+    check_jacobian_mode,
+    find_tangents,
+)
 
 __all__ = ["OutputShare", "OutputSum"]
 
@@ -22,7 +28,8 @@ class OutputSum(DataSum):
     """A sum of J_b^T M_b J_b over micro-batches b.
 
     Subclasses write `_metric`. In units of a forward pass a product costs 4 where the graphs are
-    kept, and 3 / k + 4 for each of k columns where they are not; a gradient costs 3.
+    kept, and 3 / k + 4 for each of k columns where they are not; a gradient costs 3. By forward mode it
+    is 4 and one more for every eight columns, and with one more for each block if they are not kept.
 
     Parameters
     ----------
@@ -32,16 +39,31 @@ class OutputSum(DataSum):
         Multiple of the identity to add.
     structure : Structure
         Self-adjoint, at least.
+    product : {'backward', 'forward'}, optional
+        How to multiply by J: by two backward passes or by forward mode, which is checked once. Where
+        not given, by forward mode if the model has convolutions.
 
     Raises
     ------
     TypeError
         If the loss is not known in two parts, outputs and loss.
+    ValueError
+        If `product` is unknown.
     """
 
     def __init__(
-        self, objective: Objective, *, weight_decay: float = 0.0, structure: Structure
+        self,
+        objective: Objective,
+        *,
+        weight_decay: float = 0.0,
+        structure: Structure,
+        product: JacobianMode | None = None,
     ) -> None:
+        check_jacobian_mode(product)
+        self.product = product
+        self._seems_adjoint = False
+        # What multiplies by forward mode, once that is found to be right.
+        self._tangents: OutputTangents | None = None
         if not isinstance(objective.loss, OutputLoss):
             raise TypeError(
                 f"{type(self).__name__} needs the model's outputs by themselves, and a function of "
@@ -50,7 +72,12 @@ class OutputSum(DataSum):
             )
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
         self.loss: OutputLoss = objective.loss
-        self._seems_adjoint = False
+
+    def _start_over(self, besides: int = 0) -> None:
+        super()._start_over(besides)
+        # What was found right for all parameters is so for some.
+        if self._tangents is not None:
+            self._tangents = OutputTangents(self.objective, self._tangents.chunk_size)
 
     @abstractmethod
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:
@@ -76,14 +103,21 @@ class OutputSum(DataSum):
     ) -> tuple[Tensor | float, Tensor | None]:
         share = self.graphs.get(index)
         if share is not None:
-            self._multiply(share, share.graph.forward(columns), columns, out, keep=True)
+            forward = self._forward(share.graph, index, batch, columns)
+            self._multiply(share, forward, columns, out, keep=True)
             return share.count, None
         share, total = self._new_share(index, batch)
         # What J v needs is part of what is kept, so that it is made first.
-        forward = share.graph.forward(columns)
+        forward = self._forward(share.graph, index, batch, columns)
         keep = self.graphs.offer(index, share)
         self._multiply(share, forward, columns, out, keep=keep)
         return share.count, total
+
+    def _forward(self, graph: OutputGraph, index: int, batch: Any, columns: Tensor) -> Tensor:
+        """Return J v for each row v of `columns`."""
+        if self._tangents is None:
+            return graph.forward(columns)
+        return self._tangents.forward(index, batch, columns)
 
     def _multiply(
         self, share: OutputShare, forward: Tensor, columns: Tensor, out: Tensor, *, keep: bool
@@ -103,6 +137,10 @@ class OutputSum(DataSum):
         graph = OutputGraph(outputs, parameters, name)
         if not self._seems_adjoint:
             self._seems_adjoint = graph.shows_adjoint()
+            if self._seems_adjoint:
+                self._tangents = find_tangents(self.product, objective, graph, index, batch)
+            if self._tangents is not None:
+                graph.release()
         return OutputShare(graph, metric, count), total
 
 

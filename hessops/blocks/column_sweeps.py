@@ -15,7 +15,7 @@ import numpy as np
 from hessops.arrays import Array, DType, HostArray, is_complex
 from hessops.blocks import numpy_sweeps
 
-__all__ = ["inner_products", "scaled", "subtracted"]
+__all__ = ["inner_products", "minus", "scaled", "subtracted"]
 
 # Entries that are widened at once, 2 MiB in double precision, which stay in a cache; but no more
 # chunks than these, as a device has to start each of them.
@@ -93,6 +93,36 @@ def subtracted(
         return out, sums
     V = W - X * factors
     return V, inner_products(xp, [(Y, V) for Y in against or (V,)])
+
+
+def minus(
+    W: Array, X: Array, factors: Array, *, overwrite: bool = False, num_threads: int = 1
+) -> Array:
+    """Return ``W - X * factors``, and no more.
+
+    Parameters
+    ----------
+    W, X : array, shape (n, k)
+        Blocks.
+    factors : array, shape (k,)
+        In their dtype.
+    overwrite : bool
+        Whether the difference may take the memory of W.
+    num_threads : int
+        Threads to share the rows, on the host.
+
+    Returns
+    -------
+    array, shape (n, k)
+        The difference.
+    """
+    if not numpy_sweeps.possible(W, X):
+        difference: Array = W - X * factors
+        return difference
+    given = _numpy(W)
+    out = given if overwrite else np.empty_like(given)
+    numpy_sweeps.minus(given, _numpy(X), _numpy(factors), out, num_threads)
+    return out
 
 
 def scaled(X: Array, factors: Array, *, overwrite: bool = False, num_threads: int = 1) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 
 from hessops.arrays import HostArray
 
-__all__ = ["in_threads", "inner_products", "possible", "scale", "subtract"]
+__all__ = ["in_threads", "inner_products", "minus", "possible", "scale", "subtract"]
 
 # Entries of a stretch: 512 KiB in double precision, so that a few fit the cache.
 _STRETCH = 2**16
@@ -96,20 +96,37 @@ def subtract(
     numpy.ndarray, shape (max(len(against), 1), k)
         The sums of ``conj(y) * out``, in double precision.
     """
-    repeated = _repeated(factors)
+    difference = _difference(W, factors, out)
 
     def prepare() -> _Work:
-        sums, multiple = _InnerProducts(W), _Buffer(W.dtype)
+        sums, subtract_stretch = _InnerProducts(W), difference()
 
         def work(w: HostArray, x: HostArray, target: HostArray, *others: HostArray) -> HostArray:
-            apart = multiple.like(x) if out is W else target
-            product = np.multiply(x, repeated[: x.shape[1]], out=apart)
-            np.subtract(w, product, out=target)
+            subtract_stretch(w, x, target)
             return sums.of([(other, target) for other in others or (target,)])
 
         return work
 
     return _total(_sweep(prepare, [W, X, out, *against], num_threads), W.shape[1])
+
+
+def minus(
+    W: HostArray, X: HostArray, factors: HostArray, out: HostArray, num_threads: int = 1
+) -> None:
+    """Write ``W - X * factors`` into `out`, and no more.
+
+    Parameters
+    ----------
+    W, X : numpy.ndarray, shape (n, k)
+        Blocks for which a sweep is `possible`, with `out`.
+    factors : numpy.ndarray, shape (k,)
+        In their dtype.
+    out : numpy.ndarray, shape (n, k)
+        May be `W`.
+    num_threads : int
+        Threads to share the rows.
+    """
+    _sweep(_difference(W, factors, out), [W, X, out], num_threads)
 
 
 def scale(X: HostArray, factors: HostArray, out: HostArray, num_threads: int = 1) -> None:
@@ -191,6 +208,23 @@ class _InnerProducts:
             right = np.positive(y, out=self._right.like(y)) if self._widen else y
             np.einsum("ij,ij->j", left, right, out=sums[row])
         return sums
+
+
+def _difference(W: HostArray, factors: HostArray, out: HostArray) -> Callable[[], _Work]:
+    """Return what prepares the work of a thread: ``w - x * factors`` of a stretch, written to `out`."""
+    repeated = _repeated(factors)
+
+    def prepare() -> _Work:
+        multiple = _Buffer(W.dtype)
+
+        def work(w: HostArray, x: HostArray, target: HostArray) -> None:
+            apart = multiple.like(x) if out is W else target
+            product = np.multiply(x, repeated[: x.shape[1]], out=apart)
+            np.subtract(w, product, out=target)
+
+        return work
+
+    return prepare
 
 
 def _sweep(

@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from problem import Problem, Product
+from problem import Problem, Product, Result
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["Contestant", "all_contestants"]
 
@@ -58,6 +59,23 @@ class Contestant:
     columns: int
     prepare: Callable[[Problem, Tensor], Product]
     matrix: str = "Hessian"
+
+    def product(self, problem: Problem, vectors: Tensor) -> Product:
+        """Return the call that multiplies.
+
+        The fused kernels of attention have no second derivative: only hessops steps around them by
+        itself, the others get the plain kernel from here.
+        """
+        if self.library is _HESSOPS:
+            return self.prepare(problem, vectors)
+        with sdpa_kernel(SDPBackend.MATH):
+            product = self.prepare(problem, vectors)
+
+        def with_plain_attention() -> Result:
+            with sdpa_kernel(SDPBackend.MATH):
+                return product()
+
+        return with_plain_attention
 
 
 def all_contestants(widths: Sequence[int], *, compiled: bool = False) -> list[Contestant]:

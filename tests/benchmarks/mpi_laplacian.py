@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from allocator import keep_freed_memory
 from rich.console import Console
 
 import hessops
@@ -67,8 +68,9 @@ def tasks(A: Any, probes: int, steps: int, eigsh_steps: int) -> Iterator[Task]:
         lambda: hessops.spectral_density(A, num_probes=probes, num_steps=steps, rng=0),
     )
     yield (
-        f"power iteration, {steps} steps",
-        steps,
+        # One pair, and a guard beside it.
+        f"power iteration, {steps} steps of 2 columns",
+        2 * steps,
         lambda: hessops.power_iteration(A, max_steps=steps, tol=1e-15, rng=0),
     )
     yield (
@@ -111,6 +113,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
 ) -> None:
     """Time products, quadrature and eigensolvers on the ranks that mpirun has started."""
+    keep_freed_memory()
     comm = hessops_mpi.CountingComm(hessops_mpi.world())
     # Before anything is timed, as PyLops-MPI may be missing.
     others = list(pylops_tasks(comm.rank, side, steps)) if pylops else []

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rounds import TOLERANCE, Entry, measure, prepare
 
-console = Console()
+console = Console(width=120)
 
 
 def main(

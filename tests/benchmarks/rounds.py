@@ -93,7 +93,7 @@ def prepare(contestants: list[Contestant], problem: Problem, vectors: Tensor) ->
             continue
         try:
             own_vectors = vectors[:, : contestant.columns]
-            product = contestant.prepare(problem.with_own_model(), own_vectors)
+            product = contestant.product(problem.with_own_model(), own_vectors)
             results.append((contestant, entry, as_block(product())))
         except Exception as error:  # one library's failure must not cost the others' figures
             entry.failed = True

@@ -8,8 +8,6 @@ Plain probes are too many to be run; how many they are follows from the standard
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,17 +16,11 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from trained import trained_resnet20
 
 import hessops
 import hessops_torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "examples" / "resnet_cifar"))
-
-from problem import problem  # noqa: E402 - a plain module of the example
-
-DATA = Path(os.environ.get("HESSOPS_DATA", ROOT.parent / "shared" / "data"))
-WEIGHTS = "resnet20-12fca82f.th"
 _T = 1.96
 _KEPT, _REBUILT = 2.0, 3.0
 
@@ -44,10 +36,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Print the table, and write every figure where asked."""
-    weights = None if untrained else str(DATA / "resnet_cifar10" / WEIGHTS)
-    model, loss, batches = problem(
-        data=str(DATA / "cifar10.npz"), weights=weights, num_images=images, batch_size=batch
-    )
+    model, loss, batches = trained_resnet20(images, batch, untrained=untrained)
     H = hessops_torch.hessian(model, loss, batches, memory_budget=int(memory * 1e9))
     runs = [hessops_torch.hessian_trace(H, rtol=rtol, rng=seed) for seed in range(seeds)]
     value = float(np.mean([run.value for run in runs]))

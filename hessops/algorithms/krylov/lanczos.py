@@ -5,10 +5,11 @@ After k steps from a unit vector q_1, the columns of Q = [q_1 ... q_k] are ortho
     A Q = Q T + r e_k^T,   T = tridiag(betas, alphas, betas),   r orthogonal to Q.
 
 Many start vectors share each product but keep a recurrence each: that is what stochastic Lanczos
-quadrature wants, one wide product a step. One reduction a step gives alpha and one beta; full
-reorthogonalisation adds one, by two passes of classical Gram-Schmidt ("twice is enough"). The
-coefficients of a step come to the host in one copy and go back to the device in one. Between full
-reorthogonalisation and none lies a menu, in `_reorthogonalize`.
+quadrature wants, one wide product a step. One reduction a step gives alpha and one beta, or one gives
+both where vectors are split over ranks (`_local_step`); full reorthogonalisation adds one, by two
+passes of classical Gram-Schmidt ("twice is enough"). The coefficients of a step come to the host in
+one copy and go back to the device in one. Between full reorthogonalisation and none lies a menu, in
+`_reorthogonalize`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from hessops.algorithms._common import (
     start_vector,
 )
 from hessops.algorithms._one_line import one_line
+from hessops.algorithms.krylov._local_step import off_last_two, on_host
 from hessops.algorithms.krylov._recurrence import Recurrence
 from hessops.algorithms.krylov._reorthogonalize import (
     Reorthogonalize,
@@ -36,7 +38,7 @@ from hessops.algorithms.krylov._reorthogonalize import (
     choose_reorthogonalization,
     watch,
 )
-from hessops.arrays import Array, HostArray, eps, is_complex
+from hessops.arrays import Array, HostArray, eps
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import rounding
 from hessops.counted import counted
@@ -298,12 +300,11 @@ def lanczos_steps(
         if basis is not None:
             basis.append(Q)
         if full and basis is not None:
-            W, alpha, stray = _reorthogonalized(W, basis, recurrence.deflated, beta)
-            squares = space.column_norms_squared(W)
+            W, coefficients = _reorthogonalized(W, basis, recurrence.deflated, beta)
         else:
-            W, alpha, stray, squares = _off_two(A, W, Q, previous, beta)
+            W, coefficients = off_last_two(A, W, Q, previous, beta)
             previous = Q
-        recurrence.advance(_to_host(A, alpha, xp.sqrt(squares), stray))
+        recurrence.advance(coefficients)
         require_in_range(A, recurrence.scale, W)
         if overlaps is not None:
             recurrence.require_symmetric(to_host(space, overlaps))
@@ -338,39 +339,16 @@ def _state(recurrence: Recurrence, following: Array, watching: Watch) -> Lanczos
 
 def _reorthogonalized(
     W: Array, basis: Basis, deflated: int, beta: Array | None
-) -> tuple[Array, Array, Array]:
-    xp = basis.space.xp
+) -> tuple[Array, HostArray]:
+    """Take a product off the whole basis; return it with what `Recurrence.advance` takes."""
+    space, xp = basis.space, basis.space.xp
     W, first = basis.project(W)
     W, second = basis.project(W)
     alpha = first[:, -1] + second[:, -1]
     if beta is None:
-        return W, alpha, xp.abs(alpha) * 0
-    # What a self-adjoint operator does not do: <q_i, A q_k> is 0 but for beta_{k-1} and alpha_k.
-    stray = [first[:, deflated:-2], (first[:, -2] - beta)[:, None]]
-    return W, alpha, xp.max(xp.abs(xp.concat(stray, axis=1)), axis=1)
-
-
-def _off_two(
-    A: LinearOperator, W: Array, Q: Array, previous: Array | None, beta: Array | None
-) -> tuple[Array, Array, Array, Array]:
-    """Take a product off the last two basis vectors; return alpha, what is stray, and squared norms."""
-    space = A.domain
-    factor = space.from_host(np.zeros(Q.shape[1])) if beta is None else beta
-    before = Q if previous is None else previous
-    W, inner = space.subtract(W, before, factor, Q, before, overwrite=A.returns_own_memory)
-    alpha, stray = inner[0, :], inner[1, :] * factor
-    W, inner = space.subtract(W, Q, _real(A, alpha), overwrite=True)
-    return W, alpha, stray, _real(A, inner[0, :])
-
-
-def _real(A: LinearOperator, small: Array) -> Array:
-    real: Array = A.xp.real(small) if is_complex(A.xp, small.dtype) else small
-    return real
-
-
-def _to_host(A: LinearOperator, alpha: Array, norms: Array, stray: Array) -> HostArray:
-    """Copy the coefficients of one step to the host together: the step's one synchronisation."""
-    xp, real = A.xp, _real(A, alpha)
-    rows = [real, norms, xp.abs(alpha - real), xp.abs(stray)]
-    together: Array = xp.stack([xp.astype(row, xp.float64) for row in rows])
-    return to_host(A.domain, together)
+        stray = xp.abs(alpha) * 0
+    else:
+        # What a self-adjoint operator does not do: <q_i, A q_k> is 0 but for beta_{k-1} and alpha_k.
+        others = [first[:, deflated:-2], (first[:, -2] - beta)[:, None]]
+        stray = xp.max(xp.abs(xp.concat(others, axis=1)), axis=1)
+    return W, on_host(space, alpha, xp.sqrt(space.column_norms_squared(W)), stray)
