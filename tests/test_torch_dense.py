@@ -40,7 +40,7 @@ from torch_problems import (
 )
 
 from hessops_torch import hessian
-from hessops_torch.batches import MicroBatches
+from hessops_torch.data.batches import MicroBatches
 
 activations = st.sampled_from(ACTIVATIONS)
 block_sizes = st.integers(1, 40)
@@ -263,7 +263,7 @@ def test_sources_of_data(device, source, resident, monkeypatch):
     problem = regression(device, sizes=(8,))
     if not resident:
         # With no memory free, no batch is kept on the device.
-        module = importlib.import_module("hessops_torch.objective")
+        module = importlib.import_module("hessops_torch.objective.objective")
         monkeypatch.setattr(module, "free_memory", lambda device: 0)
     operator = hessian(problem.model, problem.loss, source(problem.batches[0]))
     assert_is_hessian(operator, problem.dense())

@@ -24,7 +24,7 @@ from torch_problems import (
 )
 
 from hessops_torch import hessian
-from hessops_torch.embeddings import bag
+from hessops_torch.model.embeddings import bag
 
 MODES = ["sum", "mean", "max"]
 SQUARES = nn.MSELoss()

@@ -26,10 +26,10 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import SplitLoss, gauss_newton_diagonal, gauss_newton_trace, ggn, hessian
-from hessops_torch.output_factor import output_factor
-from hessops_torch.output_hessian import output_hessian
-from hessops_torch.sample_gradients import HookedGradients, MappedGradients, WholeGradients
-from hessops_torch.squared_gradients import SquaredGradients
+from hessops_torch.losses.output_factor import output_factor
+from hessops_torch.losses.output_hessian import output_hessian
+from hessops_torch.traces.sample_gradients import HookedGradients, MappedGradients, WholeGradients
+from hessops_torch.traces.squared_gradients import SquaredGradients
 
 
 def assert_exact(G, kind=None):
@@ -208,7 +208,7 @@ def test_memory_bounds_the_samples_that_are_looked_at_at_once(monkeypatch):
     problem = images("cpu", (7, 2))
     G = ggn(*problem.arguments)
     whole = gauss_newton_trace(G).value, gauss_newton_trace(G, num_seeds=3, rng=0).value
-    monkeypatch.setattr("hessops_torch.squared_gradients._BYTES", 1)
+    monkeypatch.setattr("hessops_torch.traces.squared_gradients._BYTES", 1)
     parts = gauss_newton_trace(G).value, gauss_newton_trace(G, num_seeds=3, rng=0).value
     assert parts == pytest.approx(whole, rel=1e-12)
 

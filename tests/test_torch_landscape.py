@@ -33,7 +33,7 @@ from torch_problems import (
 import hessops
 from hessops.errors import NonFiniteError
 from hessops_torch import Objective, hessian, landscape
-from hessops_torch.directions import filter_normalized
+from hessops_torch.landscapes.directions import filter_normalized
 
 
 def moved(problem, vector):

@@ -32,7 +32,7 @@ from torch_problems import (
 
 from hessops import check_operator
 from hessops_torch import hessian
-from hessops_torch.graphs import GradientGraph
+from hessops_torch.graphs.gradient_graph import GradientGraph
 
 ROUNDING = 1e-12
 

@@ -31,7 +31,7 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import Hessian, block_diagonal, hessian, layer_curvature
-from hessops_torch.layer_blocks import parameter_blocks
+from hessops_torch.model.parameter_blocks import parameter_blocks
 
 NUM_PROBES = 400
 # Normal tails: 2e-9 for every comparison.
@@ -420,7 +420,7 @@ def test_a_sweep_can_be_ended_by_a_callback():
 
 
 def test_few_vectors_are_kept_of_long_ones(monkeypatch):
-    module = importlib.import_module("hessops_torch.layer_sweep")
+    module = importlib.import_module("hessops_torch.layers.sweep")
     operator = hessian(*regression("cpu").arguments)
     states = []
     monkeypatch.setattr(module, "_GROUP_BYTES", 5 * 20 * 8)
@@ -439,7 +439,7 @@ def test_models_with_data_are_made_operators():
 
 
 def test_missed_eigenvalues_are_named(monkeypatch):
-    module = importlib.import_module("hessops_torch.layer_curvature")
+    module = importlib.import_module("hessops_torch.layers.layer_curvature")
     monkeypatch.setattr(module, "eigsh", functools.partial(hessops.eigsh, max_steps=2))
     operator = hessian(*images("cpu").arguments)
     with pytest.warns(hessops.ConvergenceWarning, match="eigenvalues of .*6.* did not converge"):

@@ -28,7 +28,7 @@ import hessops
 from hessops import ArraySpace
 from hessops.random import Stream
 from hessops_torch import ParameterSpace, hessian
-from hessops_torch.selection import select_parameters
+from hessops_torch.model.selection import select_parameters
 
 shapes = st.lists(
     st.lists(st.integers(0, 3), max_size=3).map(tuple), min_size=1, max_size=5

@@ -25,9 +25,9 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import Objective, Plan, Work, hessian, plan
-from hessops_torch.hessian import Hessian
-from hessops_torch.live_memory import LiveMemory
-from hessops_torch.micro_batch_cost import measure_micro_batch
+from hessops_torch.operators.hessian import Hessian
+from hessops_torch.planning.live_memory import LiveMemory
+from hessops_torch.planning.micro_batch_cost import measure_micro_batch
 
 TOLERANCE = 0.2
 

@@ -37,8 +37,8 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import hessian
-from hessops_torch.compiled_product import CompiledProduct
-from hessops_torch.functional_product import FunctionalProduct
+from hessops_torch.products.compiled_product import CompiledProduct
+from hessops_torch.products.functional_product import FunctionalProduct
 
 TRANSFORMS = ("forward-over-reverse", "reverse-over-forward")
 MODES = (*TRANSFORMS, "compiled", "auto")

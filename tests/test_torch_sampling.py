@@ -22,7 +22,7 @@ from hessops_torch import (
     hessian,
     trace_sampling_error,
 )
-from hessops_torch.sampling import sample_of
+from hessops_torch.sampling.sample import sample_of
 
 POPULATION = 600
 SEEDS = 500

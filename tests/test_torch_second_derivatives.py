@@ -24,7 +24,7 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import hessian
-from hessops_torch.symmetry import shows_symmetry
+from hessops_torch.graphs.symmetry import shows_symmetry
 
 SQUARES = nn.MSELoss()
 

@@ -54,7 +54,7 @@ def everything_of(model):
 def test_one_operator(device, memory_budget, resident, monkeypatch):
     if not resident:
         # With no memory free, no batch is kept on the device.
-        module = importlib.import_module("hessops_torch.objective")
+        module = importlib.import_module("hessops_torch.objective.objective")
         monkeypatch.setattr(module, "free_memory", lambda device: 0)
     problem = images(device, sizes=(4, 3, 3), train=True)
     expected = problem.dense()

@@ -22,8 +22,8 @@ from torch_problems import every_device, few_examples, normal, regression
 
 import hessops
 from hessops_torch import CurvatureTracker, hessian
-from hessops_torch.stability import step_limits
-from hessops_torch.time_budget import TimeBudget
+from hessops_torch.training.stability import step_limits
+from hessops_torch.training.time_budget import TimeBudget
 
 
 class Noisy(nn.Module):

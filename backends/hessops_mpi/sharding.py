@@ -50,7 +50,7 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
     if torch is not None and isinstance(
         data, torch.utils.data.DataLoader | torch.utils.data.Dataset
     ):
-        from hessops_torch.sharding import shard as shard_for_torch
+        from hessops_torch import shard as shard_for_torch
 
         return shard_for_torch(data, comm, batch_size=batch_size)
     if isinstance(data, tuple) and data and is_array(data[0]):

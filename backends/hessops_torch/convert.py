@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from hessops.operator import LinearOperator
-from hessops_torch.hessian import hessian
+from hessops_torch.operators.hessian import hessian
 
 __all__ = ["convert"]
 

@@ -1,0 +1,143 @@
+"""Quadratic forms of a Hessian and its Gauss-Newton matrix with the same probe, from one graph.
+
+With outputs f, their Jacobian J and the loss's gradient r by them, q = <J^T w, z> is
+differentiated at w = r: by w it gives J z, and by the parameters (w held fixed) the product with
+the curvature of the model, H - G. So one backward pass of a Hessian product gives z' (H - G) z
+and, by J z alone, z' G z = (J z)' M (J z).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessops_torch.losses.failures import applying, differentiating
+from hessops_torch.graphs.gradient_graph import bytes_behind, require_second_derivatives
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.output_hessian import output_hessian
+from hessops_torch.graphs.symmetry import shows_symmetry
+
+__all__ = ["CurvatureGraph"]
+
+
+class CurvatureGraph:
+    """The gradient of one micro-batch's summed loss as a function of parameters and of the seed w.
+
+    In units of a forward pass it costs 3 to build, and 6 for the forms with each vector; 8 with the
+    products themselves.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model, ready for second derivatives.
+    loss : OutputLoss
+        The loss.
+    batch : object
+        One micro-batch.
+    parameters : sequence of torch.Tensor
+        To differentiate by.
+    name : str
+        What messages call the micro-batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: OutputLoss,
+        batch: Any,
+        parameters: Sequence[Tensor],
+        name: str,
+    ) -> None:
+        with applying(batch, parameters[0], name):
+            self.outputs = loss.outputs(model, batch)
+            leaf = self.outputs.detach().clone().requires_grad_()
+            total, self.count = loss.of_outputs(leaf, batch)
+            self.metric = output_hessian(loss, leaf.detach(), batch)
+        self.total = total.detach()
+        (seed,) = torch.autograd.grad(total, leaf, allow_unused=True)
+        self.seed = (torch.zeros_like(leaf) if seed is None else seed.detach()).requires_grad_()
+        self.parameters = parameters
+        self.name = name
+        self._sizes = [parameter.numel() for parameter in parameters]
+        pulled: Sequence[Tensor | None] = [None] * len(parameters)
+        if self.outputs.requires_grad:
+            with differentiating(name):
+                pulled = torch.autograd.grad(
+                    self.outputs, parameters, self.seed, create_graph=True, allow_unused=True
+                )
+        self._pulled = {
+            index: gradient
+            for index, gradient in enumerate(pulled)
+            if gradient is not None and gradient.requires_grad
+        }
+        require_second_derivatives([self.outputs, *self._pulled.values()])
+
+    def products(self, rows: Tensor, *, whole: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return products with H - G, forms of G and, if asked for, products with G.
+
+        Parameters
+        ----------
+        rows : torch.Tensor, shape (k, n)
+            Flat vectors z.
+        whole : bool
+            Whether products with G are wanted.
+
+        Returns
+        -------
+        (torch.Tensor, torch.Tensor, torch.Tensor or None)
+            Of shapes (k, n), (k,) and (k, n).
+        """
+        residual = torch.zeros_like(rows)
+        along = rows.new_zeros((len(rows), *self.outputs.shape))
+        if self._pulled:
+            for index, row in enumerate(rows):
+                along[index] = self._add_residual(row, residual[index])
+        weighted = self.metric(along)
+        forms = (along * weighted).flatten(1).sum(1, dtype=torch.float64)
+        if not whole:
+            return residual, forms, None
+        out = torch.zeros_like(rows)
+        if self._pulled:
+            for index, seed in enumerate(weighted):
+                with differentiating(self.name):
+                    found = torch.autograd.grad(
+                        self.outputs, self.parameters, seed, retain_graph=True, allow_unused=True
+                    )
+                self._add(out[index], found)
+        return residual, forms, out
+
+    def shows_symmetry(self) -> bool:
+        """Look at two products with H - G for symmetry, and tell whether they say anything."""
+        if not self._pulled:
+            return False
+        return shows_symmetry(
+            lambda rows: self.products(rows, whole=False)[0],
+            sum(self._sizes),
+            self.parameters[0].detach(),
+            self.name,
+        )
+
+    def num_bytes(self) -> int:
+        """Return the memory that the graph holds, without the parameters themselves."""
+        return bytes_behind([self.outputs, *self._pulled.values()], self.parameters)
+
+    def _add_residual(self, row: Tensor, out: Tensor) -> Tensor:
+        pieces = torch.split(row, self._sizes)
+        with differentiating(self.name):
+            along, *found = torch.autograd.grad(
+                list(self._pulled.values()),
+                [self.seed, *self.parameters],
+                [pieces[i].view_as(self.parameters[i]) for i in self._pulled],
+                retain_graph=True,
+                allow_unused=True,
+            )
+        self._add(out, found)
+        return torch.zeros_like(self.seed) if along is None else along
+
+    def _add(self, out: Tensor, found: Sequence[Tensor | None]) -> None:
+        for target, product in zip(torch.split(out, self._sizes), found, strict=True):
+            if product is not None:
+                target.add_(product.reshape(-1))

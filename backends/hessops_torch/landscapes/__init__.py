@@ -1,0 +1,1 @@
+"""The loss along directions from the parameters, with the curvature at the centre."""

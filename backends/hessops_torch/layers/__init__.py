@@ -1,0 +1,1 @@
+"""The curvature of layers, or of any blocks of parameters."""

@@ -1,0 +1,1 @@
+"""A loss of a model over a data set, of which operators are derivatives."""

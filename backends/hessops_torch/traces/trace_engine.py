@@ -1,0 +1,373 @@
+"""Estimates of the trace of a network's Hessian, refined round by round.
+
+Every stratum of samples is seen by probes of z' H z, or by probes of z' (H - G) z and the trace of
+its Gauss-Newton part G from gradients of samples: exactly, by all columns of S, or by some random
+signs. A pilot shows both variances, from one graph at the cost of Hessian products alone; then the
+cheapest way is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hessops.algorithms._common import default_block_size
+from hessops.algorithms._one_line import one_line
+from hessops.algorithms.trace._probe_blocks import probe_blocks
+from hessops.arrays import HostArray
+from hessops.random import Purpose, Stream
+from hessops.record import require_finite
+from hessops.statistics import MeanVariance, t_quantile
+from hessops_torch.traces.allocation import Allocation, Part, Way, allocate
+from hessops_torch.graphs.curvature_graph import CurvatureGraph
+from hessops_torch.losses.failures import name_of
+from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.operators.hessian import Hessian
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.traces.squared_gradients import NoRootError, SquaredGradients
+from hessops_torch.traces.strata import StrataBatches, Stratum, strata_of
+
+__all__ = ["TraceEngine", "TraceState"]
+
+# Forward passes: to build a graph, for a vector's forms, and for the product with G besides.
+_BUILD, _FORM, _WHOLE = 3.0, 6.0, 2.0
+_FORWARD, _BACKWARD = 1.0, 2.0
+_PILOT, _MOST_PILOT, _LEAST_PILOT = 4, 16, 2
+_LEAST_FREEDOM = 8
+_NEGLIGIBLE = 1e-3
+# How far from the tolerance each round aims: the first find out what a relative one is relative to.
+_AIMS = (4.0, 2.0)
+_MOST_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class TraceState:
+    """What is known after a round.
+
+    Parameters
+    ----------
+    step : int
+        Rounds done.
+    cost : float
+        Forward passes over all data.
+    num_probes : int
+        Probes of the stratum that had most.
+    passes : float
+        Hessian products with the whole data, counted by samples.
+    values : numpy.ndarray, shape (1 + num_sections,)
+        The trace, and that of every section.
+    variances, freedoms : numpy.ndarray, shape (m, 1 + num_sections) and (m,)
+        Of the means that the values are sums of, and their degrees of freedom.
+    ways : tuple of str
+        How each stratum is seen.
+    """
+
+    step: int
+    cost: float
+    num_probes: int
+    passes: float
+    values: HostArray
+    variances: HostArray
+    freedoms: HostArray
+    ways: tuple[str, ...]
+
+    __repr__ = one_line
+
+    @property
+    def num_products(self) -> int:
+        """Return the Hessian products with the whole data, rounded up."""
+        return math.ceil(self.passes - 1e-9)
+
+    def standard_error(self, column: int = 0) -> float:
+        """Return the standard error of the trace, or of a section's."""
+        return math.sqrt(float(self.variances[:, column].sum()))
+
+    def freedom(self, column: int = 0) -> float:
+        """Return the degrees of freedom of the standard error (Welch 1947)."""
+        parts = self.variances[:, column]
+        total = float(parts.sum())
+        if total <= 0:
+            return math.inf
+        effective = 1 / float(np.sum((parts / total) ** 2 / (self.freedoms + 2))) - 2
+        return max(effective, float(self.freedoms[parts > 0].min()))
+
+    def half_width(self, confidence: float) -> float:
+        """Return half the width of the interval by Student's t."""
+        error = self.standard_error()
+        return float(t_quantile(confidence, self.freedom())) * error if error else 0.0
+
+
+class _Seen:
+    """What is known of one stratum."""
+
+    def __init__(self, stratum: Stratum) -> None:
+        self.stratum = stratum
+        # Of H - G, of G, and of both, by micro-batch: shape (3, T, 1 + S).
+        self.forms: MeanVariance | None = None
+        self.exact: HostArray | None = None
+        self.sampled: MeanVariance | None = None
+        self.way = "plain"
+
+    @property
+    def num_probes(self) -> int:
+        return 0 if self.forms is None else self.forms.count
+
+    def deviations(self) -> HostArray:
+        """Return the standard deviations of one probe of H - G, G and H."""
+        assert self.forms is not None
+        found: HostArray = np.sqrt(np.sum(self.forms.deviation[:, :, 0] ** 2, axis=1))
+        return found
+
+    def values(self, way: str | None = None) -> HostArray:
+        """Return what is known of the trace and of those of sections."""
+        assert self.forms is not None
+        residual, _, whole = self.forms.mean.sum(axis=1)
+        if (way or self.way) == "plain":
+            return np.asarray(whole)
+        if self.exact is not None:
+            return np.asarray(residual + self.exact)
+        assert self.sampled is not None
+        return np.asarray(residual + self.sampled.mean.sum(axis=0))
+
+    def errors(self) -> list[tuple[HostArray, int]]:
+        """Return variances of means, by micro-batch and section, and their degrees of freedom."""
+        assert self.forms is not None
+        which = 2 if self.way == "plain" else 0
+        alone = self.way == "plain" or self.exact is not None
+        found = [self.forms] if alone else [self.forms, self.sampled]
+        parts = []
+        for moments in found:
+            assert moments is not None
+            deviation = moments.deviation[which] if moments is self.forms else moments.deviation
+            parts.append((deviation**2 / moments.count, moments.count - 1))
+        return parts
+
+
+class TraceEngine:
+    """Probes and gradients of samples, as many as it takes.
+
+    Parameters
+    ----------
+    operator : Hessian
+        Whose trace is wanted.
+    loss : OutputLoss
+        Its loss.
+    stream : Stream
+        Where the probes come from.
+    sections : bool
+        Whether the traces of all parameter tensors are wanted.
+    """
+
+    def __init__(
+        self, operator: Hessian, loss: OutputLoss, *, stream: Stream, sections: bool
+    ) -> None:
+        self.operator, self.objective, self.loss = operator, operator.objective, loss
+        self.space = operator.domain
+        self.stream, self.sections = stream, sections
+        objective = self.objective
+        self.graphs: GraphCache[CurvatureGraph] = GraphCache(
+            (objective.model, *objective.loss.parts), objective.memory_budget
+        )
+        with objective.ready(self.graphs):
+            self.divisor = objective.divisor()
+            self.squares = SquaredGradients(objective, loss)
+            self.strata: StrataBatches = strata_of(objective, loss, separate=self.squares.separate)
+        self.seen = [_Seen(stratum) for stratum in self.strata.strata]
+        self.total = self.strata.num_samples
+        sizes = [stop - start for start, stop in self.space.sections.values()] if sections else []
+        self.of_decay = operator.weight_decay * np.array([self.space.dim, *sizes], dtype=float)
+        self.units = self.strata.cost * self.total
+        self.passes = 0.0
+        self.step = 0
+        self._symmetric = False
+
+    def product_cost(self) -> float:
+        """Return what a Hessian product with the whole data costs, in forward passes over it."""
+        return _FORM + (_WHOLE if self.sections else 0.0)
+
+    def states(
+        self, *, rtol: float, atol: float, confidence: float, budget: float
+    ) -> Iterator[TraceState]:
+        """Yield estimates until they are as good as asked for, or the budget is spent.
+
+        Parameters
+        ----------
+        rtol, atol : float
+            Half-width asked for of the interval; the budget is spent if both are 0.
+        confidence : float
+            Of the interval.
+        budget : float
+            In forward passes over all data.
+
+        Yields
+        ------
+        TraceState
+            One round further.
+        """
+        for seen in self.seen:
+            self._probe(seen, self._pilot(seen.stratum, budget))
+        state = self.state()
+        yield state
+        for number in range(_MOST_ROUNDS):
+            aim = _AIMS[number] if number < len(_AIMS) else 1.0
+            target = aim * max(atol, rtol * abs(float(state.values[0])))
+            fixed = rtol == atol == 0
+            if not fixed and aim == 1.0 and state.half_width(confidence) <= target:
+                return
+            variance = None if fixed else self._wanted(state, target, confidence)
+            before = self.units
+            self._follow(
+                allocate(
+                    [self._ways(seen) for seen in self.seen],
+                    variance=variance,
+                    budget=max(budget * self.total - self.units, 0.0),
+                )
+            )
+            state = self.state()
+            if self.units > before:
+                yield state
+            if fixed or (aim == 1.0 and self.units == before):
+                return
+
+    def state(self) -> TraceState:
+        """Return what is known now."""
+        self.step += 1
+        values = sum(seen.values() for seen in self.seen) / self.divisor + self.of_decay
+        parts = [part for seen in self.seen for part in seen.errors()]
+        variances = np.concatenate([variance for variance, _ in parts]) / self.divisor**2
+        freedoms = np.concatenate([np.full(len(v), float(f)) for v, f in parts])
+        return TraceState(
+            step=self.step,
+            cost=self.units / self.total,
+            num_probes=max(seen.num_probes for seen in self.seen),
+            passes=self.passes / self.total,
+            values=np.asarray(values),
+            variances=variances,
+            freedoms=freedoms,
+            ways=tuple(seen.way for seen in self.seen),
+        )
+
+    def _wanted(self, state: TraceState, target: float, confidence: float) -> float:
+        """Return the variance that a half-width takes, in the scale of sums."""
+        freedom = state.freedom()
+        return float((target * self.divisor / t_quantile(confidence, freedom)) ** 2)
+
+    def _pilot(self, stratum: Stratum, budget: float) -> int:
+        """Return how many probes are to show a stratum's variances: more, where they are cheap."""
+        terms = len(stratum.groups)
+        least = max(_LEAST_PILOT, 1 + math.ceil(_LEAST_FREEDOM / terms))
+        part = stratum.num_samples / self.total
+        wanted = round((_LEAST_PILOT if stratum.share < _NEGLIGIBLE else _PILOT) / part)
+        most = int(min(_MOST_PILOT, budget / (4 * _FORM)))
+        return max(_LEAST_PILOT, min(most, max(least, wanted)))
+
+    def _ways(self, seen: _Seen) -> Sequence[Way]:
+        """Return how a stratum can be seen, with what is known of variances."""
+        residual, of_control, whole = seen.deviations()
+        samples = seen.stratum.num_samples
+        cost, done = self.product_cost() * samples, seen.num_probes
+        ways = [Way("plain", (Part(whole, cost, done=done),))]
+        if self.squares.num_columns:
+            probes = Part(residual, cost, done=done)
+            columns = self.squares.num_columns
+            exact = (_FORWARD + _BACKWARD * columns) * samples
+            if self.squares.separate:
+                fixed = 0.0 if seen.exact is not None else exact
+                ways.append(Way("exact", (probes,), fixed))
+            if seen.exact is None:
+                more, spread = 0, of_control
+                if seen.sampled is not None:
+                    more = seen.sampled.count
+                    spread = float(np.sqrt(np.sum(seen.sampled.deviation[:, 0] ** 2)))
+                signs = Part(spread, _BACKWARD * samples, least=_LEAST_PILOT, done=more)
+                ways.append(Way("sampled", (probes, signs), _FORWARD * samples))
+        return ways
+
+    def _follow(self, allocation: Allocation) -> None:
+        for seen, way, counts in zip(self.seen, allocation.ways, allocation.counts, strict=True):
+            seen.way = way.name
+            self._probe(seen, counts[0])
+            try:
+                if way.name == "exact" and seen.exact is None:
+                    self._sum_exactly(seen)
+                if way.name == "sampled":
+                    self._sample(seen, counts[1])
+            except NoRootError:
+                # Not all batches are like the first, by which G seemed to be of help.
+                self.squares.num_columns = 0
+                for each in self.seen:
+                    each.way, each.exact, each.sampled = "plain", None, None
+                return
+
+    def _probe(self, seen: _Seen, count: int) -> None:
+        """Go on with probes of both matrices until there are `count`."""
+        size = default_block_size(self.space, count)
+        for indices in probe_blocks(size, count, start=seen.num_probes):
+            forms = []
+            with self.objective.ready(self.graphs):
+                for number, batch in self.strata.batches(seen.stratum):
+                    forms.append(self._forms(number, batch, indices))
+            block = np.stack(forms, axis=1)
+            require_finite(block, indices.stop, self.operator)
+            moments = MeanVariance.of(block)
+            seen.forms = moments if seen.forms is None else seen.forms.merged(moments)
+            self.passes += len(indices) * seen.stratum.num_samples
+            self.units += self.product_cost() * len(indices) * seen.stratum.num_samples
+
+    def _forms(self, number: int, batch: object, indices: range) -> HostArray:
+        """Return one micro-batch's forms of H - G, G and H, shape (3, 1 + S, k)."""
+        graph = self.graphs.get(number)
+        if graph is None:
+            objective = self.objective
+            parameters = list(objective.parameters.values())
+            graph = CurvatureGraph(objective.model, self.loss, batch, parameters, name_of(number))
+            objective.require_finite([graph.total], self.graphs, number)
+            if not self._symmetric:
+                self._symmetric = graph.shows_symmetry()
+            self.graphs.offer(number, graph)
+            self.units += _BUILD * len(graph.outputs)
+        Z: Any = self.space.probes(self.stream.for_term(number), indices, "rademacher")
+        residual, forms, product = graph.products(Z.T.contiguous(), whole=self.sections)
+        if product is None:
+            of_residual = self.space.column_inner(Z, residual.T)[None]
+            of_control = forms[None]
+        else:
+            of_residual = _with_whole(self.space.section_inner(Z, residual.T))
+            of_control = _with_whole(self.space.section_inner(Z, product.T))
+        both = self.space.xp.stack([of_residual, of_control]).cpu().numpy()
+        found: HostArray = np.concatenate([both, both.sum(axis=0, keepdims=True)])
+        return found
+
+    def _sum_exactly(self, seen: _Seen) -> None:
+        with self.objective.ready(self.graphs):
+            for number, batch in self.strata.batches(seen.stratum):
+                squares = self.squares.exact(batch, number)
+                sums = squares.sums[:, 0] if self.sections else squares.sums[:1, 0]
+                seen.exact = sums if seen.exact is None else seen.exact + sums
+                self.units += squares.cost
+
+    def _sample(self, seen: _Seen, count: int) -> None:
+        start = 0 if seen.sampled is None else seen.sampled.count
+        if count <= start:
+            return
+        stream = self.stream.for_purpose(Purpose.SKETCH)
+        with self.objective.ready(self.graphs):
+            found = []
+            for number, batch in self.strata.batches(seen.stratum):
+                squares = self.squares.sampled(
+                    batch, number, stream.for_term(number), range(start, count)
+                )
+                found.append(squares.sums if self.sections else squares.sums[:1])
+                self.units += squares.cost
+        moments = MeanVariance.of(np.stack(found))
+        seen.sampled = moments if seen.sampled is None else seen.sampled.merged(moments)
+
+
+def _with_whole(sections: Any) -> Tensor:
+    return torch.cat([sections.sum(0, keepdim=True), sections])
