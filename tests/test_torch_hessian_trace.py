@@ -28,8 +28,8 @@ from torch_problems import (
 import hessops
 from hessops import ConvergenceWarning, NonFiniteError
 from hessops_torch import SplitLoss, ggn, hessian, hessian_trace
-from hessops_torch.traces.allocation import Part, Way, allocate
 from hessops_torch.graphs.curvature_graph import CurvatureGraph
+from hessops_torch.traces.allocation import Part, Way, allocate
 from hessops_torch.traces.strata import strata_of
 
 COUNT = 64

@@ -21,38 +21,38 @@ except ImportError as error:
         "pip install 'hessops[torch]' elsewhere"
     ) from error
 
-from hessops_torch.operators.activation_hessian import activation_hessian, input_hessian
 from hessops_torch.convert import convert
-from hessops_torch.training.record import CurvatureRecord
-from hessops_torch.training.tracker import CurvatureTracker
-from hessops_torch.operators.diagonal_blocks import DiagonalBlocks, block_diagonal
-from hessops_torch.ranks.distributed import TorchComm, distributed_comm, rank_device
-from hessops_torch.operators.empirical_fisher import EmpiricalFisher, empirical_fisher
-from hessops_torch.operators.fisher import Fisher, fisher
-from hessops_torch.losses.function import SplitLoss
-from hessops_torch.traces.gauss_newton_trace import gauss_newton_diagonal, gauss_newton_trace
-from hessops_torch.operators.ggn import GaussNewton, ggn
-from hessops_torch.operators.gradient_covariance import GradientCovariance, gradient_covariance
-from hessops_torch.operators.hessian import Hessian, hessian
-from hessops_torch.traces.hessian_trace import HessianTraceResult, hessian_trace
-from hessops_torch.operators.jacobian import Jacobian, jacobian, ntk
 from hessops_torch.landscapes.landscape import Landscape, landscape
 from hessops_torch.layers.layer_curvature import layer_curvature
 from hessops_torch.layers.result import LayerCurvature
-from hessops_torch.objective.objective import Objective
-from hessops_torch.operators.optimizer_metric import optimizer_metric
+from hessops_torch.losses.function import SplitLoss
 from hessops_torch.model.parameters import ParameterSpace
-from hessops_torch.planning.plan import Plan, plan
+from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.activation_hessian import activation_hessian, input_hessian
+from hessops_torch.operators.diagonal_blocks import DiagonalBlocks, block_diagonal
+from hessops_torch.operators.empirical_fisher import EmpiricalFisher, empirical_fisher
+from hessops_torch.operators.fisher import Fisher, fisher
+from hessops_torch.operators.ggn import GaussNewton, ggn
+from hessops_torch.operators.gradient_covariance import GradientCovariance, gradient_covariance
+from hessops_torch.operators.hessian import Hessian, hessian
+from hessops_torch.operators.jacobian import Jacobian, jacobian, ntk
+from hessops_torch.operators.optimizer_metric import optimizer_metric
 from hessops_torch.operators.preconditioned import Preconditioned, preconditioned
-from hessops_torch.probes import fill_probes
 from hessops_torch.operators.residual_curvature import ResidualCurvature, residual_curvature
-from hessops_torch.sampling.sample import SamplesNeeded, SamplingError
+from hessops_torch.operators.shift_hessian import ShiftHessian
+from hessops_torch.planning.plan import Plan, plan
+from hessops_torch.planning.work import Work
+from hessops_torch.probes import fill_probes
+from hessops_torch.ranks.distributed import TorchComm, distributed_comm, rank_device
+from hessops_torch.ranks.sharding import shard
 from hessops_torch.sampling.density import DensitySamplingError, density_sampling_error
 from hessops_torch.sampling.eigenvalues import eigenvalue_sampling_error
+from hessops_torch.sampling.sample import SamplesNeeded, SamplingError
 from hessops_torch.sampling.trace import trace_sampling_error
-from hessops_torch.ranks.sharding import shard
-from hessops_torch.operators.shift_hessian import ShiftHessian
-from hessops_torch.planning.work import Work
+from hessops_torch.traces.gauss_newton_trace import gauss_newton_diagonal, gauss_newton_trace
+from hessops_torch.traces.hessian_trace import HessianTraceResult, hessian_trace
+from hessops_torch.training.record import CurvatureRecord
+from hessops_torch.training.tracker import CurvatureTracker
 
 __all__ = [
     "CurvatureRecord",

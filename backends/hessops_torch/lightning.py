@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hessops_torch.losses.loss import Loss
 from hessops_torch.training.record import CurvatureRecord
 from hessops_torch.training.tracker import CurvatureTracker
-from hessops_torch.losses.loss import Loss
 
 try:
     import lightning.pytorch as pl

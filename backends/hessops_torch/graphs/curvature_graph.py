@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.losses.failures import applying, differentiating
 from hessops_torch.graphs.gradient_graph import bytes_behind, require_second_derivatives
-from hessops_torch.losses.contract import OutputLoss
-from hessops_torch.losses.output_hessian import output_hessian
 from hessops_torch.graphs.symmetry import shows_symmetry
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.failures import applying, differentiating
+from hessops_torch.losses.output_hessian import output_hessian
 
 __all__ = ["CurvatureGraph"]
 

@@ -15,10 +15,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.losses.failures import differentiating, evaluate
-from hessops_torch.losses.contract import BatchLoss
-from hessops_torch.model.snapshot import Snapshot
 from hessops_torch.graphs.symmetry import shows_symmetry
+from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.losses.failures import differentiating, evaluate
+from hessops_torch.model.snapshot import Snapshot
 
 __all__ = [
     "GradientGraph",

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hessops_torch.losses.failures import differentiating
 from hessops_torch.graphs.gradient_graph import bytes_behind, require_second_derivatives
 from hessops_torch.graphs.symmetry import shows_adjoint
+from hessops_torch.losses.failures import differentiating
 
 __all__ = ["OutputGraph"]
 

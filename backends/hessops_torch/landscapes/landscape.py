@@ -19,12 +19,12 @@ from hessops.random import RandomState, seed_from
 from hessops.record import History
 from hessops.result import Result
 from hessops_torch.landscapes.directions import as_directions
-from hessops_torch.operators.hessian import Hessian
-from hessops_torch.losses.loss import Loss
-from hessops_torch.objective.objective import Objective
-from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.landscapes.slice_losses import SliceLosses
+from hessops_torch.losses.loss import Loss
+from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.hessian import Hessian
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from hessops.arrays import HostArray
-from hessops_torch.losses.failures import evaluate, name_of
 from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.losses.failures import evaluate, name_of
 from hessops_torch.objective.objective import Objective
 
 __all__ = ["SliceLosses"]

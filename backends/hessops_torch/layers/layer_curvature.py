@@ -26,10 +26,10 @@ from hessops.random import ProbeKind, Purpose, RandomState, Stream, draw
 from hessops.record import Callback, run
 from hessops.results.eigenpairs import EigenResult
 from hessops.statistics import t_quantile
-from hessops_torch.operators.data_sum import DataSum
-from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
 from hessops_torch.layers.result import LayerCurvature
 from hessops_torch.layers.sweep import LayerState, layer_steps
+from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
+from hessops_torch.operators.data_sum import DataSum
 
 __all__ = ["layer_curvature"]
 

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the field's name
 
+from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.function import FunctionLoss, SplitLoss
-from hessops_torch.losses.contract import BatchLoss
 
 __all__ = ["Loss", "as_batch_loss"]
 

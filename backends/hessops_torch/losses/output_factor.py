@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.output_hessian import OutputProduct, output_hessian, target_mass
 
 __all__ = ["OutputFactor", "output_factor"]

@@ -16,8 +16,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.contract import BatchLoss, OutputLoss
+from hessops_torch.losses.criterion import CriterionLoss
 
 __all__ = [
     "CLOSED_FORMS",

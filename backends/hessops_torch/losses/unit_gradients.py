@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.output_hessian import OutputMatrix
 
 __all__ = ["UnitGradients", "check_sample_axes", "unit_gradients"]

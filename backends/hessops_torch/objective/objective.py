@@ -16,18 +16,16 @@ from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.row_collectives import jointly
-from hessops_torch.batches import MicroBatches, length_of, versions
-from hessops_torch.data_ranks import DataRanks, as_floats, ranks_beside
-from hessops_torch.failures import evaluate, name_of
-from hessops_torch.graphs import GraphCache, free_memory
-from hessops_torch.lock import exclusive
-from hessops_torch.loss_contract import BatchLoss
-from hessops_torch.losses import Loss, as_batch_loss
-from hessops_torch.options import check_model, check_options
-from hessops_torch.parameters import ParameterSpace
-from hessops_torch.selection import ParameterSelection, Selection
-from hessops_torch.snapshot import Snapshot
-from hessops_torch.state import (
+from hessops_torch.data.batches import MicroBatches, length_of, versions
+from hessops_torch.data.lock import exclusive
+from hessops_torch.graphs.gradient_graph import GraphCache, free_memory
+from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.losses.failures import evaluate, name_of
+from hessops_torch.losses.loss import Loss, as_batch_loss
+from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.model.selection import ParameterSelection, Selection
+from hessops_torch.model.snapshot import Snapshot
+from hessops_torch.model.state import (
     Mode,
     random_state,
     require_separate_samples,
@@ -35,6 +33,8 @@ from hessops_torch.state import (
     unwritten,
     uses_batch_statistics,
 )
+from hessops_torch.objective.options import check_model, check_options
+from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
 
 __all__ = ["Objective"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.objective.objective import Objective
 
 __all__ = ["output_shapes"]

@@ -7,10 +7,15 @@ from typing import Any
 from torch import nn
 
 from hessops_torch.losses.loss import Loss
+from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.shift_hessian import ShiftHessian
-from hessops_torch.operators.shift_points import InputTensor, ModuleOutputs, ModuleSelection, find_modules
-from hessops_torch.model.state import Mode
+from hessops_torch.operators.shift_points import (
+    InputTensor,
+    ModuleOutputs,
+    ModuleSelection,
+    find_modules,
+)
 
 __all__ = ["activation_hessian", "input_hessian"]
 

@@ -17,9 +17,9 @@ from hessops.operators.elementary import Identity
 from hessops.structure import SELF_ADJOINT, Structure
 from hessops.together import tried
 from hessops_torch.graphs.gradient_graph import GraphCache
-from hessops_torch.objective.objective import Objective
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.objective.objective import Objective
 
 __all__ = ["DataSum"]
 

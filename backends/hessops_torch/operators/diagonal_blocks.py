@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
 from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.operators.data_sum import DataSum
 
 __all__ = ["DiagonalBlocks", "block_diagonal"]
 

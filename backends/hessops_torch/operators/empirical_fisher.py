@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.loss import Loss
+from hessops_torch.losses.unit_gradients import UnitGradients, check_sample_axes, unit_gradients
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.operators.output_sum import OutputSum
-from hessops_torch.model.selection import ParameterSelection
-from hessops_torch.model.state import Mode
-from hessops_torch.losses.unit_gradients import UnitGradients, check_sample_axes, unit_gradients
 
 __all__ = ["EmpiricalFisher", "empirical_fisher"]
 

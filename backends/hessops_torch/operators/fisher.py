@@ -17,19 +17,19 @@ from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.likelihoods import LIKELIHOODS, Likelihood
 from hessops_torch.losses.loss import Loss
-from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.options import check_count, check_weight_decay
 from hessops_torch.losses.output_hessian import (
     OutputMatrix,
     closed_form_holds,
     has_nonnegative_weights,
     is_plain,
 )
-from hessops_torch.output_shapes import output_shapes
-from hessops_torch.output_sum import OutputSum
-from hessops_torch.output_tangents import JacobianMode
-from hessops_torch.selection import ParameterSelection
-from hessops_torch.state import Mode
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_count, check_weight_decay
+from hessops_torch.objective.output_shapes import output_shapes
+from hessops_torch.operators.output_sum import OutputSum
+from hessops_torch.products.output_tangents import JacobianMode
 
 __all__ = ["Fisher", "fisher"]
 

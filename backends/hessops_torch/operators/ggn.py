@@ -9,12 +9,9 @@ from torch import Tensor, nn
 
 from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
-from hessops_torch.losses.criterion import CriterionLoss
-from hessops_torch.operators.linear_losses import require_curvature
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.loss import Loss
-from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.losses.output_hessian import (
     OutputMatrix,
     closed_form,
@@ -22,10 +19,13 @@ from hessops_torch.losses.output_hessian import (
     differentiated,
     is_convex,
 )
-from hessops_torch.output_sum import OutputSum
-from hessops_torch.output_tangents import JacobianMode
-from hessops_torch.selection import ParameterSelection
-from hessops_torch.state import Mode
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.linear_losses import require_curvature
+from hessops_torch.operators.output_sum import OutputSum
+from hessops_torch.products.output_tangents import JacobianMode
 
 __all__ = ["GaussNewton", "ggn"]
 

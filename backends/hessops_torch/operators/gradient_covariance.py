@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import summed_together, tried
-from hessops_torch.empirical_fisher import EmpiricalFisher
-from hessops_torch.failures import applying, name_of
-from hessops_torch.graphs import GraphCache
-from hessops_torch.losses import Loss
-from hessops_torch.objective import Objective
-from hessops_torch.output_sum import OutputShare
-from hessops_torch.selection import ParameterSelection
-from hessops_torch.state import Mode
-from hessops_torch.unit_gradients import UnitGradients, unit_gradients
+from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.loss import Loss
+from hessops_torch.losses.unit_gradients import UnitGradients, unit_gradients
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.empirical_fisher import EmpiricalFisher
+from hessops_torch.operators.output_sum import OutputShare
 
 __all__ = ["GradientCovariance", "gradient_covariance"]
 

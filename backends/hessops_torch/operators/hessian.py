@@ -8,17 +8,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from hessops.comm import Communicator
-from hessops_torch.operators.data_sum import DataSum
-from hessops_torch.losses.failures import name_of
-from hessops_torch.products.functional_product import FunctionalProduct
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.loss import Loss
-from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.options import check_weight_decay
-from hessops_torch.products.product_modes import ProductMode, check_product, find_product
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.products.functional_product import FunctionalProduct
+from hessops_torch.products.product_modes import ProductMode, check_product, find_product
 
 __all__ = ["Hessian", "hessian"]
 

@@ -15,17 +15,17 @@ from hessops.operator import LinearOperator
 from hessops.partition import Partition
 from hessops.row_collectives import jointly, table
 from hessops.together import summed_together, tried
-from hessops_torch.batches import tensors_in
-from hessops_torch.failures import applying, name_of
-from hessops_torch.function_loss import SplitLoss
-from hessops_torch.graphs import GraphCache
-from hessops_torch.loss_contract import OutputLoss, describe_value
-from hessops_torch.objective import Objective
-from hessops_torch.output_graph import OutputGraph
-from hessops_torch.output_shapes import output_shapes
-from hessops_torch.parameters import ParameterSpace
-from hessops_torch.selection import ParameterSelection
-from hessops_torch.state import Mode
+from hessops_torch.data.batches import tensors_in
+from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.contract import OutputLoss, describe_value
+from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.function import SplitLoss
+from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.output_shapes import output_shapes
 
 __all__ = ["Jacobian", "jacobian", "ntk"]
 

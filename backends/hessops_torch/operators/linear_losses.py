@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from hessops.row_collectives import jointly
-from hessops_torch.criterion_loss import CriterionLoss
-from hessops_torch.failures import applying, differentiating, name_of
-from hessops_torch.loss_contract import OutputLoss
-from hessops_torch.objective import Objective
-from hessops_torch.output_hessian import differentiated
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.criterion import CriterionLoss
+from hessops_torch.losses.failures import applying, differentiating, name_of
+from hessops_torch.losses.output_hessian import differentiated
+from hessops_torch.objective.objective import Objective
 
 __all__ = ["require_curvature"]
 

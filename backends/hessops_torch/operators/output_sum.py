@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from hessops.structure import Structure
-from hessops_torch.data_sum import DataSum
-from hessops_torch.failures import applying, name_of
-from hessops_torch.loss_contract import OutputLoss
-from hessops_torch.objective import Objective
-from hessops_torch.output_graph import OutputGraph
-from hessops_torch.output_hessian import OutputMatrix
-from hessops_torch.output_tangents import (
+from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.output_hessian import OutputMatrix
+from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.products.output_tangents import (
     JacobianMode,
     OutputTangents,
     check_jacobian_mode,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hessops.operator import LinearOperator
-from hessops_torch.operators.optimizer_metric import optimizer_metric
 from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.operators.optimizer_metric import optimizer_metric
 
 __all__ = ["Metric", "Preconditioned", "preconditioned"]
 

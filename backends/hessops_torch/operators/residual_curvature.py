@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from hessops.comm import Communicator
-from hessops_torch.hessian import Hessian
-from hessops_torch.loss_contract import BatchLoss, OutputLoss
-from hessops_torch.losses import Loss
-from hessops_torch.objective import Objective
-from hessops_torch.selection import ParameterSelection
-from hessops_torch.state import Mode
+from hessops_torch.losses.contract import BatchLoss, OutputLoss
+from hessops_torch.losses.loss import Loss
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
+from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.hessian import Hessian
 
 __all__ = ["ResidualCurvature", "residual_curvature"]
 

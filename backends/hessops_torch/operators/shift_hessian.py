@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hessops.operator import LinearOperator
 from hessops.structure import SELF_ADJOINT
-from hessops_torch.losses.failures import name_of
 from hessops_torch.graphs.gradient_graph import GradientGraph, GraphCache
-from hessops_torch.objective.objective import Objective
+from hessops_torch.losses.failures import name_of
 from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.shift_points import InputTensor, ModuleOutputs
 
 __all__ = ["ShiftHessian"]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.planning.live_memory import LiveMemory
 
 __all__ = ["WIDEST", "MicroBatchCost", "measure_micro_batch"]

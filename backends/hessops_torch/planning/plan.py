@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from hessops_torch.data.batches import split_batch, tensors_in
+from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.planning.micro_batch_cost import MicroBatchCost, measure_micro_batch
-from hessops_torch.products.product_modes import ProductMode
-from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.planning.work import Work
+from hessops_torch.products.product_modes import ProductMode
 
 __all__ = ["Plan", "plan"]
 

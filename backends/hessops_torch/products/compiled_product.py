@@ -19,9 +19,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessops_torch.data.batches import leaves, map_tensors, tensors_in
-from hessops_torch.products.functional_product import FunctionalProduct, Mode, Named, Products
-from hessops_torch.objective.objective import Objective
 from hessops_torch.model.snapshot import Snapshot
+from hessops_torch.objective.objective import Objective
+from hessops_torch.products.functional_product import FunctionalProduct, Mode, Named, Products
 
 __all__ = ["CompiledProduct"]
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from hessops_torch.products.compiled_product import CompiledProduct
-from hessops_torch.products.functional_product import FunctionalProduct
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.objective.objective import Objective
+from hessops_torch.products.compiled_product import CompiledProduct
+from hessops_torch.products.functional_product import FunctionalProduct
 
 __all__ = ["ProductMode", "check_product", "find_product"]
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import hear, number_to_tell, require_same
-from hessops_torch.loss_contract import BatchLoss
+from hessops_torch.losses.contract import BatchLoss
 
 __all__ = ["DataRanks", "as_floats", "ranks_beside"]
 

@@ -17,8 +17,8 @@ from hessops.result import Estimate, Interval
 from hessops.results.numbers import estimate_text, interval_text
 from hessops.results.trace import TraceResult
 from hessops.statistics import t_quantile
-from hessops_torch.operators.hessian import Hessian
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.operators.hessian import Hessian
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
 __all__ = ["HessianTraceResult", "hessian_trace"]

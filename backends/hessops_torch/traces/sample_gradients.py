@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from hessops_torch.data.batches import map_tensors, tensors_in
+from hessops_torch.losses.contract import EvaluationError, OutputLoss
 from hessops_torch.losses.failures import applying, differentiating
 from hessops_torch.traces.layer_gradients import LAYERS, LayerGradient
-from hessops_torch.losses.contract import EvaluationError, OutputLoss
 
 __all__ = ["HookedGradients", "MappedGradients", "SampleGradients", "WholeGradients", "num_samples"]
 

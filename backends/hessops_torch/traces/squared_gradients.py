@@ -18,10 +18,11 @@ from torch import Tensor
 
 from hessops.arrays import HostArray
 from hessops.random import Stream, draw
-from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.contract import OutputLoss
-from hessops_torch.objective.objective import Objective
+from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.output_factor import OutputFactor, output_factor
+from hessops_torch.model.state import uses_batch_statistics
+from hessops_torch.objective.objective import Objective
 from hessops_torch.traces.sample_gradients import (
     HookedGradients,
     MappedGradients,
@@ -30,7 +31,6 @@ from hessops_torch.traces.sample_gradients import (
     num_samples,
     supported,
 )
-from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.traces.strata import taken
 
 __all__ = ["NoRootError", "SquaredGradients", "Squares"]

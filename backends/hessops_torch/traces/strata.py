@@ -19,10 +19,10 @@ from torch import Tensor
 
 from hessops.arrays import HostArray
 from hessops_torch.data.batches import leaves, map_tensors, tensors_in
-from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.contract import OutputLoss
-from hessops_torch.objective.objective import Objective
+from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.output_factor import output_factor
+from hessops_torch.objective.objective import Objective
 from hessops_torch.traces.sample_gradients import num_samples
 
 __all__ = ["StrataBatches", "Stratum", "strata_of"]

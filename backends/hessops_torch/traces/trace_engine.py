@@ -24,12 +24,12 @@ from hessops.arrays import HostArray
 from hessops.random import Purpose, Stream
 from hessops.record import require_finite
 from hessops.statistics import MeanVariance, t_quantile
-from hessops_torch.traces.allocation import Allocation, Part, Way, allocate
 from hessops_torch.graphs.curvature_graph import CurvatureGraph
-from hessops_torch.losses.failures import name_of
 from hessops_torch.graphs.gradient_graph import GraphCache
-from hessops_torch.operators.hessian import Hessian
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.failures import name_of
+from hessops_torch.operators.hessian import Hessian
+from hessops_torch.traces.allocation import Allocation, Part, Way, allocate
 from hessops_torch.traces.squared_gradients import NoRootError, SquaredGradients
 from hessops_torch.traces.strata import StrataBatches, Stratum, strata_of
 

@@ -19,11 +19,11 @@ from hessops.density.spectral_density import SpectralDensity
 from hessops.errors import ConvergenceWarning
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.trace import TraceResult
-from hessops_torch.graphs.gradient_graph import free_memory
-from hessops_torch.operators.hessian import Hessian
 from hessops_torch.data.loader_state import generators_preserved
+from hessops_torch.graphs.gradient_graph import free_memory
 from hessops_torch.losses.loss import Loss
 from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.hessian import Hessian
 
 __all__ = ["CurvatureMeter"]
 

@@ -17,13 +17,13 @@ from hessops.algorithms.eigen.eigsh import Which
 from hessops.density.spectral_density import SpectralDensity
 from hessops.random import RandomState, seed_from
 from hessops.results.eigenpairs import EigenResult
+from hessops_torch.losses.loss import Loss
+from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.model.state import Mode
+from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.training.meter import CurvatureMeter
 from hessops_torch.training.record import CurvatureRecord, RecordFile, add_record
-from hessops_torch.losses.loss import Loss
-from hessops_torch.objective.options import check_weight_decay
-from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.training.stability import step_limits
-from hessops_torch.model.state import Mode
 from hessops_torch.training.tensorboard_log import TensorBoardLog
 from hessops_torch.training.time_budget import TimeBudget
 

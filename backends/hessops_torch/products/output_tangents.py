@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vmap
 
-from hessops_torch.failures import differentiating, name_of
-from hessops_torch.functional_product import Named, attributes_kept, named_views
-from hessops_torch.objective import Objective
-from hessops_torch.output_graph import OutputGraph
+from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.failures import differentiating, name_of
+from hessops_torch.objective.objective import Objective
+from hessops_torch.products.functional_product import Named, attributes_kept, named_views
 
 __all__ = ["JacobianMode", "OutputTangents", "check_jacobian_mode", "find_tangents"]
 
