@@ -24,6 +24,7 @@ from hessops.wrap import aslinearoperator
 
 __all__ = [
     "default_block_size",
+    "level_outside",
     "require_count",
     "require_in_range",
     "require_options",
@@ -40,6 +41,7 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 2**28
+_PACKAGES = {"hessops", "hessops_cupy", "hessops_mpi", "hessops_torch"}
 _MAX_BLOCK = 32
 # Numbers sixteen digits below these are still normal in double precision.
 _DOUBLE = -280.0, 280.0
@@ -222,7 +224,7 @@ def warn_if_failed(converged: bool, status: str, comm: Communicator) -> None:
     went on alone would wait for rank 0.
     """
     if not converged and (comm.rank == 0 or _is_error(status)):
-        warnings.warn(status, ConvergenceWarning, stacklevel=_level_outside())
+        warnings.warn(status, ConvergenceWarning, stacklevel=level_outside())
 
 
 def _is_error(status: str) -> bool:
@@ -234,8 +236,11 @@ def _is_error(status: str) -> bool:
     return False
 
 
-def _level_outside() -> int:
-    """Return the `stacklevel` of that caller; how deep it is depends, as verbs call one another."""
+def level_outside() -> int:
+    """Return the `stacklevel` of the first caller outside of hessops and its backends.
+
+    How deep it is depends, as verbs call one another.
+    """
     # The caller of this function, from where `warn` counts.
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame):
@@ -244,7 +249,8 @@ def _level_outside() -> int:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "hessops"
+    root = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return root in _PACKAGES
 
 
 def _describe(start: object) -> str:

@@ -16,10 +16,11 @@ from hessops.operators.algebra import Scaled
 from hessops.operators.elementary import Identity
 from hessops.structure import SELF_ADJOINT, Structure
 from hessops.together import tried
-from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_weight_decay
 
 __all__ = ["DataSum"]
 
@@ -37,6 +38,11 @@ class DataSum(LinearOperator):
         Multiple of the identity to add.
     structure : Structure
         Self-adjoint, at least.
+
+    Raises
+    ------
+    ValueError
+        If the weight decay is no finite real number.
     """
 
     domain: ParameterSpace
@@ -48,6 +54,7 @@ class DataSum(LinearOperator):
         weight_decay: float = 0.0,
         structure: Structure = SELF_ADJOINT,
     ) -> None:
+        check_weight_decay(weight_decay)
         super().__init__(objective.domain, structure=structure)
         self.objective = objective
         self.weight_decay = weight_decay
@@ -102,10 +109,9 @@ class DataSum(LinearOperator):
         besides : int
             Bytes of the budget that another operator's graphs take.
         """
-        objective = self.objective
-        budget = max(objective.memory_budget - besides, 0)
+        budget = max(self.objective.memory_budget - besides, 0)
         # Graphs of micro-batches that are kept between products.
-        self.graphs: GraphCache[Any] = GraphCache((objective.model, *objective.loss.parts), budget)
+        self.graphs: GraphCache[Any] = self.objective.new_cache(budget)
         # All that has to be given up when model or loss change.
         self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
 

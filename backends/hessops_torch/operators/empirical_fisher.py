@@ -15,6 +15,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputSum
 
 __all__ = ["EmpiricalFisher", "empirical_fisher"]
@@ -106,16 +107,7 @@ def empirical_fisher(
             [0., 8.]])
     """
     check_weight_decay(weight_decay)
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return EmpiricalFisher(objective, sample_axes=sample_axes, weight_decay=weight_decay)
 
 

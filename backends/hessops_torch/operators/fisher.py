@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessops.agreement import agreed_seed
+from hessops.algorithms._common import require_positive
 from hessops.comm import Communicator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.row_collectives import jointly
@@ -26,8 +27,9 @@ from hessops_torch.losses.output_hessian import (
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.options import check_count, check_weight_decay
-from hessops_torch.objective.output_shapes import output_shapes
+from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.objective.passes import output_shapes
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.products.output_tangents import JacobianMode
 
@@ -130,18 +132,7 @@ def fisher(
             [-1.,  1.]])
     """
     check_weight_decay(weight_decay)
-    if num_draws is None and rng is not None:
-        raise ValueError("rng is for labels that are drawn: give num_draws, or leave rng out")
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return Fisher(
         objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay, product=product
     )
@@ -168,7 +159,7 @@ class Fisher(OutputSum):
     TypeError
         If of the loss no distribution is known.
     ValueError
-        If `num_draws` is not positive.
+        If `num_draws` is not positive, or if `rng` is given and nothing is drawn.
     """
 
     def __init__(
@@ -181,8 +172,9 @@ class Fisher(OutputSum):
         product: JacobianMode | None = None,
     ) -> None:
         objective.ranks.require_same({"num_draws": num_draws})
-        if num_draws is not None:
-            check_count("num_draws", num_draws)
+        require_positive(num_draws=num_draws)
+        if num_draws is None and rng is not None:
+            raise ValueError("rng is for labels that are drawn: give num_draws, or leave rng out")
         likelihood = _likelihood(objective)
         semidefinite = weight_decay >= 0 and has_nonnegative_weights(objective.loss)
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import summed_together, tried
-from hessops_torch.graphs.gradient_graph import GraphCache
-from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.unit_gradients import UnitGradients, unit_gradients
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.passes import summed_gradient
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.empirical_fisher import EmpiricalFisher
 from hessops_torch.operators.output_sum import OutputShare
 
@@ -113,16 +114,7 @@ def gradient_covariance(
     tensor([[ 1., -2.],
             [-2.,  4.]])
     """
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return GradientCovariance(objective, centred=centred, sample_axes=sample_axes)
 
 
@@ -148,10 +140,7 @@ class GradientCovariance(EmpiricalFisher):
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
-        objective = self.objective
-        self._means: GraphCache[_Mean] = GraphCache(
-            (objective.model, *objective.loss.parts), math.inf
-        )
+        self._means: GraphCache[_Mean] = self.objective.new_cache(math.inf)
         if self.centred:
             self.caches = (*self.caches, self._means)
 
@@ -196,7 +185,9 @@ class GradientCovariance(EmpiricalFisher):
     def _found_here(self) -> tuple[float, Tensor | None]:
         """Return this rank's number of samples, and its gradient of the summed loss if it counts."""
         with self.objective.ready(*self.caches):
-            return self._samples_here(), self._gradient() if self.centred else None
+            return self._samples_here(), summed_gradient(self.objective)[
+                0
+            ] if self.centred else None
 
     def _require_alone(self) -> None:
         if self.objective.ranks.comm.size > 1:
@@ -210,25 +201,10 @@ class GradientCovariance(EmpiricalFisher):
         kept = self._means.get(0)
         if kept is None:
             self._require_alone()
-            kept = _Mean(self._gradient() / self._num_samples())
+            gradient, _totals, _counts = summed_gradient(self.objective)
+            kept = _Mean(gradient / self._num_samples())
             self._means.offer(0, kept)
         return kept.gradient
-
-    def _gradient(self) -> Tensor:
-        """Return the gradient of the loss summed over this rank's data."""
-        objective = self.objective
-        parameters = list(objective.parameters.values())
-        total = self.domain.zeros(1)[:, 0]
-        for index, batch in enumerate(objective.batches.here()):
-            loss, _count = objective.evaluate(index, batch)
-            if not loss.requires_grad:
-                continue
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            sizes = [parameter.numel() for parameter in parameters]
-            for target, gradient in zip(torch.split(total, sizes), gradients, strict=True):
-                if gradient is not None:
-                    target.add_(gradient.reshape(-1))
-        return total
 
     def _num_samples(self) -> float:
         """Return how many samples there are, while the model is ready."""
@@ -251,9 +227,8 @@ class GradientCovariance(EmpiricalFisher):
         objective, key = self.objective, ("samples here", self.sample_axes)
         if key not in objective.found:
             numbers = []
-            parameter = next(iter(objective.parameters.values()))
             for index, batch in enumerate(objective.batches.here()):
-                with torch.no_grad(), applying(batch, parameter, name_of(index)):
+                with torch.no_grad(), objective.applying(index, batch):
                     outputs = self.loss.outputs(objective.model, batch)
                     units = unit_gradients(self.loss, outputs, batch, self.sample_axes)
                 numbers.append(units.num_samples())

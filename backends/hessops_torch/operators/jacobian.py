@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
 from array_api_compat import torch as torch_namespace
 from torch import Tensor, nn
@@ -15,17 +15,18 @@ from hessops.operator import LinearOperator
 from hessops.partition import Partition
 from hessops.row_collectives import jointly, table
 from hessops.together import summed_together, tried
-from hessops_torch.data.batches import tensors_in
-from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.data.batch import tensors_in
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.output_graph import OutputGraph
-from hessops_torch.losses.contract import OutputLoss, describe_value
-from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.contract import describe_value, require_outputs
+from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.function import SplitLoss
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.output_shapes import output_shapes
+from hessops_torch.objective.passes import output_shapes
+from hessops_torch.operators.arguments import objective_of
 
 __all__ = ["Jacobian", "jacobian", "ntk"]
 
@@ -101,17 +102,7 @@ def jacobian(
     >>> J.H.shape
     (3, 2)
     """
-    objective = Objective(
-        model,
-        SplitLoss(_first_item if forward is None else forward, _squares),
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
-    return Jacobian(objective)
+    return _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget, comm)
 
 
 def ntk(
@@ -183,17 +174,11 @@ def ntk(
     (tensor([[14., 24.],
             [24., 42.]]), True)
     """
-    J = jacobian(
-        model,
-        data,
-        forward=forward,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
+    J = _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget, comm)
     return J @ J.H
+
+
+_Add: TypeAlias = Callable[[int, OutputGraph, Tensor, Tensor], None]
 
 
 class Jacobian(LinearOperator):
@@ -214,13 +199,8 @@ class Jacobian(LinearOperator):
     returns_own_memory = True
 
     def __init__(self, objective: Objective) -> None:
-        if not isinstance(objective.loss, OutputLoss):
-            raise TypeError(
-                "a Jacobian needs the model's outputs by themselves, and a function of (model, batch) "
-                "does not show them: pass a criterion, or hessops_torch.SplitLoss(forward, loss)"
-            )
         self.objective = objective
-        self.loss: OutputLoss = objective.loss
+        self.loss = require_outputs(objective.loss, "a Jacobian")
         comm = objective.ranks.comm
         self.shapes = jointly(comm, lambda: output_shapes(objective))
         """Shapes of the outputs for all micro-batches of this rank."""
@@ -230,9 +210,7 @@ class Jacobian(LinearOperator):
             raise ValueError("the model has no outputs for this data")
         super().__init__(objective.domain, _rows_of_outputs(objective, rows))
         # Graphs of micro-batches that are kept between products.
-        self.graphs: GraphCache[OutputGraph] = GraphCache(
-            (objective.model, *objective.loss.parts), objective.memory_budget
-        )
+        self.graphs: GraphCache[OutputGraph] = objective.new_cache()
         self._seems_adjoint = False
 
     @property
@@ -278,30 +256,32 @@ class Jacobian(LinearOperator):
 
     def _multiply(self, X: Any, first: int, batches: Iterable[Any]) -> Any:
         """Return the product of the rows of some micro-batches, the others zero."""
-        with self.objective.ready(self.graphs):
-            columns = X.detach().T.contiguous()
-            out = columns.new_zeros((len(columns), self.codomain.local_dim))
-            totals = []
-            for index, batch in enumerate(batches, first):
-                graph, total = self._graph(index, batch)
-                out[:, self.rows(index)] = graph.forward(columns).reshape(
-                    len(columns), self.shapes[index].numel()
-                )
-                totals.append(total)
-            self.objective.require_finite(totals, self.graphs, first)
-        return out.T
+
+        def add(index: int, graph: OutputGraph, columns: Tensor, out: Tensor) -> None:
+            size = self.shapes[index].numel()
+            out[:, self.rows(index)] = graph.forward(columns).reshape(len(columns), size)
+
+        return self._added(add, X, self.codomain.local_dim, first, batches)
 
     def _multiply_adjoint(self, X: Any, first: int, batches: Iterable[Any]) -> Any:
         """Return what some micro-batches add to the product of the adjoint."""
+
+        def add(index: int, graph: OutputGraph, columns: Tensor, out: Tensor) -> None:
+            seeds = columns[:, self.rows(index)].reshape(-1, *self.shapes[index])
+            keep = self.graphs.get(index) is not None
+            graph.add_adjoint(seeds.to(graph.outputs.dtype), out, keep=keep)
+
+        return self._added(add, X, self.shape[1], first, batches)
+
+    def _added(self, add: _Add, X: Any, length: int, first: int, batches: Iterable[Any]) -> Any:
+        """Return vectors of a length that the graphs of some micro-batches were added to."""
         with self.objective.ready(self.graphs):
             columns = X.detach().T.contiguous()
-            out = columns.new_zeros((len(columns), self.shape[1]))
+            out = columns.new_zeros((len(columns), length))
             totals = []
             for index, batch in enumerate(batches, first):
                 graph, total = self._graph(index, batch)
-                seeds = columns[:, self.rows(index)].reshape(-1, *self.shapes[index])
-                keep = self.graphs.get(index) is not None
-                graph.add_adjoint(seeds.to(graph.outputs.dtype), out, keep=keep)
+                add(index, graph, columns, out)
                 totals.append(total)
             self.objective.require_finite(totals, self.graphs, first)
         return out.T
@@ -311,16 +291,15 @@ class Jacobian(LinearOperator):
         kept = self.graphs.get(index)
         if kept is not None:
             return kept, None
-        objective, name = self.objective, name_of(index)
-        parameters = list(objective.parameters.values())
-        with applying(batch, parameters[0], name):
+        objective = self.objective
+        with objective.applying(index, batch):
             outputs = self.loss.outputs(objective.model, batch)
         if outputs.shape != self.shapes[index]:
             raise ValueError(
                 f"the outputs for micro-batch {index} had the shape {tuple(self.shapes[index])} when "
                 f"the operator was made, and have {tuple(outputs.shape)} now: make it again"
             )
-        graph = OutputGraph(outputs, parameters, name)
+        graph = OutputGraph(outputs, list(objective.parameters.values()), name_of(index))
         if not self._seems_adjoint:
             self._seems_adjoint = graph.shows_adjoint()
         if self.graphs.is_open:
@@ -361,6 +340,22 @@ def _rows_of_outputs(objective: Objective, rows: Partition) -> ArraySpace:
         domain.device,
         comm=comm,
         rows=rows.rows(comm.rank) if comm.size > 1 else None,
+    )
+
+
+def _jacobian(
+    model: nn.Module,
+    data: Any,
+    forward: Callable[[nn.Module, Any], Tensor] | None,
+    params: ParameterSelection,
+    mode: Mode | None,
+    micro_batch_size: int | None,
+    memory_budget: int | None,
+    comm: Communicator | None,
+) -> Jacobian:
+    loss = SplitLoss(_first_item if forward is None else forward, _squares)
+    return Jacobian(
+        objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     )
 
 

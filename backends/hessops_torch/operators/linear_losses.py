@@ -10,7 +10,7 @@ from torch import nn
 from hessops.row_collectives import jointly
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.criterion import CriterionLoss
-from hessops_torch.losses.failures import applying, differentiating, name_of
+from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.losses.output_hessian import differentiated
 from hessops_torch.objective.objective import Objective
 
@@ -61,15 +61,14 @@ def _curves(objective: Objective, loss: OutputLoss) -> bool:
 
 
 def _curves_at(objective: Objective, loss: OutputLoss, index: int, batch: Any) -> bool:
-    parameter, name = next(iter(objective.parameters.values())), name_of(index)
-    with torch.no_grad(), applying(batch, parameter, name):
+    with torch.no_grad(), objective.applying(index, batch):
         outputs = loss.outputs(objective.model, batch)
     generator = torch.Generator(outputs.device).manual_seed(_SEED)
     noise = torch.empty_like(outputs).normal_(generator=generator)
     for place in (outputs, outputs + noise):
-        with applying(batch, parameter, name):
+        with objective.applying(index, batch):
             hessian = differentiated(loss, place, batch)
-        with differentiating(name):
+        with differentiating(name_of(index)):
             if bool(torch.count_nonzero(hessian(noise[None]))):
                 return True
     return False

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.planning.live_memory import LiveMemory
+from hessops_torch.products.clock import seconds_of
 
-__all__ = ["WIDEST", "MicroBatchCost", "measure_micro_batch"]
+__all__ = ["MicroBatchCost", "measure_micro_batch"]
 
-WIDEST = 8
-"""Columns that are measured at most; further ones cost as much each."""
+# Columns that are measured at most; further ones cost as much each.
+_WIDEST = 8
 _ROUNDS = 3
 # Units of matrix work for a model of which none is counted: forward, gradient, first, next product.
 _UNITS = (1.0, 3.0, 9.0, 6.0)
@@ -43,7 +44,7 @@ class MicroBatchCost:
     first_peak, next_peak : int
         The most bytes of tensors at a time during a first and a later product, without the vectors
         and their products.
-    first_seconds, next_seconds, column_seconds, gradient_seconds : tuple of float
+    first_seconds, next_seconds, column_seconds : tuple of float
         By the clock, several times.
     """
 
@@ -59,7 +60,6 @@ class MicroBatchCost:
     first_seconds: tuple[float, ...]
     next_seconds: tuple[float, ...]
     column_seconds: tuple[float, ...]
-    gradient_seconds: tuple[float, ...]
 
 
 def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -> MicroBatchCost:
@@ -83,7 +83,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
     """
     objective = operator.objective
     device = objective.domain.device
-    width = min(width, WIDEST)
+    width = min(width, _WIDEST)
     columns = torch.ones(width, objective.domain.dim, dtype=objective.domain.dtype, device=device)
     out = torch.zeros_like(columns)
 
@@ -113,15 +113,15 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         seconds: list[tuple[float, ...]] = []
         for _ in range(_ROUNDS):
             forget()
-            calls: list[Callable[[], object]] = [
-                lambda: product(1), lambda: product(1), lambda: product(width), gradient,
-            ]  # fmt: skip
-            seconds.append(tuple(_seconds(call, device) for call in calls))
+            columns_at_a_time = (1, 1, width)
+            seconds.append(
+                tuple(seconds_of(partial(product, count), device) for count in columns_at_a_time)
+            )
         forget()
     if gradient_work == 0:
         forward_work, gradient_work, first_work, next_work = _UNITS
         wide_work = width * next_work
-    firsts, nexts, wides, gradients = zip(*seconds, strict=True)
+    firsts, nexts, wides = zip(*seconds, strict=True)
     more = max(width - 1, 1)
     further = wides if width > 1 else nexts
     return MicroBatchCost(
@@ -139,7 +139,6 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         column_seconds=tuple(
             max(w - n, 0.0) / more if width > 1 else n for w, n in zip(further, nexts, strict=True)
         ),
-        gradient_seconds=gradients,
     )
 
 
@@ -163,13 +162,3 @@ def _work(function: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         function()
     return float(counter.get_total_flops())
-
-
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    clock = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - clock

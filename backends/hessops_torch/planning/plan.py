@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hessops_torch.data.batches import split_batch, tensors_in
+from hessops_torch.data.batch import length_of, num_samples, split_batch, tensors_in
 from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.hessian import Hessian
@@ -168,7 +168,7 @@ def plan(
         found = _predict(planned, work, cost, _cut(sizes, size), size, memory_limit)
         smaller = (size or max(sizes)) // 2
         whole = uses_batch_statistics(operator.objective.model, operator.objective.mode)
-        if found.fits or smaller < 1 or whole or not _can_be_split(batch):
+        if found.fits or smaller < 1 or whole or num_samples(batch) is None:
             return found
         size = smaller
         batch = split_batch(batch, size)[0]
@@ -284,8 +284,7 @@ def _survey(operator: DataSum) -> tuple[list[int], int, Any]:
     sizes: list[int] = []
     largest, chosen = 0, None
     for index, batch in enumerate(operator.objective.batches):
-        first = next(tensors_in(batch), None)
-        sizes.append(1 if first is None or first.ndim == 0 else max(first.shape[0], 1))
+        sizes.append(max(length_of(batch), 1))
         if chosen is None or sizes[-1] > sizes[largest]:
             largest, chosen = index, batch
     return sizes, largest, chosen
@@ -296,11 +295,6 @@ def _cut(sizes: Sequence[int], size: int | None) -> list[int]:
     if size is None:
         return list(sizes)
     return [min(size, whole - start) for whole in sizes for start in range(0, whole, size)]
-
-
-def _can_be_split(batch: Any) -> bool:
-    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(batch)}
-    return len(lengths) == 1 and 0 not in lengths
 
 
 def _data_bytes(operator: DataSum) -> int:
@@ -322,7 +316,7 @@ def _total_bytes(tensors: Iterator[Tensor] | Sequence[Tensor]) -> int:
 def _counts_first(operator: DataSum, work: Work) -> bool:
     """Tell whether a forward pass over the data is needed to know what a term is divided by."""
     objective = operator.objective
-    return work.per_term and objective.loss.averages and objective.misses_counts()
+    return work.per_term and objective.misses_counts()
 
 
 def _product_of(operator: DataSum) -> ProductMode:

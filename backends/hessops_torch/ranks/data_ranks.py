@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import hear, number_to_tell, require_same
+from hessops_torch.data.batch import bytes_of
 from hessops_torch.losses.contract import BatchLoss
 
 __all__ = ["DataRanks", "as_floats", "ranks_beside"]
@@ -198,7 +199,5 @@ def _settings(module: nn.Module) -> dict[str, object]:
 
 
 def _checksum(tensor: Tensor) -> int:
-    if tensor.is_meta or tensor.layout != torch.strided:
-        return 0
-    data = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(data.view(torch.uint8).numpy().tobytes()) if data.numel() else 0
+    legible = not tensor.is_meta and tensor.layout == torch.strided
+    return zlib.crc32(bytes_of(tensor)) if legible else 0

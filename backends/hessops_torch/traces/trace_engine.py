@@ -24,8 +24,8 @@ from hessops.arrays import HostArray
 from hessops.random import Purpose, Stream
 from hessops.record import require_finite
 from hessops.statistics import MeanVariance, t_quantile
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.curvature_graph import CurvatureGraph
-from hessops_torch.graphs.gradient_graph import GraphCache
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.failures import name_of
 from hessops_torch.operators.hessian import Hessian
@@ -171,9 +171,7 @@ class TraceEngine:
         self.space = operator.domain
         self.stream, self.sections = stream, sections
         objective = self.objective
-        self.graphs: GraphCache[CurvatureGraph] = GraphCache(
-            (objective.model, *objective.loss.parts), objective.memory_budget
-        )
+        self.graphs: GraphCache[CurvatureGraph] = objective.new_cache()
         with objective.ready(self.graphs):
             self.divisor = objective.divisor()
             self.squares = SquaredGradients(objective, loss)
