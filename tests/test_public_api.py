@@ -109,8 +109,8 @@ def test_the_core_needs_its_host_libraries_alone(module):
 # and `plot` is given numbers, not results.
 LAYERS = {
     "numbers": [
-        "archive", "arrays", "atomic_file", "backends", "counted", "device_probes", "errors", "options",
-        "philox", "probes",
+        "archive", "arrays", "atomic_file", "backends", "copies", "counted", "device_probes", "errors",
+        "options", "philox", "probes",
         "random", "scalars", "statistics", "structure", "spectral_function", "version", "bounds",
         r"bounds\.\w+",
     ],

@@ -23,9 +23,9 @@ MODULES = sorted(
 # import stands; folders in one line know nothing of each other.
 FOLDERS = [
     ["data"],
-    ["ranks"],
     ["model"],
     ["losses"],
+    ["ranks"],
     ["graphs"],
     ["objective"],
     ["products"],

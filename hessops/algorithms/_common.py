@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import to_host
+from hessops.agreement import require_same_vectors, to_host
 from hessops.arrays import Array, HostArray, eps, is_array, numpy_dtype, to_numpy
+from hessops.comm import Communicator
 from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.options import require_options
@@ -186,7 +187,9 @@ def start_vector(space: Space, start: Array | None, stream: Stream) -> Array:
         return space.probes(stream, range(1), "normal")
     if not is_array(start) or start.ndim != 1:
         raise ValueError(f"start must be one vector of shape (n,), got {_describe(start)}")
-    return space.validate(start[:, None])
+    vector = space.validate(start[:, None])
+    require_same_vectors(space, vector, "start")
+    return vector
 
 
 def start_block(space: Space, start: Array, most: int) -> Array:
@@ -196,6 +199,7 @@ def start_block(space: Space, start: Array, most: int) -> Array:
             f"start must have shape (n, {most}) or fewer columns, got {_describe(start)}"
         )
     block = space.validate(start)
+    require_same_vectors(space, block, "start")
     return block * space.from_host(1.0 / start_norms(space, block))
 
 
@@ -213,10 +217,23 @@ def default_block_size(space: Space, wanted: int) -> int:
     return max(1, min(wanted, _MAX_BLOCK, fitting))
 
 
-def warn_if_failed(converged: bool, status: str) -> None:
-    """Warn of a result that missed its target, at the first caller outside of hessops."""
-    if not converged:
+def warn_if_failed(converged: bool, status: str, comm: Communicator) -> None:
+    """Warn of a result that missed its target, once, at the first caller outside of hessops.
+
+    Of ranks, which all have the same result, rank 0 warns. Where warnings are errors, all raise: who
+    went on alone would wait for rank 0.
+    """
+    if not converged and (comm.rank == 0 or _is_error(status)):
         warnings.warn(status, ConvergenceWarning, stacklevel=level_outside())
+
+
+def _is_error(status: str) -> bool:
+    """Tell whether filters, but for those of single modules, make an error of the warning."""
+    for action, message, category, module, _ in warnings.filters:
+        fits = message is None or message.match(status)
+        if module is None and fits and issubclass(ConvergenceWarning, category):
+            return action == "error"
+    return False
 
 
 def level_outside() -> int:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
-from hessops.together import raise_together, tried
+from hessops.row_collectives import jointly
 from hessops_torch.data.batch import length_of
 from hessops_torch.data.micro_batches import MicroBatches
 from hessops_torch.data.random_state import exclusive
@@ -102,18 +102,16 @@ class Objective:
         comm = comm or SerialComm()
         beside = ranks_beside(comm)
         # What one rank cannot use is refused on all, before they wait for each other.
-        _, error = tried(
+        jointly(
+            comm,
             lambda: self._prepare(
                 model, loss, data, params, mode, micro_batch_size, memory_budget, comm, beside
-            )
+            ),
         )
-        raise_together(comm, error)
         self.ranks = DataRanks(comm, len(self.batches), self.batches.checksum())
         if comm.size > 1:
             self._require_same_on_ranks()
-        depends, error = tried(self._tried_first_batch)
-        raise_together(comm, error)
-        if not self.ranks.any(bool(depends)):
+        if not self.ranks.any(bool(jointly(comm, self._tried_first_batch))):
             raise ValueError(INDEPENDENT)
 
     def _prepare(
@@ -159,15 +157,10 @@ class Objective:
         self._loss_state = Snapshot(self.loss.parts)
 
     def _require_same_on_ranks(self) -> None:
-        self.ranks.require_same(
-            {
-                "the number of parameters": self.domain.dim,
-                "mode": self.mode or ("train" if self.model.training else "eval"),
-                "the loss": ", ".join(type(part).__qualname__ for part in self.loss.parts),
-                "a mean over the data": self.loss.averages,
-            }
-        )
-        self.ranks.require_same_parameters(self.parameters)
+        mode = self.mode or ("train" if self.model.training else "eval")
+        self.ranks.require_same({"the number of parameters": self.domain.dim, "mode": mode})
+        self.ranks.require_same_loss(self.loss)
+        self.ranks.require_same_model(self.model, in_eval=mode == "eval")
 
     def _tried_first_batch(self) -> bool:
         """Look at the first batch, and tell whether the loss depends on the parameters."""
@@ -309,12 +302,13 @@ class Objective:
         """
         if not self.loss.averages:
             if self._lengths is None:
-                self._lengths = self.ranks.gathered(
-                    [float(length_of(batch)) for batch in self.batches.here()]
+                lengths = jointly(
+                    self.ranks.comm,
+                    lambda: [float(length_of(batch)) for batch in self.batches.here()],
                 )
+                self._lengths = self.ranks.gathered(lengths)
             return self._lengths
-        found, error = tried(self._counts_here)
-        raise_together(self.ranks.comm, error)
+        found = jointly(self.ranks.comm, self._counts_here)
         if self.ranks.any(self._counts is None):
             self.forget_counts()
         return self.counts(found) or ()
@@ -365,11 +359,6 @@ class Objective:
                     f"the loss of {name_of(index)} is {value}: look for NaN or infinity in its data, "
                     "and for a division or a logarithm of 0 in the model or the loss"
                 )
-
-    def require_one_rank(self, what: str) -> None:
-        """Raise if the data is dealt out to ranks, over which an operator does not sum."""
-        if self.ranks.comm.size > 1:
-            raise ValueError(f"{what} does not sum over ranks yet: give all the data, and no comm")
 
     def describe(self) -> str:
         """Return the number of micro-batches and the mode, as operators show them."""

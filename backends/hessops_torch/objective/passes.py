@@ -13,7 +13,7 @@ __all__ = ["output_shapes", "summed_gradient"]
 
 
 def output_shapes(objective: Objective) -> tuple[torch.Size, ...]:
-    """Return the shapes of the outputs for all micro-batches, by a forward pass over all data.
+    """Return the shapes of the outputs for this rank's micro-batches, by a forward pass over them.
 
     Parameters
     ----------
@@ -23,20 +23,20 @@ def output_shapes(objective: Objective) -> tuple[torch.Size, ...]:
     Returns
     -------
     tuple of torch.Size
-        One per micro-batch.
+        One per micro-batch; of one process, of all the data.
     """
     loss = objective.loss
     assert isinstance(loss, OutputLoss)
     shapes = []
     with objective.ready(), torch.no_grad():
-        for index, batch in enumerate(objective.batches):
+        for index, batch in enumerate(objective.batches.here()):
             with objective.applying(index, batch):
                 shapes.append(loss.outputs(objective.model, batch).shape)
     return tuple(shapes)
 
 
 def summed_gradient(objective: Objective) -> tuple[Tensor, list[Tensor], list[Tensor | float]]:
-    """Return the gradient of the loss summed over all data, while the model is ready.
+    """Return the gradient of the loss summed over this rank's data, while the model is ready.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def summed_gradient(objective: Objective) -> tuple[Tensor, list[Tensor], list[Te
     gradient = objective.domain.zeros(1)[:, 0]
     totals: list[Tensor] = []
     counts: list[Tensor | float] = []
-    for index, batch in enumerate(objective.batches):
+    for index, batch in enumerate(objective.batches.here()):
         total, count = objective.evaluate(index, batch)
         totals.append(total.detach())
         counts.append(count)

@@ -125,5 +125,11 @@ class DiagonalBlocks(DataSum):
     ) -> tuple[Tensor | float, Tensor | None]:
         return self.whole._add_block_products(index, batch, columns, out, self._places)
 
+    def _meet(self) -> None:
+        self.whole._meet()
+
+    def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
+        return self.whole._divisor(found)
+
     def _describe(self) -> str:
         return f"{len(self.blocks)} blocks, {super()._describe()}"

@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.comm import Communicator
+from hessops.random import Purpose, RandomState, Stream
+from hessops.row_collectives import jointly
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.likelihoods import LIKELIHOODS, Likelihood
@@ -46,6 +49,7 @@ def fisher(
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
     product: JacobianMode | None = None,
+    comm: Communicator | None = None,
 ) -> Fisher:
     """Return the Fisher information matrix of a model over a data set.
 
@@ -72,8 +76,8 @@ def fisher(
         Labels to draw in place of every label, whose mean estimates the expectation (the Monte Carlo
         Fisher); exact where not given. Products cost the same for any number.
     rng : int, numpy.random.Generator or None
-        What the labels are drawn by. All products see the same draw, which is the same for any batches
-        and micro-batches, and goes with the model where its parameters change.
+        What the labels are drawn by. All products see the same draw, which is the same for any batches,
+        micro-batches and ranks, and goes with the model where its parameters change.
     params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
         Parameters to differentiate by; all that require a gradient where not given.
     mode : {'eval', 'train'}, optional
@@ -88,6 +92,9 @@ def fisher(
     product : {'backward', 'forward'}, optional
         How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
         as for `ggn`.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -125,7 +132,7 @@ def fisher(
             [-1.,  1.]])
     """
     check_weight_decay(weight_decay)
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return Fisher(
         objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay, product=product
     )
@@ -164,22 +171,29 @@ class Fisher(OutputSum):
         weight_decay: float = 0.0,
         product: JacobianMode | None = None,
     ) -> None:
+        objective.ranks.require_same({"num_draws": num_draws})
         require_positive(num_draws=num_draws)
         if num_draws is None and rng is not None:
             raise ValueError("rng is for labels that are drawn: give num_draws, or leave rng out")
-        objective.require_one_rank(type(self).__name__)
         likelihood = _likelihood(objective)
         semidefinite = weight_decay >= 0 and has_nonnegative_weights(objective.loss)
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT
         super().__init__(objective, weight_decay=weight_decay, structure=structure, product=product)
         self.num_draws = num_draws
-        self.seed = None if num_draws is None else seed_from(rng)
-        # Index of the first label of each micro-batch among all of them.
-        self._first_labels: tuple[int, ...] = ()
-        if num_draws is not None:
-            sizes = (likelihood.num_labels(shape) for shape in output_shapes(objective))
-            self._first_labels = tuple(accumulate(sizes, initial=0))
+        self.seed = None if num_draws is None else agreed_seed(objective.domain, rng)
+        self._first_labels = () if num_draws is None else self._count_labels(likelihood)
         self._seems_right = False
+
+    def _count_labels(self, likelihood: Likelihood) -> tuple[int, ...]:
+        """Return which of all labels is the first of each micro-batch of this rank, and their end."""
+        ranks = self.objective.ranks
+
+        def sizes() -> list[int]:
+            return [likelihood.num_labels(shape) for shape in output_shapes(self.objective)]
+
+        of_all = ranks.gathered(jointly(ranks.comm, sizes))
+        ends = tuple(accumulate(map(int, of_all), initial=0))
+        return ends[ranks.first : ranks.first + ranks.count + 1]
 
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:
         loss, likelihood = self.loss, _likelihood(self.objective)

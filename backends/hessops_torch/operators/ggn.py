@@ -154,8 +154,7 @@ class GaussNewton(OutputSum):
         super().__init__(objective, weight_decay=weight_decay, structure=structure, product=product)
         # None until the closed form was held against what autograd finds.
         self._closed_form_holds: bool | None = None
-        with objective.ready():
-            require_curvature(objective, self.loss)
+        require_curvature(objective, self.loss)
 
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:  # noqa: ARG002
         loss = self.loss

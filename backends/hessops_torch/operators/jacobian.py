@@ -10,7 +10,11 @@ from array_api_compat import torch as torch_namespace
 from torch import Tensor, nn
 
 from hessops.array_space import ArraySpace
+from hessops.comm import Communicator
 from hessops.operator import LinearOperator
+from hessops.partition import Partition
+from hessops.row_collectives import jointly, table
+from hessops.together import summed_together, tried
 from hessops_torch.data.batch import tensors_in
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.output_graph import OutputGraph
@@ -36,6 +40,7 @@ def jacobian(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> Jacobian:
     """Return the Jacobian of a model's outputs for a whole data set by its parameters.
 
@@ -61,12 +66,15 @@ def jacobian(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`. Each then holds the rows of its own outputs, and vectors of parameters whole.
 
     Returns
     -------
     Jacobian
         A rectangular operator with an adjoint. Its `terms()` are the micro-batches, each with the rows
-        of the others zero.
+        of the others zero; of several ranks, it is one term.
 
     Raises
     ------
@@ -94,7 +102,7 @@ def jacobian(
     >>> J.H.shape
     (3, 2)
     """
-    return _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget)
+    return _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget, comm)
 
 
 def ntk(
@@ -106,6 +114,7 @@ def ntk(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> LinearOperator:
     """Return the empirical neural tangent kernel J J^T of a model over a data set.
 
@@ -129,6 +138,9 @@ def ntk(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`. Each then holds the rows of its own outputs, and vectors of parameters whole.
 
     Returns
     -------
@@ -162,7 +174,7 @@ def ntk(
     (tensor([[14., 24.],
             [24., 42.]]), True)
     """
-    J = _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget)
+    J = _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget, comm)
     return J @ J.H
 
 
@@ -187,19 +199,16 @@ class Jacobian(LinearOperator):
     returns_own_memory = True
 
     def __init__(self, objective: Objective) -> None:
-        objective.require_one_rank(type(self).__name__)
         self.objective = objective
         self.loss = require_outputs(objective.loss, "a Jacobian")
-        self.shapes = output_shapes(objective)
-        """Shapes of the outputs for all micro-batches."""
+        comm = objective.ranks.comm
+        self.shapes = jointly(comm, lambda: output_shapes(objective))
+        """Shapes of the outputs for all micro-batches of this rank."""
         self._ends = tuple(accumulate((shape.numel() for shape in self.shapes), initial=0))
-        domain = objective.domain
-        if self._ends[-1] == 0:
+        rows = Partition(tuple(map(int, table(comm, self._ends[-1:])[:, 0])))
+        if rows.dim == 0:
             raise ValueError("the model has no outputs for this data")
-        codomain = ArraySpace(
-            self._ends[-1], dtype=domain.dtype, xp=torch_namespace, device=domain.device
-        )
-        super().__init__(domain, codomain)
+        super().__init__(objective.domain, _rows_of_outputs(objective, rows))
         # Graphs of micro-batches that are kept between products.
         self.graphs: GraphCache[OutputGraph] = objective.new_cache()
         self._seems_adjoint = False
@@ -215,25 +224,35 @@ class Jacobian(LinearOperator):
         Parameters
         ----------
         index : int
-            Of the micro-batch.
+            Of the micro-batch; of several ranks, of this rank's.
 
         Returns
         -------
         slice
-            Into a vector of the codomain.
+            Into a vector of the codomain; of several ranks, into the rows held here.
         """
         return slice(self._ends[index], self._ends[index + 1])
 
     def terms(self) -> Iterator[LinearOperator]:
-        """Yield the micro-batches' rows, all others zero."""
+        """Yield the micro-batches' rows, all others zero; of several ranks the operator itself."""
+        if self.objective.ranks.comm.size > 1:
+            # Its rows are split already, and no term is one rank's.
+            yield self
+            return
         for index, batch in enumerate(self.objective.batches):
             yield _Rows(self, index, batch)
 
     def _apply(self, X: Any) -> Any:
-        return self._multiply(X, 0, self.objective.batches)
+        batches, comm = self.objective.batches, self.objective.ranks.comm
+        return jointly(comm, lambda: self._multiply(X, 0, batches.here()))
 
     def _apply_adjoint(self, X: Any) -> Any:
-        return self._multiply_adjoint(X, 0, self.objective.batches)
+        batches, comm = self.objective.batches, self.objective.ranks.comm
+        product, error = tried(lambda: self._multiply_adjoint(X, 0, batches.here()))
+        # Summed column by column, as they lie in memory.
+        mine: Any = self.domain.zeros(X.shape[1]) if product is None else product
+        total: Any = summed_together(comm, mine.T, error)
+        return total.T
 
     def _multiply(self, X: Any, first: int, batches: Iterable[Any]) -> Any:
         """Return the product of the rows of some micro-batches, the others zero."""
@@ -242,7 +261,7 @@ class Jacobian(LinearOperator):
             size = self.shapes[index].numel()
             out[:, self.rows(index)] = graph.forward(columns).reshape(len(columns), size)
 
-        return self._added(add, X, self.shape[0], first, batches)
+        return self._added(add, X, self.codomain.local_dim, first, batches)
 
     def _multiply_adjoint(self, X: Any, first: int, batches: Iterable[Any]) -> Any:
         """Return what some micro-batches add to the product of the adjoint."""
@@ -312,6 +331,18 @@ class _Rows(LinearOperator):
         return self.whole._multiply_adjoint(X, self.index, [self.batch])
 
 
+def _rows_of_outputs(objective: Objective, rows: Partition) -> ArraySpace:
+    domain, comm = objective.domain, objective.ranks.comm
+    return ArraySpace(
+        rows.dim,
+        domain.dtype,
+        torch_namespace,
+        domain.device,
+        comm=comm,
+        rows=rows.rows(comm.rank) if comm.size > 1 else None,
+    )
+
+
 def _jacobian(
     model: nn.Module,
     data: Any,
@@ -320,9 +351,12 @@ def _jacobian(
     mode: Mode | None,
     micro_batch_size: int | None,
     memory_budget: int | None,
+    comm: Communicator | None,
 ) -> Jacobian:
     loss = SplitLoss(_first_item if forward is None else forward, _squares)
-    return Jacobian(objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget))
+    return Jacobian(
+        objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    )
 
 
 def _first_item(model: nn.Module, batch: Any) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.comm import Communicator
 from hessops_torch.losses.contract import BatchLoss, OutputLoss, require_outputs
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.output_gradient import output_gradient
@@ -27,6 +28,7 @@ def residual_curvature(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> ResidualCurvature:
     """Return the Hessian of a loss minus its Gauss-Newton matrix.
 
@@ -55,6 +57,9 @@ def residual_curvature(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -87,7 +92,7 @@ def residual_curvature(
     >>> int(hessops_torch.residual_curvature(model, torch.nn.MSELoss(), data).to_dense().norm())
     0
     """
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return ResidualCurvature(objective)
 
 

@@ -39,8 +39,13 @@ class ShiftHessian(LinearOperator):
     domain: ParameterSpace
 
     def __init__(self, objective: Objective, points: ModuleOutputs | InputTensor) -> None:
+        if objective.ranks.comm.size > 1:
+            raise ValueError(
+                "vectors of a Hessian by activations or inputs have entries for every sample, which "
+                "several ranks have: make it without comm, of this rank's data and with "
+                "reduction='sum'; as no sample knows of another, that is its block of the whole"
+            )
         # Nothing is differentiated by parameters, and a graph for the smallest is a small one.
-        objective.require_one_rank(type(self).__name__)
         smallest = min(objective.parameters, key=lambda name: objective.parameters[name].numel())
         self.objective = objective.restricted([objective.parameters[smallest]])
         self.points = points
