@@ -15,12 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, is_complex, numpy_dtype, to_numpy
+from hessops.arrays import Array, HostArray, eps, is_complex, numpy_dtype, to_numpy
+from hessops.copies import number_of, require_alike
 from hessops.random import RandomState, seed_from
 from hessops.space import Space
 from hessops.together import require_same
 
-__all__ = ["agreed_seed", "require_same_call", "to_host", "together_to_host"]
+__all__ = [
+    "agreed_seed",
+    "require_same_call",
+    "require_same_vectors",
+    "to_host",
+    "together_to_host",
+]
 
 
 def to_host(space: Space, small: Array) -> HostArray:
@@ -126,6 +133,40 @@ def require_same_call(space: Space) -> None:
     """
     if space.comm.size > 1:
         _require_same_call(space, sys._getframe(1))
+
+
+def require_same_vectors(space: Space, X: Array, name: str, hint: str | None = None) -> None:
+    """Raise on all ranks if vectors that all of them have been given are not the same.
+
+    Parameters
+    ----------
+    space : Space
+        Whose ranks they are. Where vectors are split, only their number is looked at.
+    X : array, shape (local_dim, k)
+        What this rank was given.
+    name : str
+        What the caller calls it.
+    hint : str, optional
+        What to do about it.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of columns differ, or copies do by more than rounding: each rank would multiply
+        its own part of the data with vectors of its own, and the sum belong to none.
+    """
+    comm = space.comm
+    if comm.size == 1:
+        return
+    hint = hint or f"pass the same on every rank, such as rank 0's: comm.broadcast({name})"
+    require_same(comm, {f"the number of columns of {name}": X.shape[1]}, hint)
+    if space.is_split:
+        return
+    numbers = np.zeros(comm.size)
+    numbers[comm.rank] = to_numpy(number_of(X))
+    numbers = to_numpy(comm.all_reduce(numbers))
+    tolerance = math.sqrt(eps(space.xp, space.dtype))
+    require_alike(numbers, tolerance, f"has another {name} than rank 0: {hint}")
 
 
 def _require_same_call(space: Space, frame: FrameType) -> None:

@@ -280,6 +280,9 @@ class ArraySpace:
 
     def __repr__(self) -> str:
         place = "" if self.device is None else f" on {self.device}"
+        if self.comm.size > 1:
+            kept = "whole" if self.rows is None else f"rows {self.rows[0]} to {self.rows[1]}"
+            place += f", {kept} on rank {self.comm.rank} of {self.comm.size}"
         name, dtype = type(self).__name__, dtype_name(self.dtype)
         return f"{name}({self.dim}, {dtype}, {_library(self.xp)}{place})"
 

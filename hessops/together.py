@@ -12,11 +12,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hessops.arrays import Array, HostArray, device, namespace, to_numpy
+from hessops.arrays import Array, HostArray, device, eps, namespace, to_numpy
 from hessops.comm import Communicator
+from hessops.copies import number_of, require_alike
 from hessops.errors import NonFiniteError, NotSelfAdjointError
 
-__all__ = ["raise_together", "require_same", "summed_together", "tell", "tried"]
+__all__ = [
+    "hear",
+    "number_to_tell",
+    "raise_together",
+    "require_same",
+    "summed_together",
+    "tried",
+]
 
 T = TypeVar("T")
 
@@ -26,6 +34,12 @@ _KINDS: dict[str, type[Exception]] = {
     for kind in (ValueError, TypeError, KeyError, OSError, NonFiniteError, NotSelfAdjointError)
 }
 _LONGEST = 2000
+_OTHER_BLOCK = (
+    "multiplies another block than rank 0, and their products would be added: make the same calls on "
+    "every rank, with the same vectors. If they are the same, the copies that ranks hold have drifted "
+    "apart by rounding: use processors of one kind and as many threads on each rank, or split the "
+    "vectors (hessops.sharded)"
+)
 
 
 def tried(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
@@ -58,10 +72,118 @@ def raise_together(comm: Communicator, error: Exception | None) -> None:
         return
     failed = np.zeros(comm.size)
     failed[comm.rank] = error is not None
-    tell(comm, _summed(comm, failed), error)
+    _tell(comm, _summed(comm, failed), error)
 
 
-def tell(comm: Communicator, failed: HostArray, error: Exception | None) -> None:
+def summed_together(
+    comm: Communicator, block: Array, error: Exception | None, of: Array | None = None
+) -> Array:
+    """Return the sum of a block over ranks, or raise on all of them what kept one from making its own.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    block : array
+        Of one shape and floating dtype on all ranks; not looked at where there is an error.
+    error : Exception or None
+        This rank's.
+    of : array, shape (n, k), optional
+        Of what the block is a product: all ranks have to have the same copy of it.
+
+    Returns
+    -------
+    array
+        The sum, by one reduction: a number of every rank travels with it.
+
+    Raises
+    ------
+    Exception
+        As `raise_together`.
+    ValueError
+        On all ranks, if they have multiplied other blocks.
+    """
+    if comm.size == 1:
+        if error is not None:
+            raise error
+        return block
+    xp = namespace(block)
+    numbers = xp.zeros(comm.size, dtype=block.dtype, device=device(block))
+    numbers[comm.rank] = number_to_tell(error, of)
+    flat = xp.reshape(block, (-1,))
+    if error is not None:  # It may be half made, and NaN.
+        flat = xp.zeros_like(flat)
+    size = math.prod(block.shape)
+    total = comm.all_reduce(xp.concat([flat, numbers]))
+    hear(comm, np.real(to_numpy(total[size:])), error, eps(xp, block.dtype))
+    summed: Array = xp.reshape(total[:size], block.shape)
+    return summed
+
+
+def number_to_tell(error: Exception | None, of: Array | None) -> Any:
+    """Return the number by which a rank tells the others how it is and what it has multiplied."""
+    if error is not None:
+        return math.nan
+    return 0.0 if of is None else number_of(of)
+
+
+def hear(comm: Communicator, numbers: HostArray, error: Exception | None, precision: float) -> None:
+    """Raise on all ranks if one of them has an error, or has multiplied another block.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    numbers : numpy.ndarray, shape (size,)
+        What each has told by `number_to_tell`, the same on every rank.
+    error : Exception or None
+        This rank's.
+    precision : float
+        Machine epsilon of the block.
+
+    Raises
+    ------
+    Exception
+        As `raise_together`.
+    ValueError
+        If the blocks differ.
+    """
+    _tell(comm, np.isnan(numbers), error)
+    # Copies that are rounded differently drift apart slowly at first; blocks that differ do so at once.
+    require_alike(numbers, precision**0.25, _OTHER_BLOCK)
+
+
+def require_same(comm: Communicator, facts: Mapping[str, Any], hint: str) -> None:
+    """Raise on all ranks if what they say is not the same; collective.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    facts : mapping of str to object
+        Small things that can be compared and pickled, by what messages call them.
+    hint : str
+        What to do about it.
+
+    Raises
+    ------
+    ValueError
+        Naming the first difference.
+    """
+    if comm.size == 1:
+        return
+    told = comm.broadcast(dict(facts))
+    names = [name for name in {**told, **facts} if _missing(told, name) != _missing(facts, name)]
+    error = None
+    if names:
+        here, there = _missing(facts, names[0]), _missing(told, names[0])
+        error = ValueError(
+            f"{names[0]} is {here} on rank {comm.rank} and {there} on rank 0: {hint}"
+        )
+    raise_together(comm, error)
+
+
+def _tell(comm: Communicator, failed: HostArray, error: Exception | None) -> None:
     """Raise on all ranks if `failed` is not zero for any; for who has reduced it with other things.
 
     Parameters
@@ -97,75 +219,6 @@ def tell(comm: Communicator, failed: HostArray, error: Exception | None) -> None
     # For who shows errors: that rank knows more.
     told.told_by = int(ranks[0])  # type: ignore[attr-defined]
     raise told
-
-
-def summed_together(comm: Communicator, block: Array, error: Exception | None) -> Array:
-    """Return the sum of a block over ranks, or raise on all of them what kept one from making its own.
-
-    Parameters
-    ----------
-    comm : Communicator
-        The ranks.
-    block : array
-        Of one shape and floating dtype on all ranks; not looked at where there is an error.
-    error : Exception or None
-        This rank's.
-
-    Returns
-    -------
-    array
-        The sum, by one reduction: a flag of every rank travels with it.
-
-    Raises
-    ------
-    Exception
-        As `raise_together`.
-    """
-    if comm.size == 1:
-        if error is not None:
-            raise error
-        return block
-    xp = namespace(block)
-    flags = xp.zeros(comm.size, dtype=block.dtype, device=device(block))
-    flags[comm.rank] = 0.0 if error is None else 1.0
-    flat = xp.reshape(block, (-1,))
-    if error is not None:  # It may be half made, and NaN.
-        flat = xp.zeros_like(flat)
-    size = math.prod(block.shape)
-    total = comm.all_reduce(xp.concat([flat, flags]))
-    tell(comm, np.real(to_numpy(total[size:])), error)
-    summed: Array = xp.reshape(total[:size], block.shape)
-    return summed
-
-
-def require_same(comm: Communicator, facts: Mapping[str, Any], hint: str) -> None:
-    """Raise on all ranks if what they say is not the same; collective.
-
-    Parameters
-    ----------
-    comm : Communicator
-        The ranks.
-    facts : mapping of str to object
-        Small things that can be compared and pickled, by what messages call them.
-    hint : str
-        What to do about it.
-
-    Raises
-    ------
-    ValueError
-        Naming the first difference.
-    """
-    if comm.size == 1:
-        return
-    told = comm.broadcast(dict(facts))
-    names = [name for name in {**told, **facts} if _missing(told, name) != _missing(facts, name)]
-    error = None
-    if names:
-        here, there = _missing(facts, names[0]), _missing(told, names[0])
-        error = ValueError(
-            f"{names[0]} is {here} on rank {comm.rank} and {there} on rank 0: {hint}"
-        )
-    raise_together(comm, error)
 
 
 def _missing(facts: Mapping[str, Any], name: str) -> Any:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 import hessops
 import hessops_mpi
 from hessops import FiniteSum, aslinearoperator
+from hessops.structure import GENERAL
 
 N, TERMS = 20, 7
 MATRICES = np.random.default_rng(0).standard_normal((TERMS, N, N))
@@ -120,6 +122,9 @@ FAULTS = {
 # What all ranks do, and rank 1 otherwise.
 ALL = {
     "product": lambda comm, here: hessops_mpi.data_parallel(Broken(30, here), comm) @ np.ones(30),
+    "term": lambda comm, here: hessops.trace(of_terms(comm, here), num_probes=2, rng=0),
+    "block": lambda comm, here: of_terms(comm, False) @ np.full(30, 1.0 + here),
+    "vectors": lambda comm, here: hessops.cg(of_terms(comm, False), np.full(30, 1.0 + here)),
     "shape": lambda comm, here: hessops_mpi.data_parallel(np.eye(30 + here), comm),
     "length": lambda comm, here: hessops_mpi.shard(list(range(30 + here)), comm),
     "wait": wait,
@@ -129,14 +134,62 @@ ALL = {
 class Broken(hessops.LinearOperator):
     """An operator that fails on one rank."""
 
-    def __init__(self, n, broken):
-        super().__init__(hessops.ArraySpace(n))
+    def __init__(self, n, broken, structure=GENERAL):
+        super().__init__(hessops.ArraySpace(n), structure=structure)
         self.broken = broken
 
     def _apply(self, X):
         if self.broken:
             raise MemoryError("too little memory on this rank")
         return X
+
+
+def of_terms(comm, broken):
+    """Return a sum of two terms of each rank, of which one may fail."""
+    whole = aslinearoperator(np.eye(30), positive_semidefinite=True)
+    second = Broken(30, broken, whole.structure)
+    return hessops_mpi.data_parallel(FiniteSum([whole, second]), comm)
+
+
+def caught():
+    """Catch on all ranks what one has met in the product with a term, and go on."""
+    comm = hessops_mpi.world()
+    try:
+        hessops.trace(of_terms(comm, comm.rank == 1), num_probes=2, rng=0)
+    except (MemoryError, RuntimeError) as error:
+        words = str(error)
+    found = comm.all_reduce(np.array([float(words.startswith("rank 1 of 3: "))]))
+    trace = hessops.trace(of_terms(comm, False), num_probes=2, rng=0)
+    say(comm, [words, found.tolist(), trace.value])
+
+
+def warn():
+    """Miss a target, and warn of something on one rank alone."""
+    comm = hessops_mpi.world()
+    A = hessops_mpi.data_parallel(np.diag(np.arange(1.0, 31.0)), comm)
+    result = hessops.cg(A, np.ones(30), max_steps=2)
+    if comm.rank == 1:
+        warnings.warn("seen by rank 1 alone", RuntimeWarning, stacklevel=1)
+    say(comm, result.converged)
+
+
+def device_arrays():
+    """Sums of arrays that MPI reads where they are: here of PyTorch's, on the host."""
+    import torch
+
+    import hessops_mpi.communicator as module
+
+    waited = []
+    module.is_on_host = lambda array: isinstance(array, np.ndarray)
+    module.synchronize = waited.append
+    comm = hessops_mpi.world(cuda_aware=True)
+    for array in (torch.ones(3, 2), torch.ones(2, 3, dtype=torch.float64).T, torch.ones(())):
+        total = comm.all_reduce(array)
+        assert torch.is_tensor(total)
+        assert (total.shape, total.dtype) == (array.shape, array.dtype)
+        assert torch.equal(total, comm.size * array)
+        assert torch.equal(array, torch.ones_like(array))
+    say(comm, len(waited))
 
 
 def network():

@@ -214,6 +214,26 @@ def test_calls_with_other_options_are_refused_on_all_ranks():
     assert np.array_equal(first, second)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda rank: normal(rank, (N, N)), "has another product with the operator than rank 0"),
+        (lambda rank: np.eye(N + rank), "the shape of the operator is"),
+        (lambda rank: Failing(ValueError("broken here") if rank == 1 else None), "broken here"),
+    ],
+)
+def test_operators_that_differ_are_not_shared_out(make, words):
+    said = []
+
+    def work(comm):
+        with pytest.raises(ValueError, match=words) as raised:
+            SharedOut(aslinearoperator(make(comm.rank)), comm)
+        said.append(raised.value)
+
+    run_on_ranks(work, 3, timeout=5.0)
+    assert len(said) == 3
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 12])
 @pytest.mark.parametrize("sparse", [False, True])
 def test_rows_of_a_matrix_are_shared_out(size, sparse):

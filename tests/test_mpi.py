@@ -62,11 +62,14 @@ TIMEOUT = 4.0
 FAULTS = {
     "raise": ({1}, "KeyError: 'what rank 1 has to say'"),
     "product": ({1}, "MemoryError: too little memory on this rank"),
+    "term": ({1}, "MemoryError: too little memory on this rank"),
     "exit": ({1}, "rank 1 has ended, and rank 0 waits for it in"),
     "return": ({1}, "rank 1 has ended, and rank 0 waits for it in"),
     "kill": (KILLED, "signal 9"),
     "hang": ({1}, "for another rank, which hangs"),
     "shape": ({1}, "the shape of the operator is (31, 31) on rank 1 and (30, 30) on rank 0"),
+    "block": ({1}, "rank 1 of 2 multiplies another block than rank 0"),
+    "vectors": ({1}, "rank 1 of 2 has another B than rank 0"),
     "length": ({1}, "the length of the data is 31 on rank 1 and 30 on rank 0"),
     "seed": ({1}, "rank 0 has the seed 0, and 1 of 2 ranks were given another"),
     "arguments": ({1}, "num_probes is 4 on rank 1 and 2 on rank 0"),
@@ -82,6 +85,24 @@ def test_a_fault_on_one_rank_ends_all(what):
     assert sentence.lower() in ended.words.lower()
     assert "nothing has gone wrong" not in ended.words
     assert ended.seconds_after_fault < TO_END + TIMEOUT * (what == "hang")
+
+
+def test_an_error_with_a_term_can_be_caught_on_all_ranks():
+    words, others, trace = run_program(3, "caught").answer
+    assert words == "rank 1 of 3: MemoryError: too little memory on this rank"
+    assert (others, trace) == ([2.0], 3 * 60.0)
+
+
+def test_a_missed_target_is_warned_of_once():
+    ended = run_program(3, "warn")
+    assert ended.answer is False
+    assert ended.err.count("ConvergenceWarning: not converged") == 1
+    assert ended.err.count("RuntimeWarning: seen by rank 1 alone") == 1
+
+
+def test_arrays_that_mpi_reads_where_they_are():
+    pytest.importorskip("torch")
+    assert run_program(3, "device_arrays").answer == 3
 
 
 def test_ctrl_c_ends_all_ranks():

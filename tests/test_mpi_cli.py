@@ -19,6 +19,12 @@ from hessops import FiniteSum, aslinearoperator
 def operator():
     print("loading")
     return scipy.sparse.diags_array(np.arange(1.0, 51.0)).tocsr()
+def slow():
+    import time
+    time.sleep(1.5)
+    return operator()
+def unseeded():
+    return scipy.sparse.diags_array(np.random.default_rng().uniform(1.0, 2.0, 50)).tocsr()
 def broken():
     import os
     if os.environ.get("OMPI_COMM_WORLD_RANK", os.environ.get("PMI_RANK")) == "1":
@@ -59,6 +65,19 @@ def test_a_matrix_file_is_analysed_once(analyze, tmp_path):
     exact = 2 - 2 * np.cos(np.pi * np.array([60, 59]) / 61)
     assert values[0] == values[1]
     assert values[0] == pytest.approx(exact, rel=1e-10)
+
+
+def test_ranks_that_make_different_operators_are_refused(analyze):
+    ended, report = analyze(2, "problem.py:unseeded")
+    assert ended.code == 2
+    assert ended.err.count("give what is random in it a seed") == 1
+    assert report is None
+
+
+def test_progress_is_shown_once(analyze):
+    ended, _ = analyze(3, "problem.py:slow", "--compute", "trace")
+    assert ended.code == 0, ended.err
+    assert ended.err.count("problem.py:slow, done in") == 1
 
 
 def test_a_function_prints_once_and_an_error_of_one_rank_ends_all(analyze):

@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from sources import imports, source_of
 
 import hessops
 from hessops.result import Result
@@ -32,25 +33,6 @@ ALGORITHMS = [name for name in CORE if name.startswith("hessops.algorithms.")]
 HOST_LIBRARIES = {"numpy", "scipy", "array_api_compat"}
 # Imported where it is used, never at the top of a file.
 ON_DEMAND = {"hessops.density.plot": {"matplotlib"}}
-
-
-def source_of(module):
-    spec = importlib.util.find_spec(module)
-    return Path(spec.origin).read_text(encoding="utf-8")
-
-
-def imports(tree, *, everywhere, typing=False):
-    """Yield the modules that are imported: in functions too, for the eyes of a type checker too."""
-    nodes = list(ast.walk(tree)) if everywhere else tree.body
-    for node in tree.body:
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not typing:
-            nodes = [other for other in nodes if other not in set(ast.walk(node))]
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def imported_by(module, *, everywhere):
@@ -127,8 +109,8 @@ def test_the_core_needs_its_host_libraries_alone(module):
 # and `plot` is given numbers, not results.
 LAYERS = {
     "numbers": [
-        "archive", "arrays", "atomic_file", "backends", "counted", "device_probes", "errors", "options",
-        "philox", "probes",
+        "archive", "arrays", "atomic_file", "backends", "copies", "counted", "device_probes", "errors",
+        "options", "philox", "probes",
         "random", "scalars", "statistics", "structure", "spectral_function", "version", "bounds",
         r"bounds\.\w+",
     ],

@@ -6,6 +6,7 @@ different collectives.
 """
 
 import dataclasses
+import re
 from functools import partial
 
 import numpy as np
@@ -212,6 +213,63 @@ def test_a_verb_without_a_seed_gives_one_answer(rng):
 
 
 # Vectors of which every rank holds a copy.
+
+
+GIVEN = {
+    "eigsh": lambda A, x: hessops.eigsh(A, 2, start=x, rng=0),
+    "lanczos": lambda A, x: hessops.lanczos(A, num_steps=3, start=x, rng=0),
+    "svds": lambda A, x: hessops.svds(A, 2, start=x, rng=0),
+    "power_iteration": lambda A, x: hessops.power_iteration(
+        A, num_eigenpairs=2, start=x[:, None], rng=0, max_steps=1000, tol=1e-3
+    ),
+    "lobpcg": lambda A, x: hessops.lobpcg(A, 2, start=x[:, None], rng=0),
+    "cg": hessops.cg,
+    "cg, x0": lambda A, x: hessops.cg(A, np.ones(N), x0=x),
+    "minres": hessops.minres,
+    "matrix_function": lambda A, x: hessops.matrix_function(A, "sqrt", x),
+    "trace": lambda A, x: hessops.trace(
+        A, deflate=x[:, None] / norm(x), num_probes=4, stratify=False, rng=0
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
+@pytest.mark.parametrize("verb", GIVEN)
+def test_other_vectors_on_another_rank_are_refused_on_all(verb):
+    said = []
+
+    def work(comm):
+        A = hessops.data_parallel(
+            hessops.aslinearoperator(DEFINITE / comm.size, positive_semidefinite=True), comm
+        )
+        x = np.linspace(1.0, 2.0, N)
+        GIVEN[verb](A, x)
+        try:
+            GIVEN[verb](A, x + 0.1 * (comm.rank == 1) * np.arange(N))
+        except ValueError as error:
+            said.append(str(error))
+
+    run_on_ranks(work, SIZE, timeout=5.0)
+    assert len(said) == SIZE
+    assert all(
+        re.match("rank 1 of 3 has another (start|B|x0|v|deflate) than", text) for text in said
+    )
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_another_number_of_columns_is_refused_on_all(split):
+    said = []
+
+    def work(comm):
+        A = hessops.data_parallel(DEFINITE / comm.size, comm)
+        if split:
+            A = ShardedMatrix(DEFINITE, comm, SPLIT[comm.rank], POSITIVE_SEMIDEFINITE)
+        with pytest.raises(ValueError, match="the number of columns of B is") as raised:
+            hessops.cg(A, np.ones((A.domain.local_dim, 2 + (comm.rank == 2))))
+        said.append(raised.value)
+
+    run_on_ranks(work, SIZE, timeout=5.0)
+    assert len(said) == SIZE
 
 
 class SharesOfASum(LinearOperator):

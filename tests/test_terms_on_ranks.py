@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import norm, normal, with_spectrum
 
 import hessops
-from hessops import FiniteSum, Identity, aslinearoperator
+from hessops import FiniteSum, Identity, LinearOperator, aslinearoperator, data_parallel
 from hessops.structure import SELF_ADJOINT
 
 N, TERMS = 14, 5
@@ -145,6 +145,93 @@ def test_any_deal_has_the_same_trace(holders, seed):
 
     for result in run_on_ranks(work, 3):
         assert result.value == serial.value
+
+
+# Errors with single terms.
+
+
+class Broken(LinearOperator):
+    """A term that nobody can multiply with."""
+
+    def _apply(self, X):
+        raise MemoryError("no room for this term")
+
+
+class Unreadable(FiniteSum):
+    """A sum whose second term cannot be read after the first pass."""
+
+    passes = 0
+
+    def terms(self):
+        self.passes += 1
+        for index, term in enumerate(super().terms()):
+            if index == 1 and self.passes > 1:
+                raise OSError("no room for this term")
+            yield term
+
+
+VERBS = {
+    "trace": partial(hessops.trace, num_probes=4),
+    "trace, pilot": partial(hessops.trace, max_products=13),
+    "trace, control": lambda A, rng: hessops.trace(
+        A, control=(A, None), max_products=40, stratify=True, rng=rng
+    ),
+    "diagonal": partial(hessops.diagonal, num_probes=4),
+    "diagonal, control": lambda A, rng: hessops.diagonal(
+        A, control=(A, None), max_products=40, stratify=True, rng=rng
+    ),
+}
+AROUND = {
+    "plain": lambda A, good: A,
+    "shifted": lambda A, good: shifted(A),
+    # The terms of the second part begin with a collective.
+    "with another": lambda A, good: FiniteSum([A, good]),
+}
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("kind", ["broken", "unreadable"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_error_with_a_term_of_one_rank_is_told_to_all(verb, kind, around, size):
+    said = []
+
+    def work(comm):
+        own = [
+            aslinearoperator(matrix, self_adjoint=True)
+            for matrix in matrices_of("float64", comm.rank)[:3]
+        ]
+        good = data_parallel(FiniteSum(own), comm)
+        expected = hessops.trace(good, num_probes=2, rng=0).value
+        part = FiniteSum(own)
+        if comm.rank == 1:
+            broken = [own[0], Broken(own[0].domain, structure=SELF_ADJOINT), own[2]]
+            part = FiniteSum(broken) if kind == "broken" else Unreadable(own)
+        A = AROUND[around](data_parallel(part, comm), data_parallel(FiniteSum(own), comm))
+        for _ in range(2):
+            with pytest.raises(
+                (MemoryError, OSError, RuntimeError), match="no room for this term"
+            ) as raised:
+                VERBS[verb](A, rng=0)
+            said.append((comm.rank, str(raised.value)))
+        # And they go on together.
+        assert hessops.trace(good, num_probes=2, rng=0).value == expected
+
+    run_on_ranks(work, size, timeout=10.0)
+    assert len(said) == 2 * size
+    for rank, text in said:
+        assert text.startswith(f"rank 1 of {size}: ") is (rank != 1)
+
+
+def test_an_error_with_a_term_that_all_ranks_have_comes_to_all():
+    def work(comm):
+        A = dealt(matrices_of("float64"), comm, 2)
+        with pytest.raises(MemoryError, match="no room for this term"):
+            hessops.trace(FiniteSum([A, Broken(A.domain, structure=SELF_ADJOINT)]), num_probes=2)
+        return hessops.trace(A, num_probes=2, rng=0).value
+
+    first, second = run_on_ranks(work, 2, timeout=10.0)
+    assert first == second
 
 
 @every_deal

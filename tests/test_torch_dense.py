@@ -40,7 +40,7 @@ from torch_problems import (
 )
 
 from hessops_torch import hessian
-from hessops_torch.data.batches import MicroBatches
+from hessops_torch.data.micro_batches import MicroBatches
 
 activations = st.sampled_from(ACTIVATIONS)
 block_sizes = st.integers(1, 40)

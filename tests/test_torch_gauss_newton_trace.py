@@ -121,6 +121,15 @@ def test_layers_called_twice_and_parameters_of_modules_of_no_known_kind(unknown)
     assert_exact(ggn(model, nn.CrossEntropyLoss(), cut([3, 2], x, y)), kind)
 
 
+def test_the_target_of_a_split_loss_is_where_its_function_finds_it():
+    """And not the second item of a batch, which is the input here."""
+    model = build(lambda: mlp(outputs=3), 0, "cpu")
+    x, y = normal(1, 6, 3, device="cpu"), integers(2, 3, 6, device="cpu")
+    weight = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+    split = SplitLoss(lambda f, b: f(b[1]), nn.CrossEntropyLoss(weight), target=lambda b: b[0])
+    assert_exact(ggn(model, split, cut([4, 2], y, x)), HookedGradients)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_tokens_embeddings_and_tied_weights(tied):
     """Of tied weights the hooks see both uses."""

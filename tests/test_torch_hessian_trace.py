@@ -207,6 +207,14 @@ def test_a_concave_loss_has_plain_probes():
     assert abs(result.value - float(operator.to_dense().trace())) < 5 * result.standard_error
 
 
+def test_a_loss_may_write_into_the_outputs():
+    problem = regression("cpu")
+    split = SplitLoss(lambda f, b: f(b[0]), lambda z, b: (z.sub_(b[1]).square().sum(), z.numel()))
+    operator = hessian(problem.model, split, problem.batches)
+    result = hessian_trace(operator, max_products=64, rng=0)
+    assert abs(result.value - float(operator.to_dense().trace())) < 5 * result.standard_error
+
+
 def test_a_loss_that_turns_concave_in_a_later_batch_has_plain_probes():
     problem = regression("cpu", (4, 4))
     problem.batches[1] = (*problem.batches[1], -torch.ones(4, 1, dtype=torch.float64))

@@ -31,7 +31,7 @@ from torch_problems import (
 
 import hessops
 from hessops_torch import hessian
-from hessops_torch.data.batches import MicroBatches
+from hessops_torch.data.micro_batches import MicroBatches
 
 
 def encoder_layer(device):

@@ -245,3 +245,16 @@ def test_a_model_whose_outputs_do_not_depend_on_its_parameters():
     model.forward = lambda x: x.square()
     with pytest.raises(ValueError, match="does not depend on the parameters"):
         jacobian(model, [normal(1, 2, 3, device="cpu")])
+
+
+@pytest.mark.parametrize("memory_budget", [None, 0])
+def test_a_batch_whose_outputs_do_not_depend_on_the_parameters_has_rows_of_zeros(memory_budget):
+    model, x = build(mlp, 0, "cpu"), normal(1, 5, 3, device="cpu")
+
+    def forward(model, batch):
+        return model(batch) if len(batch) == 3 else batch[:, :2]
+
+    operator = jacobian(model, [x[:3], x[3:]], forward=forward, memory_budget=memory_budget)
+    of_first = jacobian(model, [x[:3]]).to_dense()
+    rows_of_zeros = torch.zeros(4, of_first.shape[1], dtype=of_first.dtype)
+    assert_is_jacobian(operator, torch.cat([of_first, rows_of_zeros]))

@@ -1,9 +1,7 @@
-"""Blocks of network operators against the blocks of dense matrices, within their stated errors."""
+"""The curvature of a network's layers against the blocks of dense matrices, within its errors."""
 
-import csv
 import functools
 import importlib
-import re
 
 import numpy as np
 import pytest
@@ -15,40 +13,20 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 from torch_problems import (
-    assert_same,
-    batch_sizes,
     every_device,
     few_examples,
     images,
     language,
-    mlp,
-    normal,
+    names_of,
     regression,
     rows_of,
     seeds,
-    ways_to_compute,
 )
 
 import hessops
-from hessops_torch import Hessian, block_diagonal, hessian, layer_curvature
-from hessops_torch.model.parameter_blocks import parameter_blocks
+from hessops_torch import block_diagonal, hessian, layer_curvature
 
 NUM_PROBES = 400
-# Normal tails: 2e-9 for every comparison.
-Z = 6.0
-
-
-def names_of(model):
-    return [name for name, _ in model.named_parameters()]
-
-
-def only_blocks(model, dense, blocks):
-    """Return a dense matrix without what couples its blocks."""
-    expected = torch.zeros_like(dense)
-    for names in blocks.values():
-        rows = rows_of(model, names).to(dense.device)
-        expected[rows[:, None], rows] = dense[rows[:, None], rows]
-    return expected
 
 
 @every_device
@@ -143,87 +121,6 @@ def test_eigenvalues_are_those_of_the_dense_blocks(device, make_problem):
     assert found.num_block_products == sum(part.num_products for part in parts)
 
 
-@every_device
-@given(batch_sizes, ways_to_compute(), st.sampled_from([0.0, 0.3]), st.integers(1, 40), seeds)
-@few_examples
-def test_block_diagonal_of_mlps(device, sizes, ways, decay, block_size, seed):
-    problem = regression(device, sizes, seed)
-    operator = block_diagonal(hessian(*problem.arguments, weight_decay=decay, **ways))
-    dense = problem.dense()
-    dense += decay * torch.eye(len(dense), device=device, dtype=dense.dtype)
-    expected = only_blocks(problem.model, dense, operator.blocks)
-    assert_same(operator.to_dense(block_size=block_size), expected)
-    assert_same(sum(term.to_dense() for term in operator.terms()), expected)
-
-
-@every_device
-@pytest.mark.parametrize("make_problem", [regression, images, language])
-@pytest.mark.parametrize("general", [False, True])
-def test_block_diagonal(device, make_problem, general, monkeypatch):
-    """By one graph for all blocks, as Hessians do it, and by products with the whole."""
-    if general:
-        monkeypatch.delattr(Hessian, "_add_block_products")
-    problem = make_problem(device)
-    whole = hessian(*problem.arguments)
-    dense = problem.dense()
-    X = normal(0, len(dense), 3, device=device)
-    for each in ("module", "tensor"):
-        operator = block_diagonal(whole, each=each)
-        assert operator.structure == whole.structure
-        expected = only_blocks(problem.model, dense, operator.blocks) @ X
-        assert_same(operator @ X, expected)
-        # Once more by the graphs that were kept, which the whole uses too.
-        assert len(operator.graphs) == len(whole.graphs) == len(problem.batches)
-        assert_same(operator @ X, expected)
-    assert_same(whole @ X, dense @ X)
-
-
-def test_block_diagonal_of_some_parameters_acts_on_them_alone():
-    problem = images("cpu")
-    whole = hessian(*problem.arguments)
-    operator = block_diagonal(whole, {"head": "6", "norms": ["1", "3.inner.1"]})
-    dense = problem.dense()
-    names = list(operator.domain.sections)
-    rows = rows_of(problem.model, names)
-    expected = only_blocks(problem.model, dense, operator.blocks)[rows[:, None], rows]
-    assert_same(operator.to_dense(), expected)
-    part = operator.restricted(["6.weight", "1"])
-    rows = rows_of(problem.model, list(part.domain.sections))
-    kept = {"head": ["6.weight"], "norms": ["1.weight", "1.bias"]}
-    expected = only_blocks(problem.model, dense, kept)[rows[:, None], rows]
-    assert_same(part.to_dense(), expected)
-    with pytest.raises(ValueError, match=r"does not act on 0\.weight"):
-        operator.restricted("0.weight")
-
-
-def test_block_diagonals_have_less_noisy_layers():
-    """Each probe's deviation is that of the block alone, and not of the rows that it lies in."""
-    operator = hessian(*images("cpu").arguments)
-    whole = layer_curvature(operator, num_probes=200, rng=0)
-    alone = layer_curvature(block_diagonal(operator), num_probes=200, rng=0)
-    for block in whole.blocks:
-        difference = float(whole.traces[block]) - float(alone.traces[block])
-        errors = [one.traces[block].standard_error for one in (whole, alone)]
-        assert abs(difference) <= Z * np.hypot(*errors)
-        assert errors[1] < errors[0]
-
-
-@every_device
-def test_restricted_operators_are_diagonal_blocks(device):
-    problem = images(device)
-    operator = hessian(*problem.arguments, weight_decay=0.2)
-    operator.to_dense()
-    block = operator.restricted("3.*")
-    assert isinstance(block, Hessian)
-    rows = rows_of(problem.model, list(block.domain.sections)).to(device)
-    expected = problem.dense()[rows[:, None], rows]
-    expected += 0.2 * torch.eye(len(rows), device=device, dtype=expected.dtype)
-    assert_same(block.to_dense(), expected)
-    assert_same(sum(term.to_dense() for term in block.terms()), expected)
-    # What the whole keeps is not there for the block.
-    assert block.graphs.memory_budget == operator.graphs.memory_budget - operator.graphs.num_bytes
-
-
 def test_the_model_is_left_as_it_was():
     problem = images("cpu", train=True)
     state = {name: t.clone() for name, t in problem.model.state_dict().items()}
@@ -233,157 +130,6 @@ def test_the_model_is_left_as_it_was():
     assert problem.model.training
     assert all(p.grad is None and p.requires_grad for p in problem.model.parameters())
     assert all(torch.equal(state[name], t) for name, t in problem.model.state_dict().items())
-
-
-MODEL = nn.Sequential(mlp(), nn.Tanh(), nn.Linear(2, 2), nn.ParameterList([torch.zeros(2)]))
-NAMES = names_of(MODEL)
-
-
-def test_blocks_are_modules_or_tensors_where_none_are_given():
-    assert parameter_blocks(MODEL, NAMES) == {
-        "0.0": ("0.0.weight", "0.0.bias"),
-        "0.2": ("0.2.weight", "0.2.bias"),
-        "2": ("2.weight", "2.bias"),
-        "3": ("3.0",),
-    }
-    assert parameter_blocks(MODEL, NAMES, each="tensor") == {name: (name,) for name in NAMES}
-    assert parameter_blocks(nn.Linear(2, 2), ["weight", "bias"]) == {"(model)": ("weight", "bias")}
-
-
-def test_blocks_are_chosen_by_all_that_chooses_parameters():
-    blocks = ["*.bias", re.compile(r"^0.*weight"), MODEL[2].weight, MODEL[3]]
-    assert parameter_blocks(MODEL, NAMES, blocks) == {
-        "*.bias": ("0.0.bias", "0.2.bias", "2.bias"),
-        "^0.*weight": ("0.0.weight", "0.2.weight"),
-        "2.weight": ("2.weight",),
-        "3": ("3.0",),
-    }
-    assert parameter_blocks(MODEL, NAMES, "0") == {"0": tuple(NAMES[:4])}
-    # Of a module, what the operator acts on.
-    weights = [name for name in NAMES if name.endswith("weight")]
-    assert parameter_blocks(MODEL, weights, [MODEL[0]]) == {"0": ("0.0.weight", "0.2.weight")}
-
-
-@pytest.mark.parametrize(
-    ("blocks", "options", "error", "words"),
-    [
-        (["0", "*.bias"], {}, ValueError, r"'0' and '\*.bias' both hold 0.0.bias"),
-        ({"a": "0.0", "b": ["2", MODEL[0]]}, {}, ValueError, "'a' and 'b' both hold 0.0.weight"),
-        (["2", "2"], {}, ValueError, "two blocks are called '2'"),
-        (["0.3"], {}, ValueError, "block '0.3': no parameter fits '0.3'"),
-        ({"tanh": MODEL[1]}, {}, ValueError, "block 'tanh': the Tanh in params has no parameters"),
-        ([nn.Linear(2, 2)], {}, ValueError, "block 'Linear': .*not of this model"),
-        ({}, {}, ValueError, "blocks is empty"),
-        (["2.bias"], {}, ValueError, "acts on no parameter of it"),
-        ({"a": None}, {}, TypeError, "block 'a' is None"),
-        (3, {}, TypeError, "blocks=3 names no blocks"),
-        ([3], {}, TypeError, "block 'int': params=3 names no parameters"),
-        (None, {"each": "layer"}, ValueError, "each='layer' is unknown"),
-        (None, {"num_probes": 0}, ValueError, "num_probes=0 must be a positive integer"),
-        (None, {"num_eigenvalues": -1}, ValueError, "num_eigenvalues=-1 must not be negative"),
-        (None, {"num_density_steps": 1.5}, ValueError, "num_density_steps=1.5 must not be neg"),
-        (None, {"confidence": 1.0}, ValueError, "confidence=1.0 must lie between 0 and 1"),
-        (None, {"probe": "cauchy"}, ValueError, "probe='cauchy' is unknown"),
-    ],
-)
-def test_bad_blocks_and_options_are_named(blocks, options, error, words):
-    data = [(torch.randn(4, 3), torch.randn(4, 2))]
-    model = nn.Sequential(*MODEL[:3])
-    names = [name for name in NAMES[:6] if name != "2.bias"]
-    operator = hessian(model, nn.MSELoss(), data, params=names)
-    with pytest.raises(error, match=words):
-        layer_curvature(operator, blocks, **options)
-
-
-def test_operators_without_layers_are_refused():
-    plain = hessops.aslinearoperator(np.eye(3), self_adjoint=True)
-    with pytest.raises(TypeError, match="without sections"):
-        layer_curvature(plain)
-    with pytest.raises(ValueError, match="is complex"):
-        layer_curvature(1j * np.eye(3))
-    with pytest.raises(TypeError, match="needs an operator over a network's data"):
-        block_diagonal(plain)
-    operator = hessian(*regression("cpu").arguments)
-    twice = 2 * operator
-    found = layer_curvature(twice, num_probes=4, rng=0)
-    assert list(found.blocks) == list(operator.domain.sections)
-    with pytest.raises(TypeError, match="knows none"):
-        layer_curvature(twice, ["0"])
-    with pytest.raises(TypeError, match="cannot be divided"):
-        layer_curvature(twice, num_eigenvalues=1)
-
-
-@pytest.fixture(scope="module")
-def found():
-    operator = hessian(*images("cpu").arguments)
-    return layer_curvature(operator, num_probes=16, num_eigenvalues=1, num_density_steps=4, rng=0)
-
-
-def test_results_are_ranked(found):
-    for by, key in (
-        ("trace per parameter", lambda block: float(found.trace_per_parameter(block))),
-        ("trace", lambda block: float(found.traces[block])),
-        ("top eigenvalue", lambda block: abs(found.top_eigenvalue(block))),
-    ):
-        assert found.ranking(by) == sorted(found.blocks, key=key, reverse=True)
-        lines = found.table(by).splitlines()
-        assert [line.split()[1] for line in lines[1:]] == found.ranking(by)
-        assert all(line.count("±") == 2 for line in lines[1:])
-        assert lines[0].split()[-3:] == ["error", "bound", "residual"]
-    assert found.table() in str(found)
-    with pytest.raises(ValueError, match="by='name' is unknown"):
-        found.ranking("name")
-    with pytest.raises(KeyError, match="no block '9'"):
-        found.trace_per_parameter("9")
-    bare = layer_curvature(hessian(*regression("cpu").arguments), num_probes=2, rng=0)
-    with pytest.raises(ValueError, match="give num_eigenvalues=1"):
-        bare.table("top eigenvalue")
-    with pytest.raises(KeyError, match="give num_eigenvalues=1"):
-        bare.top_eigenvalue("0")
-
-
-def test_results_are_saved_whole(found, tmp_path):
-    again = hessops.load(found.save(tmp_path / "layers"))
-    assert str(again) == str(found)
-    assert again.blocks == found.blocks
-    for block in found.blocks:
-        assert np.array_equal(again.densities[block].nodes, found.densities[block].nodes)
-        assert again.eigenpairs[block].status == found.eigenpairs[block].status
-        assert torch.equal(
-            torch.as_tensor(again.eigenpairs[block].eigenvectors),
-            found.eigenpairs[block].eigenvectors,
-        )
-    report = found.to_dict()
-    assert report["traces"]["6"]["value"] == float(found.traces["6"])
-    assert "eigenvectors" not in report["eigenpairs"]["6"]
-
-
-def test_tables_are_written_with_all_digits(found, tmp_path):
-    path = found.to_csv(tmp_path / "layers.csv", by="trace")
-    with path.open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["block"] for row in rows] == found.ranking("trace")
-    for row in rows:
-        block = row["block"]
-        assert int(row["parameters"]) == found.sizes[block]
-        assert float(row["trace"]) == float(found.traces[block])
-        assert float(row["trace_low"]) == found.traces[block].interval.low
-        assert float(row["share"]) == found.shares[block][0]
-        assert float(row["share_low"]) == found.shares[block][1].low
-        assert float(row["eigenvalue"]) == found.top_eigenvalue(block)
-        value, (low, high) = found.rms_diagonals[block]
-        assert (float(row["rms_diagonal"]), float(row["rms_diagonal_high"])) == (value, high)
-        assert low <= value <= high
-
-
-@pytest.mark.parametrize("by", ["trace per parameter", "trace", "top eigenvalue"])
-def test_results_are_drawn(found, by):
-    pyplot = pytest.importorskip("matplotlib.pyplot")
-    ax = found.plot(by=by)
-    assert [label.get_text() for label in ax.get_yticklabels()] == found.ranking(by)
-    assert ax.get_xlabel() == by
-    assert found.plot(ax, by=by) is ax
-    pyplot.close(ax.figure)
 
 
 def test_errors_that_are_unknown_are_said():

@@ -17,7 +17,7 @@ from torch_problems import (
 )
 
 from hessops_torch import hessian
-from hessops_torch.data.batches import MicroBatches
+from hessops_torch.data.micro_batches import MicroBatches
 
 SQUARES = nn.MSELoss()
 

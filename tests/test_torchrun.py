@@ -44,10 +44,18 @@ def test_processes_have_the_answer_of_one():
     assert found["repr"] == serial["repr"]
 
 
-def test_an_error_in_one_process_ends_all():
-    ended = torchrun(2, "fail")
+FAULTS = {
+    "fail": "KeyError: 'what process 1 has to say'",
+    "hang": "Timed out",
+    "kill": "SIGKILL",
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_a_fault_in_one_process_ends_all(what):
+    ended = torchrun(2, what)
     assert ended.returncode != 0
-    assert "KeyError: 'what process 1 has to say'" in ended.stderr
+    assert FAULTS[what].lower() in ended.stderr.lower()
     assert "nothing has gone wrong" not in ended.stdout + ended.stderr
 
 
@@ -58,3 +66,18 @@ def test_without_torchrun_there_is_one_process():
         hessops_torch.TorchComm()
     with pytest.raises(ValueError, match="timeout=0"):
         hessops_torch.distributed_comm(timeout=0)
+
+
+@pytest.mark.parametrize(("local", "gpus", "index"), [(0, 1, 0), (2, 4, 2), (5, 4, 1)])
+def test_every_rank_gets_a_gpu_by_its_number_on_its_machine(local, gpus, index, monkeypatch):
+    class Comm(hessops.SerialComm):
+        def local_rank(self):
+            return local
+
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    device = hessops_torch.rank_device(Comm())
+    assert device == torch.device("cuda", index)
+    assert chosen == [device]

@@ -122,6 +122,10 @@ def forward_over_reverse(of_flat: Callable[[Tensor], Tensor], flat: Tensor) -> T
     return dense
 
 
+def names_of(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters()]
+
+
 def rows_of(model: nn.Module, names: Sequence[str]) -> Tensor:
     """Return the indices of some parameters' entries in the flat vector of all."""
     found, start = [], 0

@@ -1,7 +1,10 @@
 """What the processes run in the tests that start torchrun."""
 
 import json
+import os
+import signal
 import sys
+import time
 
 import numpy as np
 import torch
@@ -64,11 +67,22 @@ def collectives(comm):
         assert hessops_torch.TorchComm(half) != comm
 
 
+def fail():
+    raise KeyError("what process 1 has to say")
+
+
+FAULTS = {
+    "fail": fail,
+    "hang": lambda: time.sleep(1000),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
 if __name__ == "__main__":
-    comm = hessops_torch.distributed_comm()
-    if "fail" in sys.argv:
+    comm = hessops_torch.distributed_comm(timeout=4.0 if "hang" in sys.argv else 60.0)
+    if sys.argv[1:]:
         if comm.rank == 1:
-            raise KeyError("what process 1 has to say")
+            FAULTS[sys.argv[1]]()
         comm.all_reduce(np.ones(1))
         raise AssertionError("nothing has gone wrong")
     collectives(comm)

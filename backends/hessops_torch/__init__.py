@@ -48,7 +48,7 @@ from hessops_torch.ranks.distributed import TorchComm, distributed_comm, rank_de
 from hessops_torch.ranks.sharding import shard
 from hessops_torch.sampling.density import DensitySamplingError, density_sampling_error
 from hessops_torch.sampling.eigenvalues import eigenvalue_sampling_error
-from hessops_torch.sampling.sample import SamplesNeeded, SamplingError
+from hessops_torch.sampling.error import SamplesNeeded, SamplingError
 from hessops_torch.sampling.trace import trace_sampling_error
 from hessops_torch.traces.gauss_newton_trace import gauss_newton_diagonal, gauss_newton_trace
 from hessops_torch.traces.hessian_trace import HessianTraceResult, hessian_trace

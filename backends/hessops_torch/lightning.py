@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from hessops_torch.losses.loss import Loss
-from hessops_torch.training.record import CurvatureRecord
+from hessops_torch.training.record import CurvatureRecord, scalars
 from hessops_torch.training.tracker import CurvatureTracker
 
 try:
@@ -143,10 +142,5 @@ class CurvatureCallback(pl.Callback):
         self._state = state_dict or None
 
     def _log(self, trainer: pl.Trainer, record: CurvatureRecord) -> None:
-        numbers = {
-            f"curvature/{name}": value
-            for name, value in record.numbers().items()
-            if name != "step" and torch.isfinite(torch.tensor(value))
-        }
         for logger in trainer.loggers:
-            logger.log_metrics(numbers, step=record.step)
+            logger.log_metrics(scalars(record), step=record.step)

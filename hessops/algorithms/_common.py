@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import to_host
+from hessops.agreement import require_same_vectors, to_host
 from hessops.arrays import Array, HostArray, eps, is_array, numpy_dtype, to_numpy
+from hessops.comm import Communicator
 from hessops.errors import ConvergenceWarning, NonFiniteError, NotSelfAdjointError
 from hessops.operator import LinearOperator
 from hessops.options import require_options
@@ -23,6 +24,7 @@ from hessops.wrap import aslinearoperator
 
 __all__ = [
     "default_block_size",
+    "level_outside",
     "require_count",
     "require_in_range",
     "require_options",
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 2**28
+_PACKAGES = {"hessops", "hessops_cupy", "hessops_mpi", "hessops_torch"}
 _MAX_BLOCK = 32
 # Numbers sixteen digits below these are still normal in double precision.
 _DOUBLE = -280.0, 280.0
@@ -184,7 +187,9 @@ def start_vector(space: Space, start: Array | None, stream: Stream) -> Array:
         return space.probes(stream, range(1), "normal")
     if not is_array(start) or start.ndim != 1:
         raise ValueError(f"start must be one vector of shape (n,), got {_describe(start)}")
-    return space.validate(start[:, None])
+    vector = space.validate(start[:, None])
+    require_same_vectors(space, vector, "start")
+    return vector
 
 
 def start_block(space: Space, start: Array, most: int) -> Array:
@@ -194,6 +199,7 @@ def start_block(space: Space, start: Array, most: int) -> Array:
             f"start must have shape (n, {most}) or fewer columns, got {_describe(start)}"
         )
     block = space.validate(start)
+    require_same_vectors(space, block, "start")
     return block * space.from_host(1.0 / start_norms(space, block))
 
 
@@ -211,14 +217,30 @@ def default_block_size(space: Space, wanted: int) -> int:
     return max(1, min(wanted, _MAX_BLOCK, fitting))
 
 
-def warn_if_failed(converged: bool, status: str) -> None:
-    """Warn of a result that missed its target, at the first caller outside of hessops."""
-    if not converged:
-        warnings.warn(status, ConvergenceWarning, stacklevel=_level_outside())
+def warn_if_failed(converged: bool, status: str, comm: Communicator) -> None:
+    """Warn of a result that missed its target, once, at the first caller outside of hessops.
+
+    Of ranks, which all have the same result, rank 0 warns. Where warnings are errors, all raise: who
+    went on alone would wait for rank 0.
+    """
+    if not converged and (comm.rank == 0 or _is_error(status)):
+        warnings.warn(status, ConvergenceWarning, stacklevel=level_outside())
 
 
-def _level_outside() -> int:
-    """Return the `stacklevel` of that caller; how deep it is depends, as verbs call one another."""
+def _is_error(status: str) -> bool:
+    """Tell whether filters, but for those of single modules, make an error of the warning."""
+    for action, message, category, module, _ in warnings.filters:
+        fits = message is None or message.match(status)
+        if module is None and fits and issubclass(ConvergenceWarning, category):
+            return action == "error"
+    return False
+
+
+def level_outside() -> int:
+    """Return the `stacklevel` of the first caller outside of hessops and its backends.
+
+    How deep it is depends, as verbs call one another.
+    """
     # The caller of this function, from where `warn` counts.
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame):
@@ -227,7 +249,8 @@ def _level_outside() -> int:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] == "hessops"
+    root = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return root in _PACKAGES
 
 
 def _describe(start: object) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from hessops.arrays import HostArray, to_numpy
 from hessops.errors import CheckpointError
 from hessops.space import Space
+from hessops.together import tried
 
 __all__ = ["Ranks"]
 
@@ -48,7 +49,7 @@ class Ranks:
         """Return on every rank what rank 0's action returns, or raise what it raises."""
         if self.comm.size == 1:
             return action()
-        value, error = _tried(action) if self.rank == 0 else (None, None)
+        value, error = tried(action) if self.rank == 0 else (None, None)
         value, error = self.comm.broadcast((value, error))
         if error is not None:
             raise error
@@ -58,7 +59,7 @@ class Ranks:
         """Return what the action of whoever keeps this rank's rows returns; all succeed or none."""
         if self.rows is None:
             return self.by_root(action)
-        value, error = _tried(action)
+        value, error = tried(action)
         failed = np.flatnonzero(self._gathered([error is not None]))
         if error is not None:
             raise error
@@ -83,11 +84,3 @@ class Ranks:
         xp = self._space.xp
         moved = xp.asarray(table, dtype=xp.float64, device=self._space.device)
         return to_numpy(self.comm.all_reduce(moved))
-
-
-def _tried(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
-    """Return what an action returns and what it raises: the others wait to hear it, whatever it is."""
-    try:
-        return action(), None
-    except Exception as error:
-        return None, error

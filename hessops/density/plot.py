@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +11,9 @@ from hessops.result import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["mark_eigenvalues", "new_axes", "plot_density", "plot_distribution"]
+__all__ = ["mark_eigenvalues", "new_axes", "new_figure", "plot_density", "plot_distribution"]
 
 
 def plot_density(
@@ -149,6 +150,31 @@ def new_axes(height: float = 3.5) -> Axes:
     ImportError
         If matplotlib is missing.
     """
+    _figure, axes = new_figure(figsize=(7, height))
+    ax: Axes = axes
+    return ax
+
+
+def new_figure(rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Return a new figure and its axes, as `matplotlib.pyplot.subplots` does.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Axes below and beside each other.
+    **options : object
+        For `matplotlib.pyplot.subplots`.
+
+    Returns
+    -------
+    (matplotlib.figure.Figure, matplotlib.axes.Axes or numpy.ndarray)
+        The figure and its axes.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing.
+    """
     try:
         from matplotlib import pyplot as plt
     except ImportError as error:
@@ -156,5 +182,4 @@ def new_axes(height: float = 3.5) -> Axes:
             "drawing needs matplotlib, the extra 'plot': pip install '.[plot]' in a clone, "
             "pip install 'hessops[plot]' elsewhere"
         ) from error
-    _, ax = plt.subplots(figsize=(7, height), layout="constrained")
-    return ax
+    return plt.subplots(rows, columns, layout="constrained", **options)

@@ -266,7 +266,7 @@ class _MadeKnown(LinearOperator):
         if self.term.held_by == space.comm.rank:
             made, error = tried(lambda: multiply(X))
             product = product if made is None else made
-        return summed_together(space.comm, product, error)
+        return summed_together(space.comm, product, error, X)
 
     def _describe(self) -> str:
         return type(self.term).__name__

@@ -13,6 +13,7 @@ from hessops.arrays import Array, dtype_name, to_numpy
 from hessops.comm import Communicator
 from hessops.operator import LinearOperator
 from hessops.operators.algebra import Scaled
+from hessops.row_collectives import jointly
 from hessops.scalars import require_real
 from hessops.space import Space
 from hessops.structure import PROPAGATION
@@ -117,17 +118,17 @@ class DataParallel(LinearOperator):
 
     def _apply(self, X: Array) -> Array:
         product, error = tried(lambda: self.part.apply(X))
-        return self._over_ranks(product, error, self.codomain, X.shape[1])
+        return self._over_ranks(product, error, self.codomain, X)
 
     def _apply_adjoint(self, X: Array) -> Array:
         product, error = tried(lambda: self.part.apply_adjoint(X))
-        return self._over_ranks(product, error, self.domain, X.shape[1])
+        return self._over_ranks(product, error, self.domain, X)
 
     def _over_ranks(
-        self, product: Array | None, error: Exception | None, space: Space, count: int
+        self, product: Array | None, error: Exception | None, space: Space, X: Array
     ) -> Array:
-        block = space.zeros(count) if product is None else product
-        return summed_together(self.comm, block, error)
+        block = space.zeros(X.shape[1]) if product is None else product
+        return summed_together(self.comm, block, error, X)
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the terms of all ranks, each held by one, if every rank's part is a sum of some."""
@@ -137,12 +138,19 @@ class DataParallel(LinearOperator):
             yield self
         own = self.part.terms()
         for holder, count in self._samples:
-            term = next(own) if holder == self.comm.rank else None
-            yield _Term(self, term, holder, count)
+            term: LinearOperator | None = None
+            error: Exception | None = None
+            if holder == self.comm.rank:
+                # Raised in its product: at once it would leave alone those who go on to other terms.
+                term, error = tried(lambda: next(own, None))
+            yield _Term(self, term, holder, count, error)
 
     def _samples_of_all(self) -> list[tuple[int, float]]:
         """Return who holds which terms, and how much data is behind each; none if any is no sum."""
-        own = [term.num_samples for term in self.part.terms() if term is not self.part]
+        part = self.part
+        own = jointly(
+            self.comm, lambda: [term.num_samples for term in part.terms() if term is not part]
+        )
         table = np.zeros(self.comm.size)
         table[self.comm.rank] = len(own)
         counts = to_numpy(self.comm.all_reduce(table)).astype(int)
@@ -165,12 +173,18 @@ class _Term(LinearOperator):
     """A term of one rank, on the space of all."""
 
     def __init__(
-        self, whole: DataParallel, term: LinearOperator | None, holder: int, count: float
+        self,
+        whole: DataParallel,
+        term: LinearOperator | None,
+        holder: int,
+        count: float,
+        error: Exception | None,
     ) -> None:
         structure = whole.structure if term is None else term.structure
         square = whole.domain is whole.codomain
         super().__init__(whole.domain, None if square else whole.codomain, structure=structure)
         self.term = term
+        self.error = error
         self.num_samples = count
         self.held_by = holder if whole.comm.size > 1 else None
 
@@ -181,6 +195,8 @@ class _Term(LinearOperator):
         return self._here().apply_adjoint(X)
 
     def _here(self) -> LinearOperator:
+        if self.error is not None:
+            raise self.error
         if self.term is None:
             raise RuntimeError(
                 f"this term is on rank {self.held_by}, which alone can multiply with it; the whole "

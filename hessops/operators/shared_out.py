@@ -7,14 +7,19 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
+from hessops.agreement import require_same_vectors
 from hessops.array_space import ArraySpace
-from hessops.arrays import Array, HostArray
+from hessops.arrays import Array, HostArray, dtype_name
 from hessops.comm import Communicator, share
 from hessops.operator import LinearOperator
 from hessops.operators.elementary import MatrixOperator
-from hessops.together import summed_together, tried
+from hessops.random import Purpose, Stream
+from hessops.row_collectives import jointly
+from hessops.together import require_same, summed_together, tried
 
 __all__ = ["SharedOut"]
+
+_SAME = "make the same operator on every rank, and give what is random in it a seed"
 
 
 class SharedOut(LinearOperator):
@@ -29,6 +34,12 @@ class SharedOut(LinearOperator):
         The same on every rank, on vectors of its own.
     comm : Communicator
         The ranks.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, if the operators differ: in shape, dtype or structure, or in what a product with
+        one vector gives.
     """
 
     def __init__(self, operator: LinearOperator, comm: Communicator) -> None:
@@ -48,6 +59,20 @@ class SharedOut(LinearOperator):
             matrix = scipy.sparse.csr_array(matrix)  # type: ignore[call-overload]
         if isinstance(matrix, np.ndarray | scipy.sparse.csr_array):
             self._rows = matrix[self._mine.start : self._mine.stop]
+        if comm.size > 1:
+            self._require_same()
+
+    def _require_same(self) -> None:
+        operator = self.operator
+        facts = {
+            "the shape of the operator": operator.shape,
+            "its dtype": dtype_name(operator.dtype),
+            "its structure": str(operator.structure),
+        }
+        require_same(self.comm, facts, _SAME)
+        probe = operator.domain.probes(Stream(0, Purpose.CHECK_DOMAIN), range(1), "rademacher")
+        product = jointly(self.comm, lambda: operator.apply(probe))
+        require_same_vectors(self.codomain, product, "product with the operator", _SAME)
 
     def _apply(self, X: Array) -> Array:
         if self._rows is None:
@@ -56,7 +81,7 @@ class SharedOut(LinearOperator):
         product: HostArray = np.zeros((self.shape[0], X.shape[1]), dtype=self.dtype)
         if made is not None:
             product[self._mine.start : self._mine.stop] = made
-        return summed_together(self.comm, product, error)
+        return summed_together(self.comm, product, error, X)
 
     def _apply_adjoint(self, X: Array) -> Array:
         return self._apply(X) if self.structure.self_adjoint else self.operator.apply_adjoint(X)

@@ -82,8 +82,13 @@ def tasks(A: Any, probes: int, steps: int, eigsh_steps: int) -> Iterator[Task]:
 
 def pylops_tasks(rank: int, side: int, steps: int) -> Iterator[Task]:
     """Yield what PyLops-MPI has of this. Its Laplacian is the same but for the edges, where it is 0."""
-    from pylops_mpi import DistributedArray, MPILaplacian
-    from pylops_mpi.optimization.eigs import power_iteration
+    try:
+        from pylops_mpi import DistributedArray, MPILaplacian
+        from pylops_mpi.optimization.eigs import power_iteration
+    except ImportError as error:
+        raise typer.BadParameter(
+            f"--pylops needs PyLops-MPI ({error}): pip install pylops-mpi, or leave it out"
+        ) from error
 
     A = MPILaplacian((side, side), axes=(0, 1), weights=(-1.0, -1.0), dtype=np.float64)
     x, y = (DistributedArray(side**2) for _ in range(2))
@@ -110,12 +115,11 @@ def main(
     """Time products, quadrature and eigensolvers on the ranks that mpirun has started."""
     keep_freed_memory()
     comm = hessops_mpi.CountingComm(hessops_mpi.world())
+    # Before anything is timed, as PyLops-MPI may be missing.
+    others = list(pylops_tasks(comm.rank, side, steps)) if pylops else []
     A = hessops_mpi.sharded_laplacian((side, side), comm)
     rows, numbers = [], {}
-    wanted = list(tasks(A, probes, steps, eigsh_steps))
-    if pylops:
-        wanted += pylops_tasks(comm.rank, side, steps)
-    for task in wanted:
+    for task in [*tasks(A, probes, steps, eigsh_steps), *others]:
         row, result = timed(comm, rounds, task)
         rows.append(row)
         if task[0].startswith("SLQ"):

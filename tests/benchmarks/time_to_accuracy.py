@@ -246,7 +246,7 @@ def reference(
     top = hessops.eigsh(H, pairs, tol=1e-4, block_size=4, rng=seed)
     write(eigenvalues=top.eigenvalues.tolist(), residuals=top.residual_norms.tolist())
     # Without the largest pairs, whose shares in a probe are its noise.
-    rest = hessops.operators.Projected(H, top.eigenvectors)
+    rest = hessops.Projected(H, top.eigenvectors)
     write(rest=_rules(rest, probes, steps, seed))
     write(plain=_rules(H, probes, steps, seed + 1))
     trace = hessops_torch.hessian_trace(H, rtol=rtol, max_products=4000, rng=seed)

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.graphs.gradient_graph import bytes_behind, require_second_derivatives
+from hessops_torch.graphs.nodes import differentiable, require_second_derivatives
+from hessops_torch.graphs.output_graph import OutputGraph
 from hessops_torch.graphs.symmetry import shows_symmetry
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.failures import applying, differentiating
+from hessops_torch.losses.output_gradient import output_gradient
 from hessops_torch.losses.output_hessian import output_hessian
+from hessops_torch.model.parameters import add_pieces
 
 __all__ = ["CurvatureGraph"]
 
@@ -53,26 +56,21 @@ class CurvatureGraph:
     ) -> None:
         with applying(batch, parameters[0], name):
             self.outputs = loss.outputs(model, batch)
-            leaf = self.outputs.detach().clone().requires_grad_()
-            total, self.count = loss.of_outputs(leaf, batch)
-            self.metric = output_hessian(loss, leaf.detach(), batch)
-        self.total = total.detach()
-        (seed,) = torch.autograd.grad(total, leaf, allow_unused=True)
-        self.seed = (torch.zeros_like(leaf) if seed is None else seed.detach()).requires_grad_()
+            self.total, _count, gradient = output_gradient(loss, self.outputs, batch)
+            self.metric = output_hessian(loss, self.outputs.detach(), batch)
+        seed = torch.zeros_like(self.outputs) if gradient is None else gradient
+        self.seed = seed.requires_grad_()
         self.parameters = parameters
         self.name = name
         self._sizes = [parameter.numel() for parameter in parameters]
+        self._adjoint = OutputGraph(self.outputs, parameters, name)
         pulled: Sequence[Tensor | None] = [None] * len(parameters)
         if self.outputs.requires_grad:
             with differentiating(name):
                 pulled = torch.autograd.grad(
                     self.outputs, parameters, self.seed, create_graph=True, allow_unused=True
                 )
-        self._pulled = {
-            index: gradient
-            for index, gradient in enumerate(pulled)
-            if gradient is not None and gradient.requires_grad
-        }
+        self._pulled = differentiable(pulled)
         require_second_derivatives([self.outputs, *self._pulled.values()])
 
     def products(self, rows: Tensor, *, whole: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -100,13 +98,7 @@ class CurvatureGraph:
         if not whole:
             return residual, forms, None
         out = torch.zeros_like(rows)
-        if self._pulled:
-            for index, seed in enumerate(weighted):
-                with differentiating(self.name):
-                    found = torch.autograd.grad(
-                        self.outputs, self.parameters, seed, retain_graph=True, allow_unused=True
-                    )
-                self._add(out[index], found)
+        self._adjoint.add_adjoint(weighted, out, keep=True)
         return residual, forms, out
 
     def shows_symmetry(self) -> bool:
@@ -122,7 +114,7 @@ class CurvatureGraph:
 
     def num_bytes(self) -> int:
         """Return the memory that the graph holds, without the parameters themselves."""
-        return bytes_behind([self.outputs, *self._pulled.values()], self.parameters)
+        return self._adjoint.num_bytes(*self._pulled.values())
 
     def _add_residual(self, row: Tensor, out: Tensor) -> Tensor:
         pieces = torch.split(row, self._sizes)
@@ -134,10 +126,5 @@ class CurvatureGraph:
                 retain_graph=True,
                 allow_unused=True,
             )
-        self._add(out, found)
+        add_pieces(torch.split(out, self._sizes), found)
         return torch.zeros_like(self.seed) if along is None else along
-
-    def _add(self, out: Tensor, found: Sequence[Tensor | None]) -> None:
-        for target, product in zip(torch.split(out, self._sizes), found, strict=True):
-            if product is not None:
-                target.add_(product.reshape(-1))

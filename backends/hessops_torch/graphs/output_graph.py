@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hessops_torch.graphs.gradient_graph import bytes_behind, require_second_derivatives
+from hessops_torch.graphs.nodes import bytes_behind, differentiable, require_second_derivatives
 from hessops_torch.graphs.symmetry import shows_adjoint
 from hessops_torch.losses.failures import differentiating
+from hessops_torch.model.parameters import add_pieces
 
 __all__ = ["OutputGraph"]
 
@@ -54,8 +55,6 @@ class OutputGraph:
         torch.Tensor, shape (k, *outputs.shape)
             The products; the graph is kept.
         """
-        if not self.outputs.requires_grad:
-            return self.outputs.new_zeros((len(rows), *self.outputs.shape))
         weights = self.prepare()
         if not self._pulled:
             return self.outputs.new_zeros((len(rows), *self.outputs.shape))
@@ -96,9 +95,7 @@ class OutputGraph:
                     retain_graph=keep or row + 1 < len(seeds),
                     allow_unused=True,
                 )
-            for target, product in zip(torch.split(out[row], self._sizes), products, strict=True):
-                if product is not None:
-                    target.add_(product.reshape(-1))
+            add_pieces(torch.split(out[row], self._sizes), products)
 
     def shows_adjoint(self) -> bool:
         """Look once whether J v and J^T u belong to one J, and tell whether they say anything."""
@@ -123,8 +120,10 @@ class OutputGraph:
 
     def prepare(self) -> Tensor:
         """Make what `forward` needs, J^T w as a graph, and return w."""
-        if self._weights is None:
-            self._weights = torch.zeros_like(self.outputs, requires_grad=True)
+        if self._weights is not None:
+            return self._weights
+        self._weights = torch.zeros_like(self.outputs, requires_grad=True)
+        if self.outputs.requires_grad:
             with differentiating(self.name):
                 pulled = torch.autograd.grad(
                     self.outputs,
@@ -134,10 +133,6 @@ class OutputGraph:
                     allow_unused=True,
                 )
             # What the outputs do not depend on is left out.
-            self._pulled = {
-                index: tensor
-                for index, tensor in enumerate(pulled)
-                if tensor is not None and tensor.requires_grad
-            }
+            self._pulled = differentiable(pulled)
             require_second_derivatives(self._pulled.values(), linear=True)
         return self._weights

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hessops.algorithms._common import require_positive
 from hessops.arrays import HostArray
 from hessops.blocks.rounding import ROUNDINGS
 from hessops.random import RandomState, seed_from
@@ -24,6 +25,8 @@ from hessops_torch.losses.loss import Loss
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.passes import summed_gradient
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.hessian import Hessian
 
 if TYPE_CHECKING:
@@ -126,19 +129,10 @@ def landscape(
     if dimension is None:
         dimension = _dimension(directions)
     clock = time.perf_counter()
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=0,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget=0)
     columns, labels = as_directions(objective, directions, dimension, seed)
     axes = _axes(dimension, extent, num_points)
-    if points_per_pass is not None and not _is_count(points_per_pass):
-        raise ValueError(f"points_per_pass={points_per_pass!r} must be a positive integer")
+    require_positive(points_per_pass=points_per_pass)
     slopes, curvatures = _derivatives(objective, columns)
     losses, method = SliceLosses(objective, columns).on_grid(axes, points_per_pass)
     finite = np.isfinite(losses)
@@ -287,7 +281,7 @@ def _axes(
             f"extent={extent!r} must be a positive number, or one for each of {dimension} directions"
         )
     count = _POINTS[dimension] if num_points is None else num_points
-    if not _is_count(count) or count < 3:
+    if isinstance(count, bool) or not isinstance(count, Integral) or count < 3:
         raise ValueError(f"num_points={num_points!r} must be an integer, at least 3")
     half = count // 2
     # The middle is exactly 0, and the slice symmetric.
@@ -296,27 +290,11 @@ def _axes(
 
 def _derivatives(objective: Objective, columns: Tensor) -> tuple[HostArray, HostArray]:
     """Return slopes and curvatures at the centre."""
-    gradient = torch.zeros(objective.domain.dim, dtype=columns.dtype, device=columns.device)
     with objective.ready():
-        parameters = list(objective.parameters.values())
-        totals, counts = [], []
-        for index, batch in enumerate(objective.batches):
-            total, count = objective.evaluate(index, batch)
-            totals.append(total.detach())
-            counts.append(count)
-            if total.requires_grad:
-                parts = torch.autograd.grad(total, parameters, allow_unused=True)
-                gradient += torch.cat([
-                    (torch.zeros_like(p) if part is None else part).reshape(-1)
-                    for p, part in zip(parameters, parts, strict=True)
-                ])  # fmt: skip
+        gradient, totals, counts = summed_gradient(objective)
         objective.require_finite(totals)
         gradient /= objective.divisor(counts)
     products = cast(Tensor, Hessian(objective).apply(columns))
     wide = columns.double()
     slopes, curvatures = wide.T @ gradient.double(), wide.T @ products.double()
     return slopes.cpu().numpy(), ((curvatures + curvatures.T) / 2).cpu().numpy()
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hessops.arrays import HostArray
-from hessops_torch.pictures import new_figure
+from hessops.density.plot import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
 from hessops.arrays import HostArray
-from hessops_torch.losses.contract import BatchLoss
-from hessops_torch.losses.failures import evaluate, name_of
+from hessops_torch.objective.loss_module import LossModule
 from hessops_torch.objective.objective import Objective
 
 __all__ = ["SliceLosses"]
@@ -38,7 +37,7 @@ class SliceLosses:
     def __init__(self, objective: Objective, columns: Tensor) -> None:
         self.objective = objective
         self.columns = columns
-        self._whole = _Whole(objective.model, objective.loss)
+        self._loss = LossModule(objective)
 
     def on_grid(
         self, axes: Sequence[HostArray], points_per_pass: int | None
@@ -66,7 +65,7 @@ class SliceLosses:
             for index, batch in enumerate(self.objective.batches):
                 for start in range(0, len(points), width):
                     some = points[start : start + width]
-                    totals, found = self._evaluate(some, batch, width, name_of(index))
+                    totals, found = self._evaluate(some, batch, width, index)
                     sums[start : start + width] += totals
                     counts[start : start + width] += found
         if self.objective.loss.averages:
@@ -105,7 +104,7 @@ class SliceLosses:
         return totals, time.perf_counter() - begin
 
     def _evaluate(
-        self, points: Tensor, batch: Any, width: int, name: str = name_of(0)
+        self, points: Tensor, batch: Any, width: int, index: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Return sums and counts of one batch at some points, in float64."""
         flat = self.objective.domain.unflatten
@@ -114,7 +113,7 @@ class SliceLosses:
         def at(t: Tensor) -> tuple[Tensor, Tensor]:
             moved = flat(self.columns @ t)
             inside = {name: p + moved[name.removeprefix("model.")] for name, p in center.items()}
-            total, count = functional_call(self._whole, inside, (batch, name))
+            total, count = functional_call(self._loss, inside, (index, batch))
             return total, torch.as_tensor(count, dtype=torch.float64, device=t.device)
 
         if width == 1:
@@ -122,22 +121,6 @@ class SliceLosses:
             return torch.stack(totals).double(), torch.stack(counts).double()
         found, counted = vmap(at)(points)
         return found.double(), counted.double()
-
-
-class _Whole(nn.Module):
-    """Model and loss as one module, whatever the loss does with the model."""
-
-    _loss: BatchLoss
-
-    def __init__(self, model: nn.Module, loss: BatchLoss) -> None:
-        super().__init__()
-        self.model = model
-        # Not registered as a module: parameters of its own stay where they are.
-        object.__setattr__(self, "_loss", loss)
-
-    def forward(self, batch: Any, name: str) -> tuple[Tensor, Tensor | float]:
-        parameter = next(self.model.parameters())
-        return evaluate(self.model, self._loss, batch, parameter, name)
 
 
 def _same(many: Tensor, single: Tensor, dtype: torch.dtype) -> bool:

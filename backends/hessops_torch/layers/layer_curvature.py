@@ -224,7 +224,7 @@ def layer_curvature(
             f"; eigenvalues of {', '.join(missed)} did not converge: {pairs[missed[0]].status}"
         )
     converged = found.converged and not missed
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, operator.domain.comm)
     parts: list[EigenResult | SpectralDensity] = [*pairs.values(), *densities.values()]
     return LayerCurvature(
         blocks=members,
@@ -305,6 +305,11 @@ def _real_operator(H: Any) -> LinearOperator:
     operator = square_operator(H, "layer_curvature")
     if is_complex(operator.xp, operator.dtype):
         raise ValueError(f"{operator} is complex, and a network's layers are real")
+    if operator.domain.is_split:
+        raise ValueError(
+            f"the vectors of {operator} are split over ranks, and layers are looked at on whole ones: "
+            "pass the operator that sharded was given"
+        )
     return operator
 
 

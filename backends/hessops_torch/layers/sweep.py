@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import strata
+from hessops.algorithms.trace._term_sums import TermSums
+from hessops.algorithms.trace._terms import OwnTerms, forms_of_terms, strata
 from hessops.algorithms.trace.hutchinson import HutchinsonState
 from hessops.arrays import Array, HostArray, numpy_dtype, to_numpy
 from hessops.operator import LinearOperator
@@ -159,21 +161,25 @@ def layer_steps(
     moments: MeanVariance | None = None
     comoments = np.zeros(0)
     for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
-        forms, diagonals, num_samples = [], space.zeros(len(indices)), []
+        forms, holders, num_samples = [], [], []
+        own, diagonals = OwnTerms(), TermSums(space, space.zeros(len(indices)))
         for index, term in enumerate(strata(A, stratify)):
-            Z = space.probes(stream.for_term(index), indices, probe)
-            Y = term.apply(Z)
-            forms.append(space.section_inner(Z, Y))
-            diagonals = diagonals + Z * Y
+            look = partial(_seen, space, term, stream.for_term(index), indices, probe)
+            form, samples_of_diagonal = own.made(term, look) or (None, None)
+            forms.append(form)
+            diagonals.add(term, samples_of_diagonal)
+            holders.append(term.held_by)
             num_samples.append(term.num_samples)
-        samples = columns @ np.real(to_numpy(space.xp.stack(forms)))
+        shape = (len(space.sections), len(indices))
+        together = forms_of_terms(space, holders, forms, shape, own.error)
+        samples = columns @ np.real(to_numpy(together))
         require_finite(samples, indices.stop, A)
         block = MeanVariance.of(samples)
         comoments = _merged(comoments, moments, samples, block)
         moments = block if moments is None else moments.merged(block)
         owners = np.arange(indices.start, indices.stop) % num_groups
         chosen = np.asarray(owners[:, None] == np.arange(num_groups), dtype=np.float64)
-        groups = groups + diagonals @ space.from_host(chosen)
+        groups = groups + diagonals.total(None) @ space.from_host(chosen)
         counts = counts + chosen.sum(axis=0).astype(np.int64)
         sums = HutchinsonState(step, indices.stop, moments, tuple(num_samples))
         yield LayerState(step, sums, comoments, groups, counts)
@@ -266,6 +272,15 @@ def group_count(space: Space, copies: int = 1) -> int:
     """
     fitting = _GROUP_BYTES // (copies * space.local_dim * numpy_dtype(space.dtype).itemsize)
     return max(_LEAST_GROUPS, min(_MOST_GROUPS, fitting))
+
+
+def _seen(
+    space: Space, term: LinearOperator, stream: Stream, indices: range, probe: ProbeKind
+) -> tuple[Array, Array]:
+    """Return what probes say of a term: z^H A_b z by section, and z ∘ A_b z."""
+    Z = space.probes(stream, indices, probe)
+    Y = term.apply(Z)
+    return space.section_inner(Z, Y), Z * Y
 
 
 def _columns(space: Space, members: Mapping[str, Sequence[str]]) -> HostArray:

@@ -17,6 +17,7 @@ __all__ = [
     "OutputLoss",
     "describe_value",
     "of_the_user",
+    "require_outputs",
     "require_scalar",
     "sum_and_count",
 ]
@@ -39,7 +40,7 @@ class BatchLoss(Protocol):
 
 @runtime_checkable
 class OutputLoss(BatchLoss, Protocol):
-    """A loss that is known in two parts: outputs of the model, and a convex function of them."""
+    """A loss that is known in two parts: outputs of the model, and a function of them."""
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the model's outputs for a batch."""
@@ -89,6 +90,34 @@ def of_the_user(hint: str) -> Iterator[None]:
         raise EvaluationError(hint) from error
     except (RuntimeError, ValueError, LookupError) as error:
         raise EvaluationError("") from error
+
+
+def require_outputs(loss: BatchLoss, what: str) -> OutputLoss:
+    """Return a loss that shows the model's outputs, or say that this one does not.
+
+    Parameters
+    ----------
+    loss : BatchLoss
+        The loss.
+    what : str
+        What needs the outputs.
+
+    Returns
+    -------
+    OutputLoss
+        The same.
+
+    Raises
+    ------
+    TypeError
+        If it is not known in two parts, outputs and loss.
+    """
+    if not isinstance(loss, OutputLoss):
+        raise TypeError(
+            f"{what} needs the model's outputs by themselves, and a function of (model, batch) does "
+            "not show them: pass a criterion, or hessops_torch.SplitLoss(forward, loss)"
+        )
+    return loss
 
 
 def sum_and_count(returned: Any) -> tuple[Tensor, Tensor | float]:

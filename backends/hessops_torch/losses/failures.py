@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.data.batches import describe_batch
+from hessops_torch.data.batch import describe_batch
 from hessops_torch.losses.contract import BatchLoss, EvaluationError
 
 __all__ = ["applying", "differentiating", "evaluate", "name_of"]

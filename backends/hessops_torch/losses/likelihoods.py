@@ -17,6 +17,7 @@ from hessops_torch.losses.output_hessian import (
     CLOSED_FORMS,
     OutputMatrix,
     bernoulli_mass,
+    class_axis,
     target_mass,
 )
 
@@ -25,8 +26,6 @@ __all__ = ["LIKELIHOODS", "Likelihood"]
 
 class Likelihood(Protocol):
     """The distribution of the labels by the outputs of a model."""
-
-    name: str
 
     def num_labels(self, shape: Sequence[int]) -> int:
         """Return how many labels belong to outputs of a shape."""
@@ -58,18 +57,15 @@ class Likelihood(Protocol):
 class _Categorical:
     """Labels among the classes of axis 1, whose logits the outputs are."""
 
-    name = "categorical"
-
     def num_labels(self, shape: Sequence[int]) -> int:
-        classes = shape[0] if len(shape) == 1 else shape[1]
-        return math.prod(shape) // classes
+        return math.prod(shape) // shape[class_axis(shape)]
 
     def exact(self, criterion: Any, outputs: Tensor, target: Any) -> OutputMatrix:
         return CLOSED_FORMS[nn.CrossEntropyLoss](criterion, outputs, target)
 
     def drawn(self, criterion: Any, outputs: Tensor, target: Any, uniform: Tensor) -> OutputMatrix:
         """Return the mean of (e_y - p)(e_y - p)^T by how often each class y is drawn."""
-        axis = _class_axis(outputs)
+        axis = class_axis(outputs.shape)
         p = outputs.softmax(axis)
         share = _drawn_shares(p, uniform, axis)
         mass = target_mass(criterion, outputs, target, axis).unsqueeze(axis)
@@ -92,20 +88,18 @@ class _CategoricalByLogarithms(_Categorical):
         return self._diagonal(criterion, outputs, target, _probabilities(outputs))
 
     def drawn(self, criterion: Any, outputs: Tensor, target: Any, uniform: Tensor) -> OutputMatrix:
-        share = _drawn_shares(_probabilities(outputs), uniform, _class_axis(outputs))
+        share = _drawn_shares(_probabilities(outputs), uniform, class_axis(outputs.shape))
         return self._diagonal(criterion, outputs, target, share)
 
     def _diagonal(
         self, criterion: Any, outputs: Tensor, target: Any, share: Tensor
     ) -> OutputMatrix:
-        axis = _class_axis(outputs)
+        axis = class_axis(outputs.shape)
         return _diagonal(target_mass(criterion, outputs, target, axis).unsqueeze(axis) * share)
 
 
 class _Gaussian:
     """A label for each output, normal around it with variance 1/2, so that -log p is the square."""
-
-    name = "Gaussian"
 
     def num_labels(self, shape: Sequence[int]) -> int:
         return math.prod(shape)
@@ -127,8 +121,6 @@ class _Gaussian:
 
 class _Bernoulli:
     """A label 0 or 1 for each output, which is the logit of a 1."""
-
-    name = "Bernoulli"
 
     def num_labels(self, shape: Sequence[int]) -> int:
         return math.prod(shape)
@@ -154,17 +146,13 @@ LIKELIHOODS: Mapping[type[nn.Module], Likelihood] = {
 """By the criterion, of which a subclass may compute anything."""
 
 
-def _class_axis(outputs: Tensor) -> int:
-    return 0 if outputs.ndim == 1 else 1
-
-
 def _diagonal(entries: Tensor) -> OutputMatrix:
     return OutputMatrix(lambda block: entries * block, (entries,))
 
 
 def _probabilities(log_probabilities: Tensor) -> Tensor:
     p = log_probabilities.exp()
-    total = p.sum(_class_axis(p))
+    total = p.sum(class_axis(p.shape))
     if not torch.allclose(total, torch.ones_like(total), rtol=0, atol=1e-3):
         raise ValueError(
             "NLLLoss takes log-probabilities, and the exponentials of the model's outputs do not add "

@@ -10,14 +10,14 @@ column less than there are classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.criterion import CriterionLoss
-from hessops_torch.losses.output_hessian import OutputProduct, output_hessian, target_mass
+from hessops_torch.losses.output_hessian import OutputProduct, is_plain, output_hessian, target_mass
 
 __all__ = ["OutputFactor", "output_factor"]
 
@@ -83,16 +83,24 @@ def output_factor(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputFactor
     outputs = outputs.detach()
     if outputs.ndim == 0 or outputs.numel() == 0:
         return None
-    criterion = loss.criterion if isinstance(loss, CriterionLoss) else None
-    if type(criterion) is nn.CrossEntropyLoss:
+    if _is_plain(loss, nn.CrossEntropyLoss):
         if outputs.ndim == 1:
             return None
-        mass = target_mass(criterion, outputs, batch[1], 1)
+        mass = target_mass(loss.criterion, outputs, loss.target(batch), 1)
         return None if bool((mass < 0).any()) else _Softmax(outputs, mass)
     metric = output_hessian(loss, outputs, batch)
-    if type(criterion) in _ELEMENTWISE:
+    if _is_plain(loss, *_ELEMENTWISE):
         return _diagonal(outputs, metric(torch.ones_like(outputs)[None])[0])
     return _looked_at(outputs, metric)
+
+
+def _is_plain(loss: OutputLoss, *kinds: type[nn.Module]) -> TypeGuard[CriterionLoss]:
+    """Tell whether a loss is a criterion of one of these kinds, and computes what its class does."""
+    return (
+        isinstance(loss, CriterionLoss)
+        and type(loss.criterion) in kinds
+        and is_plain(loss.criterion)
+    )
 
 
 class _Softmax(OutputFactor):

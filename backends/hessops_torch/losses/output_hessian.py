@@ -9,7 +9,7 @@ from the outputs on.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ __all__ = [
     "OutputMatrix",
     "OutputProduct",
     "bernoulli_mass",
+    "class_axis",
     "closed_form",
     "closed_form_holds",
     "differentiated",
@@ -182,6 +183,11 @@ def differentiated(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputMatri
     return OutputMatrix(product, (curved,))
 
 
+def class_axis(shape: Sequence[int]) -> int:
+    """Return the axis of the classes in outputs of a shape, as PyTorch has it."""
+    return 0 if len(shape) == 1 else 1
+
+
 def target_mass(criterion: Any, outputs: Tensor, target: Tensor, axis: int) -> Tensor:
     """Return the weight of log sum exp in every sample's cross-entropy.
 
@@ -231,7 +237,7 @@ def is_plain(criterion: Any) -> bool:
 
 
 def _cross_entropy(criterion: Any, outputs: Tensor, target: Tensor) -> OutputMatrix:
-    axis = 0 if outputs.ndim == 1 else 1
+    axis = class_axis(outputs.shape)
     probabilities = outputs.softmax(axis)
     # The loss is m log sum exp z with the target's mass m, and beside that linear in the logits z.
     mass = target_mass(criterion, outputs, target, axis)

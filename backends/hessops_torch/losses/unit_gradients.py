@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.criterion import CriterionLoss
-from hessops_torch.losses.output_hessian import OutputMatrix
+from hessops_torch.losses.output_gradient import output_gradient
+from hessops_torch.losses.output_hessian import OutputMatrix, class_axis
 
 __all__ = ["UnitGradients", "check_sample_axes", "unit_gradients"]
 
@@ -75,10 +76,11 @@ def unit_gradients(
     ValueError
         If the outputs have no such axis, or one that belongs to each sample.
     """
-    classes = _class_axis(loss, outputs)
+    classes = class_axis(outputs.shape) if _is_of_classes(loss) else None
     _require_axes(outputs, axes, classes)
     others = tuple(axis for axis in range(outputs.ndim) if axis not in axes)
-    residual = _residual(loss, outputs, batch)
+    _total, _count, gradient = output_gradient(loss, outputs, batch)
+    residual = torch.zeros_like(outputs) if gradient is None else gradient
     counted = _counted(loss, outputs, batch, others, classes)
 
     def product(block: Tensor) -> Tensor:
@@ -118,31 +120,17 @@ def check_sample_axes(axes: Any) -> tuple[int, ...]:
     return tuple(sorted(axes))
 
 
-def _residual(loss: OutputLoss, outputs: Tensor, batch: Any) -> Tensor:
-    leaf = outputs.detach().requires_grad_()
-    with torch.enable_grad():
-        # Into a copy a loss may write.
-        total, _count = loss.of_outputs(leaf.clone(), batch)
-        gradient = None
-        if total.requires_grad:
-            (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-    return torch.zeros_like(leaf) if gradient is None else gradient.detach()
-
-
 def _sum_over(others: tuple[int, ...], block: Tensor) -> Tensor:
     """Sum a block, with an axis of columns before those of the outputs, over a sample's own axes."""
     # No axes would mean all of them.
     return block.sum([axis + 1 for axis in others], keepdim=True) if others else block
 
 
-def _class_axis(loss: OutputLoss, outputs: Tensor) -> int | None:
-    """Return the axis along which a label's classes lie, if the loss is known to have such an axis."""
-    of_classes = isinstance(loss, CriterionLoss) and isinstance(
+def _is_of_classes(loss: OutputLoss) -> bool:
+    """Tell whether the loss is known to have labels among classes, along an axis of the outputs."""
+    return isinstance(loss, CriterionLoss) and isinstance(
         loss.criterion, nn.CrossEntropyLoss | nn.NLLLoss
     )
-    if not of_classes:
-        return None
-    return 0 if outputs.ndim == 1 else 1
 
 
 def _counted(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from array_api_compat import torch as torch_namespace
@@ -12,7 +12,7 @@ from hessops.array_space import ArraySpace
 from hessops.arrays import DType
 from hessops.comm import Communicator, SerialComm
 
-__all__ = ["ParameterSpace"]
+__all__ = ["ParameterSpace", "add_pieces"]
 
 
 class ParameterSpace(ArraySpace):
@@ -150,3 +150,10 @@ class ParameterSpace(ArraySpace):
         return (
             f"ParameterSpace({self.dim}, {len(self.shapes)} tensors, {self.dtype}, {self.device})"
         )
+
+
+def add_pieces(targets: Iterable[Tensor], found: Iterable[Tensor | None]) -> None:
+    """Add derivatives by parameters to pieces of a flat vector; None, where there is none, adds 0."""
+    for target, derivative in zip(targets, found, strict=True):
+        if derivative is not None:
+            target.add_(derivative.reshape(-1))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 import torch
 from torch import nn
 
-__all__ = ["ParameterSelection", "Selection", "fitting_names", "select_parameters"]
+__all__ = ["ParameterSelection", "Selection", "fitting_names", "no_fit", "select_parameters"]
 
 _Item: TypeAlias = str | re.Pattern[str] | nn.Module | torch.Tensor
 ParameterSelection: TypeAlias = _Item | Iterable[_Item] | None
@@ -88,6 +88,15 @@ def fitting_names(model: nn.Module, params: _Item | Iterable[_Item]) -> tuple[st
     for item in _items(params):
         wanted |= _fitting(item, every, aliases)
     return tuple(name for name in every if name in wanted)
+
+
+def no_fit(what: str, pattern: str | re.Pattern[str], names: Sequence[str], shown: str) -> str:
+    """Return that nothing of a model fits a pattern, and which names come near or what is `shown`."""
+    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.6)
+    if near:
+        return f"no {what} fits {text!r}; did you mean {' or '.join(map(repr, near))}?"
+    return f"no {what} fits {text!r}; the model has {shown}"
 
 
 class Selection:
@@ -183,12 +192,8 @@ def _fits(name: str, pattern: str | re.Pattern[str]) -> bool:
 
 
 def _no_fit(pattern: str | re.Pattern[str], every: Mapping[str, torch.Tensor]) -> str:
-    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-    near = difflib.get_close_matches(text, [*every, *_modules_of(every)], n=3, cutoff=0.6)
-    if near:
-        return f"no parameter fits {text!r}; did you mean {' or '.join(map(repr, near))}?"
     shown = ", ".join(list(every)[:_SHOWN]) + (", ..." if len(every) > _SHOWN else "")
-    return f"no parameter fits {text!r}; the model has {shown}"
+    return no_fit("parameter", pattern, [*every, *_modules_of(every)], shown)
 
 
 _SHOWN = 8

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hessops_torch.data.batches import preserved_global_rng
+from hessops_torch.data.random_state import preserved_global_rng
 from hessops_torch.model.embeddings import plain_embeddings
 
 __all__ = [
     "Mode",
-    "random_state",
     "require_separate_samples",
     "second_order",
     "unwritten",
@@ -62,14 +61,6 @@ def second_order(
         devices = [chosen[0].device] if chosen[0].device.type == "cuda" else []
         stack.enter_context(preserved_global_rng(devices))
         yield
-
-
-def random_state(device: torch.device) -> Tensor:
-    """Return the state of torch's random generators of the host and of a device, as bytes."""
-    states = [torch.get_rng_state()]
-    if device.type == "cuda":
-        states.append(torch.cuda.get_rng_state(device))
-    return torch.cat(states)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from typing import Any
 
@@ -15,35 +15,28 @@ from torch.utils.data import Dataset
 from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
-from hessops.together import raise_together, tried
-from hessops_torch.data.batches import MicroBatches, length_of, versions
-from hessops_torch.data.lock import exclusive
-from hessops_torch.graphs.gradient_graph import GraphCache, free_memory
+from hessops.row_collectives import jointly
+from hessops_torch.data.batch import length_of
+from hessops_torch.data.micro_batches import MicroBatches
+from hessops_torch.data.random_state import exclusive
+from hessops_torch.graphs.cache import GraphCache, free_memory
 from hessops_torch.losses.contract import BatchLoss
-from hessops_torch.losses.failures import evaluate, name_of
+from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.loss import Loss, as_batch_loss
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection, Selection
 from hessops_torch.model.snapshot import Snapshot
 from hessops_torch.model.state import (
     Mode,
-    random_state,
     require_separate_samples,
     second_order,
-    unwritten,
     uses_batch_statistics,
 )
+from hessops_torch.objective.first_batch import INDEPENDENT, shows_dependence
 from hessops_torch.objective.options import check_model, check_options
 from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
 
 __all__ = ["Objective"]
-
-_INDEPENDENT = (
-    "the loss does not depend on the parameters, or is cut off from them, so that its Hessian "
-    "would be zero: look for torch.no_grad, torch.inference_mode, .detach(), .item() or a "
-    "checkpoint with use_reentrant=True in the model's forward and in the loss, and whether "
-    "params names parameters that are used"
-)
 
 
 class Objective:
@@ -109,19 +102,17 @@ class Objective:
         comm = comm or SerialComm()
         beside = ranks_beside(comm)
         # What one rank cannot use is refused on all, before they wait for each other.
-        _, error = tried(
+        jointly(
+            comm,
             lambda: self._prepare(
                 model, loss, data, params, mode, micro_batch_size, memory_budget, comm, beside
-            )
+            ),
         )
-        raise_together(comm, error)
         self.ranks = DataRanks(comm, len(self.batches), self.batches.checksum())
         if comm.size > 1:
             self._require_same_on_ranks()
-        depends, error = tried(self._tried_first_batch)
-        raise_together(comm, error)
-        if not self.ranks.any(bool(depends)):
-            raise ValueError(_INDEPENDENT)
+        if not self.ranks.any(bool(jointly(comm, self._tried_first_batch))):
+            raise ValueError(INDEPENDENT)
 
     def _prepare(
         self,
@@ -166,22 +157,17 @@ class Objective:
         self._loss_state = Snapshot(self.loss.parts)
 
     def _require_same_on_ranks(self) -> None:
-        self.ranks.require_same(
-            {
-                "the number of parameters": self.domain.dim,
-                "mode": self.mode or ("train" if self.model.training else "eval"),
-                "the loss": ", ".join(type(part).__qualname__ for part in self.loss.parts),
-                "a mean over the data": self.loss.averages,
-            }
-        )
-        self.ranks.require_same_parameters(self.parameters)
+        mode = self.mode or ("train" if self.model.training else "eval")
+        self.ranks.require_same({"the number of parameters": self.domain.dim, "mode": mode})
+        self.ranks.require_same_loss(self.loss)
+        self.ranks.require_same_model(self.model, in_eval=mode == "eval")
 
     def _tried_first_batch(self) -> bool:
         """Look at the first batch, and tell whether the loss depends on the parameters."""
         if not len(self.batches):
             return False
         with self.ready():
-            return self._try_first_batch()
+            return shows_dependence(self.evaluate, self.batches, self.parameters)
 
     def restricted(self, params: ParameterSelection) -> Objective:
         """Return the same loss on the same data, to be differentiated by other parameters.
@@ -235,8 +221,28 @@ class Objective:
 
     def evaluate(self, index: int, batch: Any) -> tuple[Tensor, Tensor | float]:
         """Return the sum of the loss over a micro-batch and its count, while the model is ready."""
-        parameter = next(iter(self.parameters.values()))
-        return evaluate(self.model, self.loss, batch, parameter, name_of(index))
+        with self.applying(index, batch):
+            return self.loss(self.model, batch)
+
+    def applying(self, index: int, batch: Any) -> AbstractContextManager[None]:
+        """Say of which micro-batch it is what the model or the loss raise, while they are applied."""
+        return applying(batch, next(iter(self.parameters.values())), name_of(index))
+
+    def new_cache(self, memory_budget: float | None = None) -> GraphCache[Any]:
+        """Return an empty cache for graphs of this model and loss.
+
+        Parameters
+        ----------
+        memory_budget : float, optional
+            Most bytes of graphs; that of the objective where not given.
+
+        Returns
+        -------
+        GraphCache
+            To be handed to `ready`, which empties it if model or loss have changed.
+        """
+        budget = self.memory_budget if memory_budget is None else memory_budget
+        return GraphCache((self.model, *self.loss.parts), budget)
 
     def counts(self, found: Sequence[Tensor | float] | None = None) -> tuple[float, ...] | None:
         """Return the count of every micro-batch, None if the loss is not averaged.
@@ -296,12 +302,13 @@ class Objective:
         """
         if not self.loss.averages:
             if self._lengths is None:
-                self._lengths = self.ranks.gathered(
-                    [length_of(batch) for batch in self.batches.here()]
+                lengths = jointly(
+                    self.ranks.comm,
+                    lambda: [float(length_of(batch)) for batch in self.batches.here()],
                 )
+                self._lengths = self.ranks.gathered(lengths)
             return self._lengths
-        found, error = tried(self._counts_here)
-        raise_together(self.ranks.comm, error)
+        found = jointly(self.ranks.comm, self._counts_here)
         if self.ranks.any(self._counts is None):
             self.forget_counts()
         return self.counts(found) or ()
@@ -320,39 +327,6 @@ class Objective:
         """Return what sums over the data are divided by: the total of `counts`, or 1."""
         counts = self.counts(found)
         return 1.0 if counts is None else math.fsum(counts)
-
-    def _try_first_batch(self) -> bool:
-        """Refuse early, and in words, what would fail or change in the middle of a run.
-
-        Tell whether any batch's loss depends on the parameters, whose derivatives would be zero.
-        """
-        batch = next(self.batches.here())
-        device = self.domain.device
-        before, untouched = random_state(device), versions(batch)
-        with torch.no_grad(), unwritten(self.parameters):
-            first, _count = self.evaluate(0, batch)
-        draws = not torch.equal(before, random_state(device))
-        if versions(batch) != untouched:
-            raise ValueError(
-                "the model or the loss writes into its batch, so that the next product would see "
-                "other data: let it work on a copy (x = x.clone())"
-            )
-        second, _count = self.evaluate(0, batch)
-        depends = second.requires_grad or any(
-            self.evaluate(index, batch)[0].requires_grad
-            for index, batch in enumerate(self.batches.here())
-        )
-        second = second.detach()
-        if not bool(torch.isfinite(first)):
-            raise ValueError(f"the loss of the first batch is {float(first)}")
-        # Some CUDA kernels sum in an order that varies: beyond rounding, it is randomness.
-        if draws or not torch.allclose(first, second, rtol=1e-4, atol=0.0):
-            raise ValueError(
-                f"the loss of the same batch is {float(first):.6g} and then {float(second):.6g}: the "
-                "model draws random numbers (dropout in train mode?); use mode='eval', or turn "
-                "dropout off"
-            )
-        return depends
 
     def require_finite(
         self, totals: Sequence[Tensor | None], cache: GraphCache[Any] | None = None, first: int = 0
@@ -385,11 +359,6 @@ class Objective:
                     f"the loss of {name_of(index)} is {value}: look for NaN or infinity in its data, "
                     "and for a division or a logarithm of 0 in the model or the loss"
                 )
-
-    def require_one_rank(self, what: str) -> None:
-        """Raise if the data is dealt out to ranks, over which an operator does not sum."""
-        if self.ranks.comm.size > 1:
-            raise ValueError(f"{what} does not sum over ranks yet: give all the data, and no comm")
 
     def describe(self) -> str:
         """Return the number of micro-batches and the mode, as operators show them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["check_count", "check_model", "check_options", "check_weight_decay"]
+__all__ = ["check_model", "check_options", "check_weight_decay"]
 
 
 def check_model(model: Any) -> None:
@@ -81,25 +81,6 @@ def check_weight_decay(weight_decay: Any) -> None:
     """
     if not _is(weight_decay, Real) or not math.isfinite(weight_decay):
         raise ValueError(f"weight_decay={weight_decay!r} must be a finite real number")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise if a number of things is none.
-
-    Parameters
-    ----------
-    name : str
-        What the option is called.
-    value : int
-        Positive.
-
-    Raises
-    ------
-    ValueError
-        If it is no positive integer.
-    """
-    if not _is(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a positive integer")
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -8,7 +8,7 @@ from torch import nn
 
 from hessops_torch.losses.loss import Loss
 from hessops_torch.model.state import Mode
-from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.shift_hessian import ShiftHessian
 from hessops_torch.operators.shift_points import (
     InputTensor,
@@ -96,8 +96,9 @@ def activation_hessian(
     >>> sorted(hessops.trace(A, rng=0).sections)
     ['0', '1']
     """
+    params = _all_parameters(model)
     # Which says what is wrong with a model that is none.
-    objective = _objective(model, loss, data, mode, micro_batch_size, memory_budget)
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
     return ShiftHessian(objective, ModuleOutputs(find_modules(model, modules)))
 
 
@@ -157,25 +158,11 @@ def input_hessian(
     >>> hessops_torch.input_hessian(model, torch.nn.MSELoss(), (torch.eye(2), torch.zeros(2, 1)))
     ShiftHessian(4x4, float32, self-adjoint, by 'input 0', 1 micro-batch, train mode)
     """
-    objective = _objective(model, loss, data, mode, micro_batch_size, memory_budget)
+    params = _all_parameters(model)
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget)
     return ShiftHessian(objective, InputTensor(which))
 
 
-def _objective(
-    model: nn.Module,
-    loss: Loss,
-    data: Any,
-    mode: Mode | None,
-    micro_batch_size: int | None,
-    memory_budget: int | None,
-) -> Objective:
-    """Return model, loss and data; of the parameters all, whether or not they are frozen."""
-    return Objective(
-        model,
-        loss,
-        data,
-        params=list(model.parameters()) if isinstance(model, nn.Module) else None,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+def _all_parameters(model: nn.Module) -> list[nn.Parameter] | None:
+    """Return the parameters of a model, whether or not they are frozen; None of what is no model."""
+    return list(model.parameters()) if isinstance(model, nn.Module) else None

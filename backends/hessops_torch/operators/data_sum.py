@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
+from itertools import count
 from typing import Any, Self
 
 import torch
@@ -15,10 +16,11 @@ from hessops.operators.algebra import Scaled
 from hessops.operators.elementary import Identity
 from hessops.structure import SELF_ADJOINT, Structure
 from hessops.together import tried
-from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.options import check_weight_decay
 
 __all__ = ["DataSum"]
 
@@ -36,6 +38,11 @@ class DataSum(LinearOperator):
         Multiple of the identity to add.
     structure : Structure
         Self-adjoint, at least.
+
+    Raises
+    ------
+    ValueError
+        If the weight decay is no finite real number.
     """
 
     domain: ParameterSpace
@@ -47,9 +54,13 @@ class DataSum(LinearOperator):
         weight_decay: float = 0.0,
         structure: Structure = SELF_ADJOINT,
     ) -> None:
+        check_weight_decay(weight_decay)
         super().__init__(objective.domain, structure=structure)
         self.objective = objective
         self.weight_decay = weight_decay
+        objective.ranks.require_same(
+            {"the operator": type(self).__name__, "weight_decay": weight_decay}
+        )
         self._start_over()
 
     @property
@@ -98,10 +109,9 @@ class DataSum(LinearOperator):
         besides : int
             Bytes of the budget that another operator's graphs take.
         """
-        objective = self.objective
-        budget = max(objective.memory_budget - besides, 0)
+        budget = max(self.objective.memory_budget - besides, 0)
         # Graphs of micro-batches that are kept between products.
-        self.graphs: GraphCache[Any] = GraphCache((objective.model, *objective.loss.parts), budget)
+        self.graphs: GraphCache[Any] = self.objective.new_cache(budget)
         # All that has to be given up when model or loss change.
         self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
 
@@ -162,6 +172,12 @@ class DataSum(LinearOperator):
         # The loss was computed for the first of them, and the graph perhaps kept.
         return found[0]
 
+    def _meet(self) -> None:
+        """Have at hand what products need to know of the data of all ranks; collective.
+
+        Called before the model is ready. Here nothing; subclasses know of more.
+        """
+
     def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
         """Return what the sum over all micro-batches is divided by, while the model is ready.
 
@@ -179,18 +195,20 @@ class DataSum(LinearOperator):
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the micro-batches' shares of the operator, of all ranks, and the weight decay."""
+        self._meet()
         ranks = self.objective.ranks
         samples = self.objective.num_samples()
-        here = iter(enumerate(self.objective.batches.here()))
-        for holder, count in zip(ranks.holders, samples, strict=True):
+        here = self._read_here()
+        for holder, num_samples in zip(ranks.holders, samples, strict=True):
             if holder == ranks.comm.rank:
-                yield _Share(self, *next(here), count)
+                yield _Share(self, *next(here), num_samples)
             else:
-                yield _ShareElsewhere(self, holder, count)
+                yield _ShareElsewhere(self, holder, num_samples)
         if self.weight_decay:
             yield Scaled(Identity(self.domain), self.weight_decay)
 
     def _apply(self, X: Any) -> Any:
+        self._meet()
         objective, ranks = self.objective, self.objective.ranks
         # What is made in inference mode cannot be written to while the model is ready.
         with torch.inference_mode(mode=False):
@@ -198,7 +216,7 @@ class DataSum(LinearOperator):
             out, flat = ranks.buffer(columns)
         counts, error = tried(lambda: self._add_all(columns, out))
         # Not while the model is ready: other threads wait for it, and other ranks may be threads.
-        out, missing = ranks.summed(out, flat, error, objective.misses_counts())
+        out, missing = ranks.summed(out, flat, error, objective.misses_counts(), columns)
         if missing:
             objective.forget_counts()
         out /= self._divisor(counts)
@@ -214,7 +232,22 @@ class DataSum(LinearOperator):
                 for index, batch in enumerate(self.objective.batches.here())
             ]
             self.objective.require_finite([total for _, total in added], self.graphs)
-        return [count for count, _ in added]
+        return [found for found, _ in added]
+
+    def _read_here(self) -> Iterator[tuple[int, Any, Exception | None]]:
+        """Yield this rank's micro-batches, with their indices; of one that cannot be read, why.
+
+        Its product raises that: here it would leave the ranks alone that meet this one after all terms.
+        """
+        index = -1
+        try:
+            for index, batch in enumerate(self.objective.batches.here()):
+                yield index, batch, None
+        except Exception as error:
+            if self.objective.ranks.comm.size == 1:
+                raise
+            for unread in count(index + 1):
+                yield unread, None, error
 
     def _describe(self) -> str:
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
@@ -224,17 +257,22 @@ class DataSum(LinearOperator):
 class _Share(LinearOperator):
     """One micro-batch's share of a sum."""
 
-    def __init__(self, whole: DataSum, index: int, batch: Any, count: float) -> None:
+    def __init__(
+        self, whole: DataSum, index: int, batch: Any, error: Exception | None, num_samples: float
+    ) -> None:
         super().__init__(whole.domain, structure=whole.structure)
         self.whole = whole
         self.index = index
         self.batch = batch
-        self.num_samples = count
+        self.error = error
+        self.num_samples = num_samples
         comm = whole.objective.ranks.comm
         self.held_by = comm.rank if comm.size > 1 else None
 
     def _apply(self, X: Any) -> Any:
         whole, objective = self.whole, self.whole.objective
+        if self.error is not None:
+            raise self.error
         with objective.ready(*whole.caches):
             if self.held_by is not None and objective.misses_counts():
                 raise RuntimeError(
@@ -252,10 +290,10 @@ class _Share(LinearOperator):
 class _ShareElsewhere(LinearOperator):
     """The share of a micro-batch that another rank has."""
 
-    def __init__(self, whole: DataSum, holder: int, count: float) -> None:
+    def __init__(self, whole: DataSum, holder: int, num_samples: float) -> None:
         super().__init__(whole.domain, structure=whole.structure)
         self.held_by = holder
-        self.num_samples = count
+        self.num_samples = num_samples
 
     def _apply(self, X: Any) -> Any:
         raise RuntimeError(

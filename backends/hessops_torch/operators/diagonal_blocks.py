@@ -125,6 +125,9 @@ class DiagonalBlocks(DataSum):
     ) -> tuple[Tensor | float, Tensor | None]:
         return self.whole._add_block_products(index, batch, columns, out, self._places)
 
+    def _meet(self) -> None:
+        self.whole._meet()
+
     def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
         return self.whole._divisor(found)
 

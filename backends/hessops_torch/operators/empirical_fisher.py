@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.unit_gradients import UnitGradients, check_sample_axes, unit_gradients
@@ -14,6 +15,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputSum
 
 __all__ = ["EmpiricalFisher", "empirical_fisher"]
@@ -30,6 +32,7 @@ def empirical_fisher(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> EmpiricalFisher:
     """Return the empirical Fisher matrix of a loss over a data set.
 
@@ -64,6 +67,9 @@ def empirical_fisher(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -101,15 +107,7 @@ def empirical_fisher(
             [0., 8.]])
     """
     check_weight_decay(weight_decay)
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return EmpiricalFisher(objective, sample_axes=sample_axes, weight_decay=weight_decay)
 
 
@@ -134,7 +132,7 @@ class EmpiricalFisher(OutputSum):
         weight_decay: float = 0.0,
     ) -> None:
         structure = POSITIVE_SEMIDEFINITE if weight_decay >= 0 else SELF_ADJOINT
-        objective.require_one_rank(type(self).__name__)
+        objective.ranks.require_same({"sample_axes": repr(sample_axes)})
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
         self.sample_axes = check_sample_axes(sample_axes)
 

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.agreement import agreed_seed
+from hessops.algorithms._common import require_positive
+from hessops.comm import Communicator
+from hessops.random import Purpose, RandomState, Stream
+from hessops.row_collectives import jointly
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.likelihoods import LIKELIHOODS, Likelihood
@@ -23,8 +27,9 @@ from hessops_torch.losses.output_hessian import (
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.options import check_count, check_weight_decay
-from hessops_torch.objective.output_shapes import output_shapes
+from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.objective.passes import output_shapes
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.products.output_tangents import JacobianMode
 
@@ -44,6 +49,7 @@ def fisher(
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
     product: JacobianMode | None = None,
+    comm: Communicator | None = None,
 ) -> Fisher:
     """Return the Fisher information matrix of a model over a data set.
 
@@ -70,8 +76,8 @@ def fisher(
         Labels to draw in place of every label, whose mean estimates the expectation (the Monte Carlo
         Fisher); exact where not given. Products cost the same for any number.
     rng : int, numpy.random.Generator or None
-        What the labels are drawn by. All products see the same draw, which is the same for any batches
-        and micro-batches, and goes with the model where its parameters change.
+        What the labels are drawn by. All products see the same draw, which is the same for any batches,
+        micro-batches and ranks, and goes with the model where its parameters change.
     params : str, re.Pattern, torch.nn.Module, torch.nn.Parameter, iterable of these, or None
         Parameters to differentiate by; all that require a gradient where not given.
     mode : {'eval', 'train'}, optional
@@ -86,6 +92,9 @@ def fisher(
     product : {'backward', 'forward'}, optional
         How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
         as for `ggn`.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -123,17 +132,7 @@ def fisher(
             [-1.,  1.]])
     """
     check_weight_decay(weight_decay)
-    if num_draws is None and rng is not None:
-        raise ValueError("rng is for labels that are drawn: give num_draws, or leave rng out")
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return Fisher(
         objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay, product=product
     )
@@ -160,7 +159,7 @@ class Fisher(OutputSum):
     TypeError
         If of the loss no distribution is known.
     ValueError
-        If `num_draws` is not positive.
+        If `num_draws` is not positive, or if `rng` is given and nothing is drawn.
     """
 
     def __init__(
@@ -172,21 +171,29 @@ class Fisher(OutputSum):
         weight_decay: float = 0.0,
         product: JacobianMode | None = None,
     ) -> None:
-        if num_draws is not None:
-            check_count("num_draws", num_draws)
-        objective.require_one_rank(type(self).__name__)
+        objective.ranks.require_same({"num_draws": num_draws})
+        require_positive(num_draws=num_draws)
+        if num_draws is None and rng is not None:
+            raise ValueError("rng is for labels that are drawn: give num_draws, or leave rng out")
         likelihood = _likelihood(objective)
         semidefinite = weight_decay >= 0 and has_nonnegative_weights(objective.loss)
         structure = POSITIVE_SEMIDEFINITE if semidefinite else SELF_ADJOINT
         super().__init__(objective, weight_decay=weight_decay, structure=structure, product=product)
         self.num_draws = num_draws
-        self.seed = None if num_draws is None else seed_from(rng)
-        # Index of the first label of each micro-batch among all of them.
-        self._first_labels: tuple[int, ...] = ()
-        if num_draws is not None:
-            sizes = (likelihood.num_labels(shape) for shape in output_shapes(objective))
-            self._first_labels = tuple(accumulate(sizes, initial=0))
+        self.seed = None if num_draws is None else agreed_seed(objective.domain, rng)
+        self._first_labels = () if num_draws is None else self._count_labels(likelihood)
         self._seems_right = False
+
+    def _count_labels(self, likelihood: Likelihood) -> tuple[int, ...]:
+        """Return which of all labels is the first of each micro-batch of this rank, and their end."""
+        ranks = self.objective.ranks
+
+        def sizes() -> list[int]:
+            return [likelihood.num_labels(shape) for shape in output_shapes(self.objective)]
+
+        of_all = ranks.gathered(jointly(ranks.comm, sizes))
+        ends = tuple(accumulate(map(int, of_all), initial=0))
+        return ends[ranks.first : ranks.first + ranks.count + 1]
 
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:
         loss, likelihood = self.loss, _likelihood(self.objective)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.algorithms._common import level_outside
 from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.contract import OutputLoss
@@ -23,6 +24,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.linear_losses import require_curvature
 from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.products.output_tangents import JacobianMode
@@ -122,16 +124,7 @@ def ggn(
             [0., 1.]]), True)
     """
     check_weight_decay(weight_decay)
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return GaussNewton(objective, weight_decay=weight_decay, product=product)
 
 
@@ -161,8 +154,7 @@ class GaussNewton(OutputSum):
         super().__init__(objective, weight_decay=weight_decay, structure=structure, product=product)
         # None until the closed form was held against what autograd finds.
         self._closed_form_holds: bool | None = None
-        with objective.ready():
-            require_curvature(objective, self.loss)
+        require_curvature(objective, self.loss)
 
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:  # noqa: ARG002
         loss = self.loss
@@ -172,7 +164,9 @@ class GaussNewton(OutputSum):
         if self._closed_form_holds is None:
             self._closed_form_holds = closed_form_holds(loss, outputs, batch)
             if not self._closed_form_holds:
-                warnings.warn(_other_form(loss.criterion), RuntimeWarning, stacklevel=2)
+                warnings.warn(
+                    _other_form(loss.criterion), RuntimeWarning, stacklevel=level_outside()
+                )
         return known if self._closed_form_holds else differentiated(loss, outputs, batch)
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.graphs.gradient_graph import GraphCache
-from hessops_torch.losses.failures import applying, name_of
+from hessops.arrays import to_numpy
+from hessops.comm import Communicator
+from hessops.together import summed_together, tried
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.unit_gradients import UnitGradients, unit_gradients
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
+from hessops_torch.objective.passes import summed_gradient
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.empirical_fisher import EmpiricalFisher
 from hessops_torch.operators.output_sum import OutputShare
 
@@ -33,6 +38,7 @@ def gradient_covariance(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> GradientCovariance:
     """Return the covariance matrix of the gradient of a single sample.
 
@@ -66,6 +72,9 @@ def gradient_covariance(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -86,7 +95,9 @@ def gradient_covariance(
     Notes
     -----
     Products cost as much as those of `ggn`. For every state of the model, the mean gradient costs one
-    gradient and a copy of all parameters; the samples are counted once, in one forward pass.
+    gradient and a copy of all parameters; the samples are counted once, in one forward pass. Of several
+    ranks, a product then takes two reductions: one of its own, and one number before it, by which ranks
+    hear whether any has lost the mean.
 
     References
     ----------
@@ -103,15 +114,7 @@ def gradient_covariance(
     tensor([[ 1., -2.],
             [-2.,  4.]])
     """
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return GradientCovariance(objective, centred=centred, sample_axes=sample_axes)
 
 
@@ -132,14 +135,12 @@ class GradientCovariance(EmpiricalFisher):
         self, objective: Objective, *, centred: bool = True, sample_axes: Sequence[int] = (0,)
     ) -> None:
         self.centred = centred
+        objective.ranks.require_same({"centred": centred})
         super().__init__(objective, sample_axes=sample_axes)
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
-        objective = self.objective
-        self._means: GraphCache[_Mean] = GraphCache(
-            (objective.model, *objective.loss.parts), math.inf
-        )
+        self._means: GraphCache[_Mean] = self.objective.new_cache(math.inf)
         if self.centred:
             self.caches = (*self.caches, self._means)
 
@@ -171,52 +172,86 @@ class GradientCovariance(EmpiricalFisher):
         share.graph.add_adjoint(metric.residual * numbers, out, keep=keep)
         out -= numbers.flatten(1).sum(1)[:, None] * mean
 
+    def _meet(self) -> None:
+        objective, ranks = self.objective, self.objective.ranks
+        if ranks.comm.size == 1:
+            return  # Products find it all themselves.
+        known, error = tried(self._is_known)
+        if not ranks.any(error is not None or not known):
+            return
+        found, error = tried(self._found_here)
+        samples, gradient = found or (0.0, None)
+        counted = to_numpy(summed_together(ranks.comm, np.array([samples]), error))
+        total = float(counted[0])
+        summed: Any = None if gradient is None else ranks.comm.all_reduce(gradient)
+        with objective.ready(*self.caches):
+            objective.found[self._key] = total
+            if summed is not None:
+                self._means.offer(0, _Mean(summed / self._num_samples()))
+
+    def _is_known(self) -> bool:
+        with self.objective.ready(*self.caches):
+            has_mean = not self.centred or self._means.get(0) is not None
+            return has_mean and self._key in self.objective.found
+
+    def _found_here(self) -> tuple[float, Tensor | None]:
+        """Return this rank's number of samples, and its gradient of the summed loss if it counts."""
+        with self.objective.ready(*self.caches):
+            return self._samples_here(), summed_gradient(self.objective)[
+                0
+            ] if self.centred else None
+
+    def _require_alone(self) -> None:
+        if self.objective.ranks.comm.size > 1:
+            raise RuntimeError(
+                "the model or the loss has changed since terms() was called, and the ranks find the "
+                "mean gradient together: call terms() again, on all of them"
+            )
+
     def _mean_gradient(self) -> Tensor:
         """Return the mean over all samples of the gradient of the summed loss."""
         kept = self._means.get(0)
         if kept is None:
-            kept = _Mean(self._gradient() / self._num_samples())
+            self._require_alone()
+            gradient, _totals, _counts = summed_gradient(self.objective)
+            kept = _Mean(gradient / self._num_samples())
             self._means.offer(0, kept)
         return kept.gradient
-
-    def _gradient(self) -> Tensor:
-        objective = self.objective
-        parameters = list(objective.parameters.values())
-        total = self.domain.zeros(1)[:, 0]
-        for index, batch in enumerate(objective.batches):
-            loss, _count = objective.evaluate(index, batch)
-            if not loss.requires_grad:
-                continue
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            sizes = [parameter.numel() for parameter in parameters]
-            for target, gradient in zip(torch.split(total, sizes), gradients, strict=True):
-                if gradient is not None:
-                    target.add_(gradient.reshape(-1))
-        return total
 
     def _num_samples(self) -> float:
         """Return how many samples there are, while the model is ready."""
         found = self.objective.found
-        key = "samples", self.sample_axes
-        if key not in found:
-            objective, numbers = self.objective, []
-            parameter = next(iter(objective.parameters.values()))
-            for index, batch in enumerate(objective.batches):
-                with torch.no_grad(), applying(batch, parameter, name_of(index)):
-                    outputs = self.loss.outputs(objective.model, batch)
-                    units = unit_gradients(self.loss, outputs, batch, self.sample_axes)
-                numbers.append(units.num_samples())
-            found[key] = float(torch.stack(numbers).sum())
-        if not found[key]:
+        if self._key not in found:
+            self._require_alone()
+            found[self._key] = self._samples_here()
+        if not found[self._key]:
             raise ValueError(
                 "the labels of all samples are ignored: there is no gradient of a sample"
             )
-        return found[key]
+        return found[self._key]
+
+    @property
+    def _key(self) -> Hashable:
+        return "samples", self.sample_axes
+
+    def _samples_here(self) -> float:
+        """Return how many samples this rank has, by a forward pass the first time."""
+        objective, key = self.objective, ("samples here", self.sample_axes)
+        if key not in objective.found:
+            numbers = []
+            for index, batch in enumerate(objective.batches.here()):
+                with torch.no_grad(), objective.applying(index, batch):
+                    outputs = self.loss.outputs(objective.model, batch)
+                    units = unit_gradients(self.loss, outputs, batch, self.sample_axes)
+                numbers.append(units.num_samples())
+            objective.found[key] = float(torch.stack(numbers).sum()) if numbers else 0.0
+        return objective.found[key]
 
     def _divisor(self, found: Sequence[Tensor | float] | None = None) -> float:
-        # Σ_i h_i h_i^T / S is S / N² times Σ_i g_i g_i^T.
+        # Σ_i h_i h_i^T / S is S / N² times Σ_i g_i g_i^T. Ranks do not meet while the model is ready.
+        divisor = super()._divisor(found)
         with self.objective.ready():
-            return super()._divisor(found) ** 2 / self._num_samples()
+            return divisor**2 / self._num_samples()
 
     def _describe(self) -> str:
         return f"{'centred' if self.centred else 'uncentred'}, {super()._describe()}"

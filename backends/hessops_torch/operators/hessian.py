@@ -16,6 +16,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.products.functional_product import FunctionalProduct
 from hessops_torch.products.product_modes import ProductMode, check_product, find_product
@@ -123,16 +124,7 @@ def hessian(
     """
     check_weight_decay(weight_decay)
     check_product(product)
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-        comm=comm,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return Hessian(objective, weight_decay=weight_decay, product=product)
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeAlias
 
 from array_api_compat import torch as torch_namespace
 from torch import Tensor, nn
 
 from hessops.array_space import ArraySpace
+from hessops.comm import Communicator
 from hessops.operator import LinearOperator
-from hessops_torch.data.batches import tensors_in
-from hessops_torch.graphs.gradient_graph import GraphCache
+from hessops.partition import Partition
+from hessops.row_collectives import jointly, table
+from hessops.together import summed_together, tried
+from hessops_torch.data.batch import tensors_in
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.output_graph import OutputGraph
-from hessops_torch.losses.contract import OutputLoss, describe_value
-from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.contract import describe_value, require_outputs
+from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.function import SplitLoss
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
-from hessops_torch.objective.output_shapes import output_shapes
+from hessops_torch.objective.passes import output_shapes
+from hessops_torch.operators.arguments import objective_of
 
 __all__ = ["Jacobian", "jacobian", "ntk"]
 
@@ -35,6 +40,7 @@ def jacobian(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> Jacobian:
     """Return the Jacobian of a model's outputs for a whole data set by its parameters.
 
@@ -60,12 +66,15 @@ def jacobian(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`. Each then holds the rows of its own outputs, and vectors of parameters whole.
 
     Returns
     -------
     Jacobian
         A rectangular operator with an adjoint. Its `terms()` are the micro-batches, each with the rows
-        of the others zero.
+        of the others zero; of several ranks, it is one term.
 
     Raises
     ------
@@ -93,16 +102,7 @@ def jacobian(
     >>> J.H.shape
     (3, 2)
     """
-    objective = Objective(
-        model,
-        SplitLoss(_first_item if forward is None else forward, _squares),
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
-    return Jacobian(objective)
+    return _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget, comm)
 
 
 def ntk(
@@ -114,6 +114,7 @@ def ntk(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> LinearOperator:
     """Return the empirical neural tangent kernel J J^T of a model over a data set.
 
@@ -137,6 +138,9 @@ def ntk(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`. Each then holds the rows of its own outputs, and vectors of parameters whole.
 
     Returns
     -------
@@ -170,16 +174,11 @@ def ntk(
     (tensor([[14., 24.],
             [24., 42.]]), True)
     """
-    J = jacobian(
-        model,
-        data,
-        forward=forward,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    J = _jacobian(model, data, forward, params, mode, micro_batch_size, memory_budget, comm)
     return J @ J.H
+
+
+_Add: TypeAlias = Callable[[int, OutputGraph, Tensor, Tensor], None]
 
 
 class Jacobian(LinearOperator):
@@ -200,28 +199,18 @@ class Jacobian(LinearOperator):
     returns_own_memory = True
 
     def __init__(self, objective: Objective) -> None:
-        objective.require_one_rank(type(self).__name__)
-        if not isinstance(objective.loss, OutputLoss):
-            raise TypeError(
-                "a Jacobian needs the model's outputs by themselves, and a function of (model, batch) "
-                "does not show them: pass a criterion, or hessops_torch.SplitLoss(forward, loss)"
-            )
         self.objective = objective
-        self.loss: OutputLoss = objective.loss
-        self.shapes = output_shapes(objective)
-        """Shapes of the outputs for all micro-batches."""
+        self.loss = require_outputs(objective.loss, "a Jacobian")
+        comm = objective.ranks.comm
+        self.shapes = jointly(comm, lambda: output_shapes(objective))
+        """Shapes of the outputs for all micro-batches of this rank."""
         self._ends = tuple(accumulate((shape.numel() for shape in self.shapes), initial=0))
-        domain = objective.domain
-        if self._ends[-1] == 0:
+        rows = Partition(tuple(map(int, table(comm, self._ends[-1:])[:, 0])))
+        if rows.dim == 0:
             raise ValueError("the model has no outputs for this data")
-        codomain = ArraySpace(
-            self._ends[-1], dtype=domain.dtype, xp=torch_namespace, device=domain.device
-        )
-        super().__init__(domain, codomain)
+        super().__init__(objective.domain, _rows_of_outputs(objective, rows))
         # Graphs of micro-batches that are kept between products.
-        self.graphs: GraphCache[OutputGraph] = GraphCache(
-            (objective.model, *objective.loss.parts), objective.memory_budget
-        )
+        self.graphs: GraphCache[OutputGraph] = objective.new_cache()
         self._seems_adjoint = False
 
     @property
@@ -235,52 +224,64 @@ class Jacobian(LinearOperator):
         Parameters
         ----------
         index : int
-            Of the micro-batch.
+            Of the micro-batch; of several ranks, of this rank's.
 
         Returns
         -------
         slice
-            Into a vector of the codomain.
+            Into a vector of the codomain; of several ranks, into the rows held here.
         """
         return slice(self._ends[index], self._ends[index + 1])
 
     def terms(self) -> Iterator[LinearOperator]:
-        """Yield the micro-batches' rows, all others zero."""
+        """Yield the micro-batches' rows, all others zero; of several ranks the operator itself."""
+        if self.objective.ranks.comm.size > 1:
+            # Its rows are split already, and no term is one rank's.
+            yield self
+            return
         for index, batch in enumerate(self.objective.batches):
             yield _Rows(self, index, batch)
 
     def _apply(self, X: Any) -> Any:
-        return self._multiply(X, 0, self.objective.batches)
+        batches, comm = self.objective.batches, self.objective.ranks.comm
+        return jointly(comm, lambda: self._multiply(X, 0, batches.here()))
 
     def _apply_adjoint(self, X: Any) -> Any:
-        return self._multiply_adjoint(X, 0, self.objective.batches)
+        batches, comm = self.objective.batches, self.objective.ranks.comm
+        product, error = tried(lambda: self._multiply_adjoint(X, 0, batches.here()))
+        # Summed column by column, as they lie in memory.
+        mine: Any = self.domain.zeros(X.shape[1]) if product is None else product
+        total: Any = summed_together(comm, mine.T, error)
+        return total.T
 
     def _multiply(self, X: Any, first: int, batches: Iterable[Any]) -> Any:
         """Return the product of the rows of some micro-batches, the others zero."""
-        with self.objective.ready(self.graphs):
-            columns = X.detach().T.contiguous()
-            out = columns.new_zeros((len(columns), self.shape[0]))
-            totals = []
-            for index, batch in enumerate(batches, first):
-                graph, total = self._graph(index, batch)
-                out[:, self.rows(index)] = graph.forward(columns).reshape(
-                    len(columns), self.shapes[index].numel()
-                )
-                totals.append(total)
-            self.objective.require_finite(totals, self.graphs, first)
-        return out.T
+
+        def add(index: int, graph: OutputGraph, columns: Tensor, out: Tensor) -> None:
+            size = self.shapes[index].numel()
+            out[:, self.rows(index)] = graph.forward(columns).reshape(len(columns), size)
+
+        return self._added(add, X, self.codomain.local_dim, first, batches)
 
     def _multiply_adjoint(self, X: Any, first: int, batches: Iterable[Any]) -> Any:
         """Return what some micro-batches add to the product of the adjoint."""
+
+        def add(index: int, graph: OutputGraph, columns: Tensor, out: Tensor) -> None:
+            seeds = columns[:, self.rows(index)].reshape(-1, *self.shapes[index])
+            keep = self.graphs.get(index) is not None
+            graph.add_adjoint(seeds.to(graph.outputs.dtype), out, keep=keep)
+
+        return self._added(add, X, self.shape[1], first, batches)
+
+    def _added(self, add: _Add, X: Any, length: int, first: int, batches: Iterable[Any]) -> Any:
+        """Return vectors of a length that the graphs of some micro-batches were added to."""
         with self.objective.ready(self.graphs):
             columns = X.detach().T.contiguous()
-            out = columns.new_zeros((len(columns), self.shape[1]))
+            out = columns.new_zeros((len(columns), length))
             totals = []
             for index, batch in enumerate(batches, first):
                 graph, total = self._graph(index, batch)
-                seeds = columns[:, self.rows(index)].reshape(-1, *self.shapes[index])
-                keep = self.graphs.get(index) is not None
-                graph.add_adjoint(seeds.to(graph.outputs.dtype), out, keep=keep)
+                add(index, graph, columns, out)
                 totals.append(total)
             self.objective.require_finite(totals, self.graphs, first)
         return out.T
@@ -290,16 +291,15 @@ class Jacobian(LinearOperator):
         kept = self.graphs.get(index)
         if kept is not None:
             return kept, None
-        objective, name = self.objective, name_of(index)
-        parameters = list(objective.parameters.values())
-        with applying(batch, parameters[0], name):
+        objective = self.objective
+        with objective.applying(index, batch):
             outputs = self.loss.outputs(objective.model, batch)
         if outputs.shape != self.shapes[index]:
             raise ValueError(
                 f"the outputs for micro-batch {index} had the shape {tuple(self.shapes[index])} when "
                 f"the operator was made, and have {tuple(outputs.shape)} now: make it again"
             )
-        graph = OutputGraph(outputs, parameters, name)
+        graph = OutputGraph(outputs, list(objective.parameters.values()), name_of(index))
         if not self._seems_adjoint:
             self._seems_adjoint = graph.shows_adjoint()
         if self.graphs.is_open:
@@ -329,6 +329,34 @@ class _Rows(LinearOperator):
 
     def _apply_adjoint(self, X: Any) -> Any:
         return self.whole._multiply_adjoint(X, self.index, [self.batch])
+
+
+def _rows_of_outputs(objective: Objective, rows: Partition) -> ArraySpace:
+    domain, comm = objective.domain, objective.ranks.comm
+    return ArraySpace(
+        rows.dim,
+        domain.dtype,
+        torch_namespace,
+        domain.device,
+        comm=comm,
+        rows=rows.rows(comm.rank) if comm.size > 1 else None,
+    )
+
+
+def _jacobian(
+    model: nn.Module,
+    data: Any,
+    forward: Callable[[nn.Module, Any], Tensor] | None,
+    params: ParameterSelection,
+    mode: Mode | None,
+    micro_batch_size: int | None,
+    memory_budget: int | None,
+    comm: Communicator | None,
+) -> Jacobian:
+    loss = SplitLoss(_first_item if forward is None else forward, _squares)
+    return Jacobian(
+        objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    )
 
 
 def _first_item(model: nn.Module, batch: Any) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
+from hessops.row_collectives import jointly
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.criterion import CriterionLoss
-from hessops_torch.losses.failures import applying, differentiating, name_of
+from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.losses.output_hessian import differentiated
 from hessops_torch.objective.objective import Objective
 
@@ -18,7 +21,7 @@ _LINEAR = (nn.NLLLoss, nn.KLDivLoss, nn.L1Loss)
 
 
 def require_curvature(objective: Objective, loss: OutputLoss) -> None:
-    """Raise if a loss is linear in the outputs, while the model is ready.
+    """Raise on all ranks if a loss is linear in the outputs; collective.
 
     Of PyTorch's criteria it is known. Any other loss is so if it has no second derivative at the
     outputs for any batch, nor near by: where it is linear in pieces, it may have some later.
@@ -37,8 +40,10 @@ def require_curvature(objective: Objective, loss: OutputLoss) -> None:
     """
     criterion = loss.criterion if isinstance(loss, CriterionLoss) else None
     of_torch = type(criterion).__module__.startswith("torch.nn.")
-    if type(criterion) not in _LINEAR and (of_torch or _curves(objective, loss)):
-        return
+    if type(criterion) not in _LINEAR:
+        ranks = objective.ranks
+        if of_torch or ranks.any(jointly(ranks.comm, lambda: _curves(objective, loss))):
+            return
     raise ValueError(
         "the loss is linear in the model's outputs, so that the Gauss-Newton matrix would be zero; if "
         "the outputs are log-probabilities (NLLLoss after log_softmax), take the logits for outputs: "
@@ -47,17 +52,23 @@ def require_curvature(objective: Objective, loss: OutputLoss) -> None:
 
 
 def _curves(objective: Objective, loss: OutputLoss) -> bool:
-    parameter = next(iter(objective.parameters.values()))
-    for index, batch in enumerate(objective.batches):
-        name = name_of(index)
-        with torch.no_grad(), applying(batch, parameter, name):
-            outputs = loss.outputs(objective.model, batch)
-        generator = torch.Generator(outputs.device).manual_seed(_SEED)
-        noise = torch.empty_like(outputs).normal_(generator=generator)
-        for place in (outputs, outputs + noise):
-            with applying(batch, parameter, name):
-                hessian = differentiated(loss, place, batch)
-            with differentiating(name):
-                if bool(torch.count_nonzero(hessian(noise[None]))):
-                    return True
+    """Tell whether the loss has a second derivative for any batch of this rank."""
+    with objective.ready():
+        return any(
+            _curves_at(objective, loss, index, batch)
+            for index, batch in enumerate(objective.batches.here())
+        )
+
+
+def _curves_at(objective: Objective, loss: OutputLoss, index: int, batch: Any) -> bool:
+    with torch.no_grad(), objective.applying(index, batch):
+        outputs = loss.outputs(objective.model, batch)
+    generator = torch.Generator(outputs.device).manual_seed(_SEED)
+    noise = torch.empty_like(outputs).normal_(generator=generator)
+    for place in (outputs, outputs + noise):
+        with objective.applying(index, batch):
+            hessian = differentiated(loss, place, batch)
+        with differentiating(name_of(index)):
+            if bool(torch.count_nonzero(hessian(noise[None]))):
+                return True
     return False

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hessops.structure import Structure
 from hessops_torch.graphs.output_graph import OutputGraph
-from hessops_torch.losses.contract import OutputLoss
-from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.losses.contract import require_outputs
+from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.output_hessian import OutputMatrix
 from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.data_sum import DataSum
@@ -64,14 +64,9 @@ class OutputSum(DataSum):
         self._seems_adjoint = False
         # What multiplies by forward mode, once that is found to be right.
         self._tangents: OutputTangents | None = None
-        if not isinstance(objective.loss, OutputLoss):
-            raise TypeError(
-                f"{type(self).__name__} needs the model's outputs by themselves, and a function of "
-                "(model, batch) does not show them: pass a criterion, or "
-                "hessops_torch.SplitLoss(forward, loss)"
-            )
+        loss = require_outputs(objective.loss, type(self).__name__)
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
-        self.loss: OutputLoss = objective.loss
+        self.loss = loss
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
@@ -127,14 +122,13 @@ class OutputSum(DataSum):
         share.graph.add_adjoint(share.metric(forward), out, keep=keep)
 
     def _new_share(self, index: int, batch: Any) -> tuple[OutputShare, Tensor]:
-        objective, name = self.objective, name_of(index)
-        parameters = list(objective.parameters.values())
-        with applying(batch, parameters[0], name):
+        objective = self.objective
+        with objective.applying(index, batch):
             outputs = self.loss.outputs(objective.model, batch)
             # A copy, into which a loss may write (to mask logits, say).
             total, count = self.loss.of_outputs(outputs.detach().clone(), batch)
             metric = self._metric(outputs.detach(), batch, index)
-        graph = OutputGraph(outputs, parameters, name)
+        graph = OutputGraph(outputs, list(objective.parameters.values()), name_of(index))
         if not self._seems_adjoint:
             self._seems_adjoint = graph.shows_adjoint()
             if self._seems_adjoint:

@@ -100,6 +100,7 @@ class Preconditioned(LinearOperator):
         self.operator = operator
         self.scale = scale
         self.num_samples = operator.num_samples
+        self.held_by = operator.held_by
 
     def _apply(self, X: Any) -> Any:
         scale = self.scale[:, None]

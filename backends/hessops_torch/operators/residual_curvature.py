@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from hessops_torch.losses.contract import BatchLoss, OutputLoss
+from hessops.comm import Communicator
+from hessops_torch.losses.contract import BatchLoss, OutputLoss, require_outputs
 from hessops_torch.losses.loss import Loss
+from hessops_torch.losses.output_gradient import output_gradient
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
+from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.hessian import Hessian
 
 __all__ = ["ResidualCurvature", "residual_curvature"]
@@ -26,6 +28,7 @@ def residual_curvature(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    comm: Communicator | None = None,
 ) -> ResidualCurvature:
     """Return the Hessian of a loss minus its Gauss-Newton matrix.
 
@@ -54,6 +57,9 @@ def residual_curvature(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    comm : Communicator, optional
+        Ranks that call this together, each with the same model and its part of the data, as for
+        `hessian`.
 
     Returns
     -------
@@ -86,15 +92,7 @@ def residual_curvature(
     >>> int(hessops_torch.residual_curvature(model, torch.nn.MSELoss(), data).to_dense().norm())
     0
     """
-    objective = Objective(
-        model,
-        loss,
-        data,
-        params=params,
-        mode=mode,
-        micro_batch_size=micro_batch_size,
-        memory_budget=memory_budget,
-    )
+    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
     return ResidualCurvature(objective)
 
 
@@ -127,13 +125,7 @@ class _LinearizedLoss:
     """
 
     def __init__(self, loss: BatchLoss) -> None:
-        if not isinstance(loss, OutputLoss):
-            raise TypeError(
-                "the residual curvature needs the model's outputs by themselves, and a function of "
-                "(model, batch) does not show them: pass a criterion, or "
-                "hessops_torch.SplitLoss(forward, loss)"
-            )
-        self.loss: OutputLoss = loss
+        self.loss: OutputLoss = require_outputs(loss, "the residual curvature")
 
     @property
     def averages(self) -> bool:
@@ -148,13 +140,9 @@ class _LinearizedLoss:
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
         """Return the sum of the loss over a batch and the count to divide by."""
         outputs = self.loss.outputs(model, batch)
-        leaf = outputs.detach().requires_grad_()
-        with torch.enable_grad():
-            # Into a copy a loss may write.
-            total, count = self.loss.of_outputs(leaf.clone(), batch)
-        if not (outputs.requires_grad and total.requires_grad):
-            return total.detach(), count
-        (residual,) = torch.autograd.grad(total, leaf)
+        total, count, residual = output_gradient(self.loss, outputs, batch)
+        if residual is None or not outputs.requires_grad:
+            return total, count
         tangent = (residual * outputs).sum()
         # Of the tangent only the derivatives: with the loss's own value, checks and messages are right.
-        return total.detach() + (tangent - tangent.detach()), count
+        return total + (tangent - tangent.detach()), count

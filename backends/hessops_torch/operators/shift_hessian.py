@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hessops.operator import LinearOperator
 from hessops.structure import SELF_ADJOINT
-from hessops_torch.graphs.gradient_graph import GradientGraph, GraphCache
+from hessops_torch.graphs.cache import GraphCache
+from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.failures import name_of
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.objective.objective import Objective
@@ -38,14 +39,19 @@ class ShiftHessian(LinearOperator):
     domain: ParameterSpace
 
     def __init__(self, objective: Objective, points: ModuleOutputs | InputTensor) -> None:
+        if objective.ranks.comm.size > 1:
+            raise ValueError(
+                "vectors of a Hessian by activations or inputs have entries for every sample, which "
+                "several ranks have: make it without comm, of this rank's data and with "
+                "reduction='sum'; as no sample knows of another, that is its block of the whole"
+            )
         # Nothing is differentiated by parameters, and a graph for the smallest is a small one.
-        objective.require_one_rank(type(self).__name__)
         smallest = min(objective.parameters, key=lambda name: objective.parameters[name].numel())
         self.objective = objective.restricted([objective.parameters[smallest]])
         self.points = points
         self.shapes = self._shapes()
         super().__init__(self._space(), structure=SELF_ADJOINT)
-        self.graphs = self._empty_cache()
+        self.graphs: GraphCache[GradientGraph] = self.objective.new_cache()
         self._seems_symmetric = False
 
     @property
@@ -77,7 +83,7 @@ class ShiftHessian(LinearOperator):
         block.points = self.points.only(names)
         block.shapes = [{name: shapes[name] for name in names} for shapes in self.shapes]
         block.domain = block.codomain = block._space()
-        block.graphs = block._empty_cache()
+        block.graphs = self.objective.new_cache()
         return block
 
     def _shapes(self) -> list[dict[str, torch.Size]]:
@@ -111,10 +117,6 @@ class ShiftHessian(LinearOperator):
             return torch.Size((sum(shape[0] for shape in shapes), *shapes[0][1:]))
         # Batches of different lengths, say, in one row.
         return torch.Size((sum(shape.numel() for shape in shapes),))
-
-    def _empty_cache(self) -> GraphCache[GradientGraph]:
-        objective = self.objective
-        return GraphCache((objective.model, *objective.loss.parts), objective.memory_budget)
 
     def _apply(self, X: Any) -> Any:
         objective = self.objective

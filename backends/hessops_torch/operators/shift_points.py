@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.losses.contract import describe_value
+from hessops_torch.model.selection import no_fit
 
 __all__ = ["InputTensor", "ModuleOutputs", "ModuleSelection", "find_modules"]
 
@@ -192,11 +192,8 @@ def _no_fit(item: Any, known: Mapping[str, nn.Module]) -> str:
         return f"the {type(item).__name__} in modules is none of this model's"
     if isinstance(item, type):
         return f"the model has no module of the class {item.__name__}"
-    text = item.pattern if isinstance(item, re.Pattern) else item
-    near = difflib.get_close_matches(text, known, n=3, cutoff=0.6)
-    if near:
-        return f"no module fits {text!r}; did you mean {' or '.join(map(repr, near))}?"
-    return f"no module fits {text!r}; the model has {', '.join(map(repr, list(known)[1:9]))}"
+    shown = ", ".join(map(repr, list(known)[1:9]))
+    return no_fit("module", item, list(known), shown)
 
 
 def _require_tensor(name: str, value: Any) -> Tensor:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hessops_torch.graphs.gradient_graph import GradientGraph, GraphCache
+from hessops_torch.graphs.cache import GraphCache
+from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.failures import name_of
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.diagonal_blocks import whole_of
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.planning.live_memory import LiveMemory
+from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.functional_product import FunctionalProduct
 
-__all__ = ["WIDEST", "MicroBatchCost", "measure_micro_batch"]
+__all__ = ["MicroBatchCost", "measure_micro_batch"]
 
-WIDEST = 8
-"""Columns that are measured at most; further ones cost as much each."""
+# Columns that are measured at most; further ones cost as much each.
+_WIDEST = 8
 _ROUNDS = 3
 # Units of matrix work for a model of which none is counted: forward, gradient, first, next product.
 _UNITS = (1.0, 3.0, 9.0, 6.0)
@@ -56,7 +58,7 @@ class MicroBatchCost:
         Most vectors that go through function transforms at a time; None where there are none.
     by_budget : bool
         Whether that number is what a memory budget allows, counted in graphs, of which none is kept.
-    first_seconds, next_seconds, column_seconds, gradient_seconds : tuple of float
+    first_seconds, next_seconds, column_seconds : tuple of float
         By the clock, several times.
     """
 
@@ -76,7 +78,6 @@ class MicroBatchCost:
     first_seconds: tuple[float, ...]
     next_seconds: tuple[float, ...]
     column_seconds: tuple[float, ...]
-    gradient_seconds: tuple[float, ...]
 
     def peak(self, columns: int) -> float:
         """Return the most bytes during a later product with some vectors."""
@@ -104,7 +105,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         Of this micro-batch alone.
     """
     objective, domain = operator.objective, operator.objective.domain
-    columns = domain.zeros(min(width, WIDEST)).T + 1.0
+    columns = domain.zeros(min(width, _WIDEST)).T + 1.0
     device, out = domain.device, torch.zeros_like(columns)
 
     def product(count: int) -> None:
@@ -135,16 +136,13 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         with torch.no_grad():
             forward_work = _work(lambda: objective.evaluate(index, batch))
         gradient_work = _work(gradient)
-        calls: list[Callable[[], object]] = [
-            forget, lambda: product(1), lambda: product(1), lambda: product(width), gradient,
-        ]  # fmt: skip
-        seconds = [[_seconds(call, device) for call in calls] for _ in range(_ROUNDS)]
+        seconds = [_rebuilt_and_kept(product, forget, width, device) for _ in range(_ROUNDS)]
         forget()
     if gradient_work == 0:
         units = _UNITS_BY_OUTPUTS if isinstance(operator, OutputSum) else _UNITS
         forward_work, gradient_work, first_work, next_work = units
         wide_work = width * next_work
-    _, firsts, nexts, wides, gradients = zip(*seconds, strict=True)
+    firsts, nexts, wides = zip(*seconds, strict=True)
     more = max(width - 1, 1)
     further = wides if width > 1 else nexts
     return MicroBatchCost(
@@ -166,7 +164,6 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         column_seconds=tuple(
             max(w - n, 0.0) / more if width > 1 else n for w, n in zip(further, nexts, strict=True)
         ),
-        gradient_seconds=gradients,
     )
 
 
@@ -225,17 +222,15 @@ def _graph_bytes(operator: DataSum, index: int, batch: Any) -> int:
     return graph.num_bytes()
 
 
+def _rebuilt_and_kept(
+    product: Callable[[int], None], forget: Callable[[], None], width: int, device: torch.device
+) -> tuple[float, ...]:
+    """Return the seconds of a first product with a vector, of a later one, and of one with many."""
+    forget()
+    return tuple(seconds_of(partial(product, count), device) for count in (1, 1, width))
+
+
 def _work(function: Callable[[], object]) -> float:
     with FlopCounterMode(display=False) as counter:
         function()
     return float(counter.get_total_flops())
-
-
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    clock = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - clock

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hessops_torch.data.batches import split_batch, tensors_in
+from hessops_torch.data.batch import length_of, num_samples, split_batch
 from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.diagonal_blocks import whole_of
@@ -110,7 +110,7 @@ def plan(
         found = search.cheapest(cost, parts, size)
         best = found if best is None else _better(best, found)
         smaller = (size or max(sizes)) // 2
-        if smaller < 1 or whole or not _can_be_split(batch) or search.is_done(found, cost, parts):
+        if smaller < 1 or whole or num_samples(batch) is None or search.is_done(found, cost, parts):
             return best if best.fits else search.with_fitting_probes(best, cost, parts, size)
         size = smaller
         batch = split_batch(batch, size)[0]
@@ -313,8 +313,7 @@ def _survey(operator: DataSum) -> tuple[list[int], int, Any]:
     sizes: list[int] = []
     largest, chosen = 0, None
     for index, batch in enumerate(operator.objective.batches):
-        first = next(tensors_in(batch), None)
-        sizes.append(1 if first is None or first.ndim == 0 else max(first.shape[0], 1))
+        sizes.append(max(length_of(batch), 1))
         if chosen is None or sizes[-1] > sizes[largest]:
             largest, chosen = index, batch
     return sizes, largest, chosen
@@ -325,11 +324,6 @@ def _cut(sizes: Sequence[int], size: int | None) -> list[int]:
     if size is None:
         return list(sizes)
     return [min(size, whole - start) for whole in sizes for start in range(0, whole, size)]
-
-
-def _can_be_split(batch: Any) -> bool:
-    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(batch)}
-    return len(lengths) == 1 and 0 not in lengths
 
 
 def _product_of(operator: DataSum) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from hessops_torch.data.batches import tensors_in
+from hessops_torch.data.batch import tensors_in
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.diagonal_blocks import whole_of
 from hessops_torch.operators.gradient_covariance import GradientCovariance

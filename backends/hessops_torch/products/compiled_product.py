@@ -18,17 +18,22 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hessops_torch.data.batches import leaves, map_tensors, tensors_in
+from hessops_torch.data.batch import leaves, map_tensors, tensors_in
 from hessops_torch.model.snapshot import Snapshot
 from hessops_torch.objective.objective import Objective
-from hessops_torch.products.functional_product import FunctionalProduct, Mode, Named, Products
+from hessops_torch.products.functional_product import (
+    FunctionalMode,
+    FunctionalProduct,
+    Named,
+    ProductsAndLoss,
+)
 
 __all__ = ["CompiledProduct"]
 
 _MOST_COMPILED = 8
 _logger = logging.getLogger("hessops")
 
-_Compiled = Callable[[Named, Named, Named, Sequence[Tensor]], Products]
+_Compiled = Callable[[Named, Named, Named, Sequence[Tensor]], ProductsAndLoss]
 
 
 class CompiledProduct(FunctionalProduct):
@@ -51,13 +56,13 @@ class CompiledProduct(FunctionalProduct):
         self._snapshot: Snapshot | None = None
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> FunctionalMode:
         """Return what the way to compute products is called."""
         return "compiled"
 
     def _products(
         self, index: int, batch: Any, parameters: Named, vectors: Named, width: int
-    ) -> Products:
+    ) -> ProductsAndLoss:
         buffers = dict(self.objective.model.named_buffers())
         key = _signature(batch, width, [*parameters.values(), *buffers.values()])
         self._drop_stale()
@@ -78,7 +83,7 @@ class CompiledProduct(FunctionalProduct):
     ) -> _Compiled | None:
         def product(
             parameters: Named, vectors: Named, buffers: Named, tensors: Sequence[Tensor]
-        ) -> Products:
+        ) -> ProductsAndLoss:
             remaining = iter(tensors)
             own = map_tensors(lambda _: next(remaining), batch)
             with _PlainZeros():  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
 """Hessian products by function transforms, several columns at a time.
 
-Two orders of differentiation stand beside the plain double backward pass of `hessops_torch.graphs.gradient_graph`:
-the derivative along a vector of the gradient ("forward over reverse"), and the gradient of the
+Two orders of differentiation stand beside the plain double backward pass, that of `GradientGraph`: the
+derivative along a vector of the gradient ("forward over reverse"), and the gradient of the
 derivative along a vector ("reverse over forward"). Both keep nothing between products, share what does
 not depend on the vector among the columns of a chunk, and do fewer and larger operations than a loop
 over the columns.
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, jvp, vmap
 
 from hessops_torch.losses.failures import differentiating, name_of
+from hessops_torch.objective.loss_module import LossModule
 from hessops_torch.objective.objective import Objective
 
 __all__ = [
+    "FunctionalMode",
     "FunctionalProduct",
-    "Mode",
     "Named",
     "Order",
-    "Products",
+    "ProductsAndLoss",
     "attributes_kept",
     "named_views",
 ]
@@ -34,13 +35,13 @@ __all__ = [
 Order = Literal["forward-over-reverse", "reverse-over-forward"]
 """Which of the two derivatives is taken last, and which first."""
 
-Mode = Literal["forward-over-reverse", "reverse-over-forward", "compiled"]
+FunctionalMode = Literal["forward-over-reverse", "reverse-over-forward", "compiled"]
 """Ways to compute products by function transforms."""
 
 Named: TypeAlias = dict[str, Tensor]
 """Tensors by the names of the parameters that they belong to."""
-Products: TypeAlias = tuple[Named, tuple[Tensor, Tensor]]
-"""Products with some vectors, and the loss and the count of the micro-batch."""
+ProductsAndLoss: TypeAlias = tuple[Named, tuple[Tensor, Tensor]]
+"""ProductsAndLoss with some vectors, and the loss and the count of the micro-batch."""
 
 
 class FunctionalProduct:
@@ -62,7 +63,7 @@ class FunctionalProduct:
         self.chunk_size = chunk_size
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> FunctionalMode:
         """Return what the way to compute products is called."""
         return self.order
 
@@ -101,7 +102,7 @@ class FunctionalProduct:
 
     def function(
         self, index: int, batch: Any, width: int, buffers: Named | None = None
-    ) -> Callable[[Named, Named], Products]:
+    ) -> Callable[[Named, Named], ProductsAndLoss]:
         """Return what takes parameters and vectors to the products with these.
 
         Parameters
@@ -128,7 +129,7 @@ class FunctionalProduct:
             out_dims: Any = 0, None
             return vmap(single, in_dims=(None, 0), out_dims=out_dims)
 
-        def of_one(parameters: Named, vectors: Named) -> Products:
+        def of_one(parameters: Named, vectors: Named) -> ProductsAndLoss:
             products, aside = single(parameters, {n: v[0] for n, v in vectors.items()})
             return {name: product[None] for name, product in products.items()}, aside
 
@@ -146,7 +147,7 @@ class FunctionalProduct:
 
     def _products(
         self, index: int, batch: Any, parameters: Named, vectors: Named, width: int
-    ) -> Products:
+    ) -> ProductsAndLoss:
         return self.function(index, batch, width)(parameters, vectors)
 
 
@@ -186,7 +187,8 @@ class _LossOfParameters:
     """The summed loss of a micro-batch as a function of the parameters, with its count beside."""
 
     def __init__(self, objective: Objective, index: int, batch: Any, buffers: Named) -> None:
-        self.module = _LossModule(objective, index)
+        self.module = LossModule(objective)
+        self.index = index
         self.batch = batch
         self.buffers = buffers
 
@@ -195,30 +197,17 @@ class _LossOfParameters:
         buffers = {name: b.clone() for name, b in self.buffers.items()}
         tensors = {f"model.{name}": t for name, t in (parameters | buffers).items()}
         called: Any = functional_call  # It has no types.
-        total, count = called(self.module, tensors, (self.batch,))
+        total, count = called(self.module, tensors, (self.index, self.batch))
         return total, (total.detach(), torch.as_tensor(count, dtype=torch.float64))
 
 
-class _LossModule(nn.Module):
-    """Model and loss as one module, whose parameters can be exchanged for a call."""
-
-    def __init__(self, objective: Objective, index: int) -> None:
-        super().__init__()
-        self.model = objective.model
-        self.objective = objective
-        self.index = index
-
-    def forward(self, batch: Any) -> tuple[Tensor, Tensor | float]:
-        return self.objective.evaluate(self.index, batch)
-
-
-def _forward_over_reverse(loss: _LossOfParameters) -> Callable[[Named, Named], Products]:
-    def gradient(parameters: Named) -> Products:
+def _forward_over_reverse(loss: _LossOfParameters) -> Callable[[Named, Named], ProductsAndLoss]:
+    def gradient(parameters: Named) -> ProductsAndLoss:
         with_value: Any = grad_and_value(loss, has_aux=True)
         gradients, (_total, aside) = with_value(parameters)
         return gradients, aside
 
-    def product(parameters: Named, vector: Named) -> Products:
+    def product(parameters: Named, vector: Named) -> ProductsAndLoss:
         derivatives: Any = jvp(gradient, (parameters,), (vector,), has_aux=True)
         _gradients, products, aside = derivatives
         return products, aside
@@ -226,8 +215,8 @@ def _forward_over_reverse(loss: _LossOfParameters) -> Callable[[Named, Named], P
     return product
 
 
-def _reverse_over_forward(loss: _LossOfParameters) -> Callable[[Named, Named], Products]:
-    def product(parameters: Named, vector: Named) -> Products:
+def _reverse_over_forward(loss: _LossOfParameters) -> Callable[[Named, Named], ProductsAndLoss]:
+    def product(parameters: Named, vector: Named) -> ProductsAndLoss:
         def slope(parameters: Named) -> tuple[Tensor, tuple[Tensor, Tensor]]:
             derivatives: Any = jvp(loss, (parameters,), (vector,), has_aux=True)
             _total, along, aside = derivatives

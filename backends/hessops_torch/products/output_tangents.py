@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vmap
 
+from hessops.algorithms._common import level_outside
 from hessops_torch.graphs.output_graph import OutputGraph
 from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.objective.objective import Objective
@@ -145,7 +146,7 @@ def find_tangents(
         warnings.warn(
             f"product='forward' {reason}: two backward passes take its place",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=level_outside(),
         )
     return tangents if reason is None else None
 

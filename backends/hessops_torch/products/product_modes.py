@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 import warnings
-from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from hessops.algorithms._common import level_outside
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.objective.objective import Objective
+from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.functional_product import FunctionalProduct
 
@@ -92,7 +93,7 @@ def find_product(
         warnings.warn(
             f"product={mode!r} {reason}: the Hessian takes the plain double backward pass instead",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=level_outside(),
         )
         return None
     return _fastest(trial)
@@ -133,6 +134,7 @@ class _Trial:
         self.width = width
         self.num_bytes = graph.num_bytes()
         domain = objective.domain
+        self.device = domain.device
         generator = torch.Generator(device=domain.device).manual_seed(_SEED)
         shape = max(width, 2), domain.dim
         self.block = torch.randn(
@@ -177,7 +179,8 @@ class _Trial:
         """Return how long the product with the block takes."""
         block = self.block[: self.width]
         out = torch.zeros_like(block)
-        return self._timed(lambda: product.add_products(self.index, self.batch, block, out))
+        call = partial(product.add_products, self.index, self.batch, block, out)
+        return seconds_of(call, self.device)
 
     def plain_seconds(self) -> float:
         """Return how long the plain product with the block takes, rebuilt if no graph can be kept."""
@@ -185,7 +188,8 @@ class _Trial:
         out = torch.zeros_like(block)
         objective = self.objective
         if self.num_bytes * len(objective.batches) <= objective.memory_budget:
-            return self._timed(lambda: self.graph.add_products(block, out, keep=True))
+            call = partial(self.graph.add_products, block, out, keep=True)
+            return seconds_of(call, self.device)
 
         def rebuilt() -> None:
             parameters = list(objective.parameters.values())
@@ -193,7 +197,7 @@ class _Trial:
                 block, out, keep=False
             )
 
-        return self._timed(rebuilt)
+        return seconds_of(rebuilt, self.device)
 
     def _last_product(self, product: FunctionalProduct) -> Tensor:
         # Several columns at a time where they may come, as their transform is another.
@@ -201,17 +205,6 @@ class _Trial:
         out = torch.zeros_like(rows)
         product.add_products(self.index, self.batch, rows, out)
         return out[-1:]
-
-    def _timed(self, function: Callable[[], object]) -> float:
-        self._synchronize()
-        clock = time.perf_counter()
-        function()
-        self._synchronize()
-        return time.perf_counter() - clock
-
-    def _synchronize(self) -> None:
-        if self.objective.domain.device.type == "cuda":
-            torch.cuda.synchronize(self.objective.domain.device)
 
 
 def _short(error: Exception) -> str:

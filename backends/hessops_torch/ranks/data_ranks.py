@@ -8,13 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
-from hessops.together import require_same, tell
+from hessops.together import hear, number_to_tell, require_same
+from hessops_torch.data.batch import bytes_of
+from hessops_torch.losses.contract import BatchLoss
 
-__all__ = ["DataRanks", "as_floats", "checksums", "ranks_beside"]
+__all__ = ["DataRanks", "as_floats", "ranks_beside"]
+
+_PLAIN = (bool, int, float, str, type(None))
+# Of batches that batch norm has seen: no product reads it.
+_COUNTER = "num_batches_tracked"
 
 
 class DataRanks:
@@ -81,7 +88,7 @@ class DataRanks:
         return flat[: like.numel()].view(like.shape), flat
 
     def summed(
-        self, out: Tensor, flat: Tensor, error: Exception | None, missing: bool
+        self, out: Tensor, flat: Tensor, error: Exception | None, missing: bool, of: Tensor
     ) -> tuple[Tensor, bool]:
         """Return the sum of products over ranks, by one reduction of one flat buffer.
 
@@ -93,6 +100,8 @@ class DataRanks:
             What kept this rank from making them.
         missing : bool
             Whether this rank does not know the counts of all micro-batches.
+        of : torch.Tensor, shape (k, n)
+            What was multiplied, of which all ranks have to have the same copy.
 
         Returns
         -------
@@ -102,7 +111,7 @@ class DataRanks:
         Raises
         ------
         Exception
-            On all ranks if there was an error on any.
+            On all ranks if there was an error on any, or if they have multiplied other blocks.
         """
         if self.comm.size == 1:
             if error is not None:
@@ -111,11 +120,11 @@ class DataRanks:
         size = out.numel()
         if error is not None:
             out.zero_()
-        flat[size + self.comm.rank] = error is not None
+        flat[size + self.comm.rank] = number_to_tell(error, of.T)
         flat[-1] = missing
         total: Any = self.comm.all_reduce(flat)
         flags = total[size:].cpu().to(torch.float64).numpy()
-        tell(self.comm, flags[:-1], error)
+        hear(self.comm, flags[:-1], error, torch.finfo(flat.dtype).eps)
         products: Tensor = total[:size].view(out.shape)
         return products, bool(flags[-1] > 0)
 
@@ -124,26 +133,43 @@ class DataRanks:
         hint = "pass the same on every rank; only the data is dealt out"
         require_same(self.comm, facts, hint)
 
-    def require_same_parameters(self, parameters: Mapping[str, Tensor]) -> None:
-        """Raise on all ranks if their models have other parameters."""
+    def require_same_model(self, model: nn.Module, *, in_eval: bool) -> None:
+        """Raise on all ranks if their models differ, in what is not differentiated by, too.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Its parameters are looked at.
+        in_eval : bool
+            Whether its buffers count. In train mode, those of batch norm are not read.
+        """
         hint = (
             "the ranks have different weights. Load the same on every rank, or seed alike "
             "(torch.manual_seed) before the model is made"
         )
-        require_same(self.comm, checksums(parameters), hint)
+        facts = _checksums("parameter", dict(model.named_parameters()))
+        if in_eval:
+            buffers = {name: b for name, b in model.named_buffers() if not name.endswith(_COUNTER)}
+            facts |= _checksums("buffer", buffers)
+        require_same(self.comm, facts, hint)
+
+    def require_same_loss(self, loss: BatchLoss) -> None:
+        """Raise on all ranks if their losses differ: in kind, or in settings and weights of modules."""
+        facts: dict[str, object] = {
+            "the loss": ", ".join(type(part).__qualname__ for part in loss.parts),
+            "a mean over the data": loss.averages,
+        }
+        for part in loss.parts:
+            if isinstance(part, nn.Module):
+                facts |= _settings(part)
+                facts |= _checksums("parameter of the loss", dict(part.named_parameters()))
+                facts |= _checksums("buffer of the loss", dict(part.named_buffers()))
+        self.require_same(facts)
 
 
 def ranks_beside(comm: Communicator) -> int:
     """Return how many ranks share this machine, as far as the communicator says; collective."""
     return comm.local_size() if hasattr(comm, "local_size") else 1
-
-
-def checksums(parameters: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return shape, dtype and a checksum of the entries of every parameter, by its name."""
-    return {
-        f"parameter {name}": f"{tuple(p.shape)} {p.dtype} with checksum {_checksum(p):08x}"
-        for name, p in parameters.items()
-    }
 
 
 def as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
@@ -153,6 +179,25 @@ def as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
     return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
 
 
+def _checksums(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return shape, dtype and a checksum of the entries of every tensor, by kind and name."""
+    return {
+        f"{kind} {name}": f"{tuple(t.shape)} {t.dtype} with checksum {_checksum(t):08x}"
+        for name, t in tensors.items()
+        if not is_lazy(t)
+    }
+
+
+def _settings(module: nn.Module) -> dict[str, object]:
+    """Return the options of a criterion that are numbers or words."""
+    name = type(module).__qualname__
+    return {
+        f"{name}.{key}": value
+        for key, value in vars(module).items()
+        if not key.startswith("_") and key != "training" and isinstance(value, _PLAIN)
+    }
+
+
 def _checksum(tensor: Tensor) -> int:
-    data = tensor.detach().cpu().contiguous().reshape(-1)
-    return zlib.crc32(data.view(torch.uint8).numpy().tobytes()) if data.numel() else 0
+    legible = not tensor.is_meta and tensor.layout == torch.strided
+    return zlib.crc32(bytes_of(tensor)) if legible else 0

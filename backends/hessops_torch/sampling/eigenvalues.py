@@ -9,7 +9,8 @@ import numpy as np
 from hessops import eigsh
 from hessops.arrays import HostArray, to_numpy
 from hessops.random import RandomState
-from hessops_torch.sampling.sample import Sample, SamplingError, sample_of
+from hessops_torch.sampling.error import SamplingError
+from hessops_torch.sampling.sample import Sample, sample_of
 
 __all__ = ["eigenvalue_sampling_error"]
 

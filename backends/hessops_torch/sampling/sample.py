@@ -13,153 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from hessops import aslinearoperator
 from hessops.arrays import HostArray
 from hessops.operator import LinearOperator
-from hessops.result import Interval
-from hessops.results.numbers import estimate_text
-from hessops.statistics import length, t_quantile
-from hessops_torch.data.batches import tensors_in
+from hessops.statistics import length
+from hessops_torch.data.batch import length_of
 from hessops_torch.operators.data_sum import DataSum
 
-__all__ = ["Sample", "SamplesNeeded", "SamplingError", "sample_of"]
-
-
-class SamplesNeeded(NamedTuple):
-    """How many samples bring a sampling error down to what is wanted, with its own interval."""
-
-    number: Any
-    low: Any
-    high: Any
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SamplingError:
-    """Values on a sample of data, and how far they may be from those on the whole of it.
-
-    Parameters
-    ----------
-    value : numpy.ndarray
-        On the sample.
-    sampling_error : numpy.ndarray
-        Standard error of the values for those of the whole, by the scatter between micro-batches;
-        0 where the probes hide it.
-    computing_error : numpy.ndarray
-        Standard error, or bound, of the values for the sample: of probes, of an iteration.
-    bias : numpy.ndarray
-        What the values are too large by on average, estimated; 0 where they are linear in the data.
-    freedom : numpy.ndarray
-        Degrees of freedom of the two errors together.
-    scatter_freedom : numpy.ndarray
-        Degrees of freedom of the sampling error alone; 0 where it is not known.
-    num_samples : float
-        Samples at hand, n.
-    num_batches : int
-        Micro-batches, m.
-    population : float
-        Samples of the whole, N, or infinity.
-    confidence : float
-        Nominal coverage of the intervals.
-    num_products : int
-        Products with the whole operator.
-    status : str
-        A sentence: what to trust, and what to do.
-    """
-
-    value: HostArray
-    sampling_error: HostArray
-    computing_error: HostArray
-    bias: HostArray
-    freedom: HostArray
-    scatter_freedom: HostArray
-    num_samples: float
-    num_batches: int
-    population: float
-    confidence: float
-    num_products: int
-    status: str
-
-    @property
-    def standard_error(self) -> HostArray:
-        """Return the standard error for the whole of the data: of sampling and of computing."""
-        return np.hypot(self.sampling_error, self.computing_error)
-
-    @property
-    def interval(self) -> Interval:
-        """Return the confidence interval for the value on the whole of the data."""
-        half = t_quantile(self.confidence, self.freedom) * self.standard_error
-        centre = self.value - self.bias
-        return Interval(centre - half, centre + half)
-
-    @property
-    def relative_error(self) -> HostArray:
-        """Return the sampling error by the modulus of the value."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(self.sampling_error / np.abs(self.value))
-
-    def samples_needed(self, relative_error: float = 0.05) -> SamplesNeeded:
-        """Return how many samples the sampling error takes to be a share of the value.
-
-        Parameters
-        ----------
-        relative_error : float
-            One standard error of sampling, by the value.
-
-        Returns
-        -------
-        SamplesNeeded
-            The number n' = σ² / (target² + σ² / N), σ² being the variance of one sample, and an
-            approximate interval of the confidence of the result: from the scatter's own error and
-            the value's.
-
-        Raises
-        ------
-        ValueError
-            If `relative_error` is not positive.
-        """
-        if not relative_error > 0:
-            raise ValueError(f"relative_error={relative_error} must be positive, e.g. 0.05")
-        with np.errstate(divide="ignore", invalid="ignore"):
-            unknown = ~(self.scatter_freedom > 0)
-            log_error = np.sqrt(
-                2 / self.scatter_freedom + 4 * (self.standard_error / self.value) ** 2
-            )
-            factor = np.exp(
-                np.where(unknown, np.inf, t_quantile(self.confidence, np.inf) * log_error)
-            )
-            one = self._variance_of_one()
-            target = (relative_error * self.value) ** 2
-            found = [
-                np.ceil(share / (target + share / self.population))
-                for share in (one, one / factor, one * factor)
-            ]
-        most = self.population
-        low = np.where(unknown, 0.0, found[1])
-        high = np.where(unknown, most, np.minimum(found[2], most))
-        return SamplesNeeded(*(np.asarray(n)[()] for n in (found[0], low, high)))
-
-    def _variance_of_one(self) -> HostArray:
-        correction = 1 - self.num_samples / self.population
-        if correction <= 0:
-            return np.zeros_like(self.sampling_error)
-        return np.asarray(self.sampling_error**2 * self.num_samples / correction)
-
-    def __str__(self) -> str:
-        whole = "the distribution" if math.isinf(self.population) else f"all {self.population:g}"
-        known = np.where(self.scatter_freedom > 0, self.sampling_error, math.nan)
-        rows = [
-            f"{estimate_text(float(v), float(s))} for {whole} (computing: {c:.2g}, bias: {b:.2g})"
-            for v, s, c, b in zip(
-                np.atleast_1d(self.value), np.atleast_1d(known),
-                np.atleast_1d(self.computing_error), np.atleast_1d(self.bias), strict=True,
-            )
-        ]  # fmt: skip
-        head = f"{self.num_samples:g} samples in {self.num_batches} micro-batches; {self.status}"
-        return "\n".join([head, *rows])
+__all__ = ["Sample", "require_two_probes", "sample_of"]
 
 
 @dataclass(frozen=True)
@@ -262,5 +127,12 @@ def _samples_in(operator: LinearOperator) -> float | None:
     """Return the samples of a data set; what a loss counts may be entries or tokens."""
     if not isinstance(operator, DataSum):
         return None
-    firsts = [next(tensors_in(batch), None) for batch in operator.objective.batches]
-    return float(sum(t.shape[0] if t is not None and t.ndim else 1 for t in firsts))
+    return float(sum(map(length_of, operator.objective.batches)))
+
+
+def require_two_probes(num_probes: int) -> None:
+    """Raise if there are too few probes to tell their noise from the scatter of samples."""
+    if num_probes < 2:
+        raise ValueError(
+            f"num_probes={num_probes}: their error takes two probes at least to be seen"
+        )

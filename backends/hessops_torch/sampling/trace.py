@@ -9,7 +9,8 @@ import numpy as np
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
 from hessops.random import Purpose, RandomState, Stream, seed_from
 from hessops.statistics import length
-from hessops_torch.sampling.sample import Sample, SamplingError, sample_of
+from hessops_torch.sampling.error import SamplingError
+from hessops_torch.sampling.sample import Sample, require_two_probes, sample_of
 
 __all__ = ["trace_sampling_error"]
 
@@ -72,10 +73,7 @@ def trace_sampling_error(
     True
     """
     sample = sample_of(operator, population)
-    if num_probes < 2:
-        raise ValueError(
-            f"num_probes={num_probes}: their error takes two probes at least to be seen"
-        )
+    require_two_probes(num_probes)
     stream = Stream(seed_from(rng), Purpose.TRACE)
     (state,) = hutchinson_steps(
         sample.operator, stream=stream, stratify=True, block_size=num_probes, num_probes=num_probes

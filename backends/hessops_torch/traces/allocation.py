@@ -10,7 +10,7 @@ wanted, or the most that the budget pays for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 __all__ = ["Allocation", "Part", "Way", "allocate"]
@@ -120,24 +120,25 @@ def allocate(
         If the budget is too small even for the fewest probes, those of the cheapest ways.
     """
     if variance is not None:
-        low, high = -700.0, 700.0
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            if _at(strata, math.exp(middle)).variance <= variance:
-                high = middle
-            else:
-                low = middle
-        reached = _at(strata, math.exp(high))
-        if reached.variance <= variance and reached.cost <= budget:
-            return reached
+        _, enough = _turn(strata, lambda found: found.variance <= variance)
+        if enough.variance <= variance and enough.cost <= budget:
+            return enough
+    affordable, _ = _turn(strata, lambda found: found.cost > budget)
+    return affordable
+
+
+def _turn(
+    strata: Sequence[Sequence[Way]], flag: Callable[[Allocation], bool]
+) -> tuple[Allocation, Allocation]:
+    """Return the allocations at the prices next to the one from which on a flag is set."""
     low, high = -700.0, 700.0
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        if _at(strata, math.exp(middle)).cost <= budget:
-            low = middle
-        else:
+        if flag(_at(strata, math.exp(middle))):
             high = middle
-    return _at(strata, math.exp(low))
+        else:
+            low = middle
+    return _at(strata, math.exp(low)), _at(strata, math.exp(high))
 
 
 def _at(strata: Sequence[Sequence[Way]], price: float) -> Allocation:

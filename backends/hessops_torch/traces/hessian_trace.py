@@ -104,7 +104,7 @@ def hessian_trace(
     TypeError
         If `H` is no Hessian of a network.
     ValueError
-        If an option is out of range.
+        If an option is out of range, or `H` is the Hessian of the data of several ranks.
     NonFiniteError
         If the loss of a micro-batch or a product is NaN or infinite.
 
@@ -142,6 +142,11 @@ def hessian_trace(
             f"hessian_trace takes what hessops_torch.hessian makes, got {type(H).__name__}: for any "
             "other operator use hessops.trace"
         )
+    if H.domain.comm.size > 1:
+        raise ValueError(
+            "hessian_trace sorts all samples in one process: make the Hessian without comm, of all the "
+            "data, or use hessops.trace, which adds up over ranks"
+        )
     require_positive(max_products=max_products)
     tolerances = _checked(rtol, atol, confidence)
     adaptive = any(tolerances)
@@ -166,7 +171,7 @@ def hessian_trace(
         callback=callback,
     )
     result = _result(H, engine, outcome, tolerances, confidence, time.perf_counter() - clock)
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, H.domain.comm)
     return result
 
 

@@ -18,12 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from hessops_torch.data.batches import map_tensors, tensors_in
+from hessops_torch.data.batch import map_tensors, tensors_in
 from hessops_torch.losses.contract import EvaluationError, OutputLoss
 from hessops_torch.losses.failures import applying, differentiating
 from hessops_torch.traces.layer_gradients import LAYERS, LayerGradient
 
-__all__ = ["HookedGradients", "MappedGradients", "SampleGradients", "WholeGradients", "num_samples"]
+__all__ = [
+    "HookedGradients",
+    "MappedGradients",
+    "SampleGradients",
+    "WholeGradients",
+    "supported",
+]
 
 
 class SampleGradients(ABC):
@@ -217,12 +223,6 @@ class HookedGradients(SampleGradients):
 
 class NotSupportedError(Exception):
     """A layer is of no known kind, or called in no known way."""
-
-
-def num_samples(batch: Any) -> int | None:
-    """Return the length of the first axis that all tensors of a batch share, None if they do not."""
-    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(batch)}
-    return next(iter(lengths)) if len(lengths) == 1 and 0 not in lengths else None
 
 
 def supported(make: Callable[[], SampleGradients]) -> SampleGradients | None:

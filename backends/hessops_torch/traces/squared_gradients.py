@@ -18,6 +18,7 @@ from torch import Tensor
 
 from hessops.arrays import HostArray
 from hessops.random import Stream, draw
+from hessops_torch.data.batch import num_samples, taken
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.output_factor import OutputFactor, output_factor
@@ -28,10 +29,8 @@ from hessops_torch.traces.sample_gradients import (
     MappedGradients,
     SampleGradients,
     WholeGradients,
-    num_samples,
     supported,
 )
-from hessops_torch.traces.strata import taken
 
 __all__ = ["NoRootError", "SquaredGradients", "Squares"]
 

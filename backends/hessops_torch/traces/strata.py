@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from hessops.arrays import HostArray
-from hessops_torch.data.batches import leaves, map_tensors, tensors_in
-from hessops_torch.losses.contract import OutputLoss
-from hessops_torch.losses.failures import applying, name_of
+from hessops_torch.data.batch import leaves, map_tensors, num_samples, taken, tensors_in
+from hessops_torch.losses.contract import EvaluationError, OutputLoss
 from hessops_torch.losses.output_factor import output_factor
+from hessops_torch.losses.output_gradient import output_gradient
 from hessops_torch.objective.objective import Objective
-from hessops_torch.traces.sample_gradients import num_samples
 
 __all__ = ["StrataBatches", "Stratum", "strata_of"]
 
@@ -140,11 +139,6 @@ def strata_of(objective: Objective, loss: OutputLoss, *, separate: bool) -> Stra
     return StrataBatches(objective, tuple(strata), "by how much samples bend the loss", 1.0)
 
 
-def taken(batch: Any, rows: Tensor) -> Any:
-    """Return some samples of a batch."""
-    return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], batch)
-
-
 def _as_it_is(objective: Objective, reason: str, cost: float) -> StrataBatches:
     lengths = [num_samples(batch) or 1 for batch in objective.batches]
     groups: list[Group] = [[(index, None)] for index in range(len(lengths))]
@@ -155,26 +149,27 @@ def _scores(objective: Objective, loss: OutputLoss, index: int, batch: Any) -> H
     """Return every sample's √(|r|² + (tr M)²), None if the loss is not a sum over samples."""
     count = num_samples(batch)
     only_tensors = all(torch.is_tensor(leaf) or leaf is None for leaf in leaves(batch))
-    parameter = next(iter(objective.parameters.values()))
-    with applying(batch, parameter, name_of(index)), torch.no_grad():
+    with objective.applying(index, batch), torch.no_grad():
         outputs = loss.outputs(objective.model, batch)
     if count is None or not only_tensors or outputs.ndim == 0 or len(outputs) != count:
         return None
-    leaf = outputs.detach().clone().requires_grad_()
-    with applying(batch, parameter, name_of(index)):
-        total, size = loss.of_outputs(leaf, batch)
-    objective.require_finite([total.detach()], first=index)
+    with objective.applying(index, batch):
+        total, size, gradient = output_gradient(loss, outputs, batch)
+    objective.require_finite([total], first=index)
     with torch.no_grad():
         parts = [torch.arange(i, count, 2) for i in range(min(2, count))]
-        found = [loss.of_outputs(outputs[part], taken(batch, part)) for part in parts]
+        try:
+            found = [loss.of_outputs(outputs[part], taken(batch, part)) for part in parts]
+        except EvaluationError:
+            # It takes all of a batch, and no part of it.
+            return None
     eps = torch.finfo(outputs.dtype).eps ** 0.5
     for whole, halves in (
-        (total.detach(), [f[0] for f in found]),
+        (total, [f[0] for f in found]),
         (size, [f[1] for f in found]),
     ):
         if abs(float(sum(halves)) - float(whole)) > eps * max(abs(float(whole)), 1e-30):
             return None
-    (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
     if gradient is None:
         return None
     sizes = gradient.reshape(count, -1).norm(dim=1)

@@ -25,8 +25,8 @@ from hessops.arrays import HostArray
 from hessops.random import Purpose, Stream
 from hessops.record import require_finite
 from hessops.statistics import MeanVariance, t_quantile
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.curvature_graph import CurvatureGraph
-from hessops_torch.graphs.gradient_graph import GraphCache
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.failures import name_of
 from hessops_torch.operators.hessian import Hessian
@@ -145,9 +145,7 @@ class TraceEngine:
         self.stream, self.sections, self.columns = stream, sections, columns
         self.num_groups = num_groups
         objective = self.objective
-        self.graphs: GraphCache[CurvatureGraph] = GraphCache(
-            (objective.model, *objective.loss.parts), objective.memory_budget
-        )
+        self.graphs: GraphCache[CurvatureGraph] = objective.new_cache()
         with objective.ready(self.graphs):
             self.divisor = objective.divisor()
             self.squares = SquaredGradients(objective, loss)

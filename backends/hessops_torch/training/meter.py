@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,11 +18,12 @@ from hessops.density.spectral_density import SpectralDensity
 from hessops.errors import ConvergenceWarning
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.trace import TraceResult
-from hessops_torch.data.loader_state import generators_preserved
-from hessops_torch.graphs.gradient_graph import free_memory
+from hessops_torch.data.random_state import generators_preserved
+from hessops_torch.graphs.cache import free_memory
 from hessops_torch.losses.loss import Loss
 from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.hessian import Hessian
+from hessops_torch.products.clock import seconds_of, wait_for
 
 __all__ = ["CurvatureMeter"]
 
@@ -101,7 +101,7 @@ class CurvatureMeter:
                 self.operator.graphs.memory_budget = free_memory(device) // 2
             try:
                 yield
-                self._wait()
+                wait_for(device)
             finally:
                 self.operator.graphs.clear()
 
@@ -150,18 +150,14 @@ class CurvatureMeter:
         """Return what a product of a record takes on average, in seconds."""
         vector = self.operator.domain.zeros(1)
         vector += 1 / math.sqrt(self.dim)
+
+        def twice() -> None:
+            for _ in range(2):
+                self.operator.apply(vector)
+
         # The first of all loads kernels, and is looked at for symmetry.
         self.operator.apply(vector)
         self.operator.graphs.clear()
-        self._wait()
-        begin = time.perf_counter()
-        for _ in range(2):
-            self.operator.apply(vector)
-        self._wait()
+        seconds = seconds_of(twice, self.operator.domain.device)
         self.operator.graphs.clear()
-        return (time.perf_counter() - begin) / 2
-
-    def _wait(self) -> None:
-        """Wait for the device, so that its time counts where it belongs."""
-        if self.operator.domain.device.type == "cuda":
-            torch.cuda.synchronize(self.operator.domain.device)
+        return seconds / 2

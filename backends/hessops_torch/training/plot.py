@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hessops.arrays import HostArray
-from hessops_torch.pictures import new_figure
+from hessops.density.plot import new_figure
 from hessops_torch.training.record import CurvatureRecord
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hessops.results.numbers import estimate_text, interval_text
 
-__all__ = ["CurvatureRecord", "RecordFile", "add_record"]
+__all__ = ["CurvatureRecord", "RecordFile", "add_record", "scalars"]
 
 _PER_PAIR = ("eigenvalues", "residual_norms", "error_bounds")
 _INTEGERS = ("step", "num_products", "num_skipped")
@@ -95,6 +95,23 @@ class CurvatureRecord:
             elif field.name != "status":
                 flat[field.name] = value
         return flat
+
+
+def scalars(record: CurvatureRecord) -> dict[str, float]:
+    """Return the finite numbers of a record as loggers take them, without the step.
+
+    Parameters
+    ----------
+    record : CurvatureRecord
+        The record.
+
+    Returns
+    -------
+    dict of str to float
+        By names that begin with "curvature/".
+    """
+    numbers = record.numbers().items()
+    return {f"curvature/{n}": x for n, x in numbers if n != "step" and math.isfinite(x)}
 
 
 class RecordFile:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hessops_torch.training.record import CurvatureRecord
+from hessops_torch.training.record import CurvatureRecord, scalars
 
 __all__ = ["TensorBoardLog"]
 
@@ -40,9 +40,8 @@ class TensorBoardLog:
 
     def add(self, record: CurvatureRecord) -> None:
         """Write the finite numbers of a record; NaN would leave a hole in TensorBoard's own scale."""
-        for name, value in record.numbers().items():
-            if name != "step" and math.isfinite(value):
-                self.writer.add_scalar(f"curvature/{name}", value, record.step)
+        for name, value in scalars(record).items():
+            self.writer.add_scalar(name, value, record.step)
         if any(math.isnan(value) for value in record.eigenvalues):
             self.writer.add_text("curvature/status", record.status, record.step)
         self.writer.flush()

@@ -163,7 +163,7 @@ def eigsh(
         outcome.reason,
         checked,
     )
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, space.comm)
     return EigenResult(
         eigenvalues=found.values,
         eigenvectors=found.vectors,

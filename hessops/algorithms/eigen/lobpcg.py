@@ -166,7 +166,7 @@ def lobpcg(
             method="LOBPCG",
         )
     status, converged = goal.verdict(state, residuals, rounding(space, state.size), outcome.reason)
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, space.comm)
     bounds = error_bounds(
         values, residuals, state.values[k:], state.residual_norms[k:], eps(space.xp, space.dtype)
     )

@@ -184,7 +184,7 @@ def power_iteration(
     values, residuals = found.values[:num_eigenpairs], found.residual_norms[:num_eigenpairs]
     status, converged = search.verdict(found)
     floor = rounding(operator.domain, float(np.max(np.abs(found.values))))
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, operator.domain.comm)
     return EigenResult(
         eigenvalues=values,
         eigenvectors=found.X[:, :num_eigenpairs],

@@ -153,7 +153,7 @@ def svds(
     status, converged = goal.verdict(
         state, found.residual_norms, rounding(tall.domain, state.size), outcome.reason, sentence
     )
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, tall.domain.comm)
     left, right = (found.right, found.left) if wide else (found.left, found.right)
     return SingularResult(
         singular_values=found.values,

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from hessops.agreement import require_same_call
+from hessops.agreement import require_same_call, require_same_vectors
 from hessops.algorithms._common import (
     require_positive,
     require_tolerance,
@@ -124,7 +124,7 @@ def matrix_function(
     value = state.vectors()
     converged = _converged(state, limit)
     status = _status(state, outcome.reason, limit)
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, operator.domain.comm)
     return MatrixFunctionResult(
         value=value[:, 0] if v.ndim == 1 else value,
         errors=state.errors,
@@ -152,7 +152,9 @@ def _block(operator: LinearOperator, v: Array) -> Array:
         raise TypeError(f"v must be an array, got {type(v).__name__}; wrap it, e.g. np.asarray(v)")
     if v.ndim not in {1, 2} or (v.ndim == 2 and v.shape[1] == 0):
         raise ValueError(f"v must have shape (n,) or (n, m) with m at least 1, got {v.shape}")
-    return operator.domain.validate(v[:, None] if v.ndim == 1 else v)
+    block = operator.domain.validate(v[:, None] if v.ndim == 1 else v)
+    require_same_vectors(operator.domain, block, "v")
+    return block
 
 
 def _converged(state: LanczosFAState, limit: float) -> bool:

@@ -155,7 +155,7 @@ def trace_function(
     >>> bool(result.interval.low < exact < result.interval.high), result.bracket_kind
     (True, 'certified')
     """
-    result = _estimate(
+    return _estimate(
         A,
         "trace_function",
         spectral_function(f, derivative_signs),
@@ -172,8 +172,6 @@ def trace_function(
         rng=rng,
         callback=callback,
     )
-    warn_if_failed(result.converged, result.status)
-    return result
 
 
 def logdet(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunctionResult:
@@ -214,9 +212,7 @@ def logdet(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunctionResu
     True
     """
     require_options("logdet", options, TraceFunctionOptions)
-    result = _estimate(A, "logdet", spectral_function("log"), **options)
-    warn_if_failed(result.converged, result.status)
-    return result
+    return _estimate(A, "logdet", spectral_function("log"), **options)
 
 
 def trace_inverse(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunctionResult:
@@ -255,9 +251,7 @@ def trace_inverse(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunct
     1.75
     """
     require_options("trace_inverse", options, TraceFunctionOptions)
-    result = _estimate(A, "trace_inverse", spectral_function("inverse"), **options)
-    warn_if_failed(result.converged, result.status)
-    return result
+    return _estimate(A, "trace_inverse", spectral_function("inverse"), **options)
 
 
 def estrada_index(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunctionResult:
@@ -302,9 +296,7 @@ def estrada_index(A: Any, **options: Unpack[TraceFunctionOptions]) -> TraceFunct
     True
     """
     require_options("estrada_index", options, TraceFunctionOptions)
-    result = _estimate(A, "estrada_index", spectral_function("exp"), **options)
-    warn_if_failed(result.converged, result.status)
-    return result
+    return _estimate(A, "estrada_index", spectral_function("exp"), **options)
 
 
 def _estimate(
@@ -353,6 +345,7 @@ def _estimate(
     of_probes = _interval(state, plan.source(state), confidence)
     width = allowed(plan, state, of_probes)
     status, converged = verdict(plan, state, outcome.reason, width)
+    warn_if_failed(converged, status, operator.domain.comm)
     return TraceFunctionResult(
         value=state.estimate(),
         standard_error=state.standard_error(),

@@ -187,7 +187,7 @@ def nystrom(
         found.scale,
         outcome.reason,
     )
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, operator.domain.comm)
     return NystromResult(
         eigenvalues=found.values,
         eigenvectors=found.vectors,

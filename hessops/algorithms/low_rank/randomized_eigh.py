@@ -138,7 +138,7 @@ def randomized_eigh(
         )
     verdict = search.verdict(outcome, values)
     kept = slice(0, verdict.kept)
-    warn_if_failed(verdict.converged, verdict.status)
+    warn_if_failed(verdict.converged, verdict.status, operator.domain.comm)
     return LowRankEigen(
         eigenvalues=values[kept],
         eigenvectors=vectors[:, kept],

@@ -136,7 +136,7 @@ def randomized_svd(
     left, values, right, P = _decomposed(operator, state)
     verdict = search.verdict(outcome, values)
     kept = slice(0, verdict.kept)
-    warn_if_failed(verdict.converged, verdict.status)
+    warn_if_failed(verdict.converged, verdict.status, operator.domain.comm)
     return LowRankSVD(
         U=state.Q @ operator.codomain.from_host(left[:, kept]),
         S=values[kept],

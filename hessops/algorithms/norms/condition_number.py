@@ -134,7 +134,7 @@ def condition_number(
     lower = max(1.0, (ends.high - state.rounding) / (max(ends.low, 0.0) + state.rounding))
     upper = max(goal.upper(state), value)
     status, converged = goal.verdict(state, value, upper, outcome.reason)
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, space.comm)
     sign = math.copysign(1.0, _leading(state.ritz))
     return ConditionNumberResult(
         value=value,

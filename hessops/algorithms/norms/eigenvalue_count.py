@@ -110,7 +110,7 @@ def eigenvalue_count(
         rng=rng,
         callback=callback,
     )
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, operator.domain.comm)
     return result
 
 

@@ -129,7 +129,7 @@ def frobenius_norm(
     )
     state = outcome.state
     status, converged = plan.verdict(state, outcome.reason)
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, operator.domain.comm)
     return FrobeniusNormResult(
         value=math.sqrt(state.estimate()),
         standard_error=root_error(state.estimate(), state.standard_error(), 2.0),

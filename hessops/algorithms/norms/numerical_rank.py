@@ -114,5 +114,5 @@ def numerical_rank(
         rng=rng,
         callback=callback,
     )
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, operator.domain.comm)
     return result

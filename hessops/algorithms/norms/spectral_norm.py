@@ -132,7 +132,7 @@ def spectral_norm(
     lower = max(0.0, value - rounding(space, value))
     upper = max(goal.upper(state), value)
     status, converged = goal.verdict(state, value, upper, outcome.reason)
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, space.comm)
     return SpectralNormResult(
         value=value,
         lower_bound=lower,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hessops.agreement import require_same_call, to_host
+from hessops.agreement import require_same_call, require_same_vectors, to_host
 from hessops.algorithms._common import (
     require_positive,
     require_real,
@@ -262,7 +262,9 @@ def _block(operator: LinearOperator, B: Array, name: str) -> Array:
         raise ValueError(
             f"{name} must have shape (n,) or (n, m) with m at least 1, got {tuple(B.shape)}"
         )
-    return operator.domain.validate(B[:, None] if B.ndim == 1 else B)
+    block = operator.domain.validate(B[:, None] if B.ndim == 1 else B)
+    require_same_vectors(operator.domain, block, name)
+    return block
 
 
 def _norms(operator: LinearOperator, B: Array) -> HostArray:

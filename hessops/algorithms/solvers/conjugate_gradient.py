@@ -126,7 +126,7 @@ def cg(
         A, B, "cg", preconditioner=preconditioner, shift=shift, x0=x0, tol=tol, max_steps=max_steps
     )
     result = system.solved(cg_steps, verify=verify, callback=callback)
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, system.operator.domain.comm)
     return result
 
 

@@ -133,7 +133,7 @@ def minres(
         max_steps=max_steps,
     )
     result = system.solved(minres_steps, verify=verify, callback=callback)
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, system.operator.domain.comm)
     return result
 
 

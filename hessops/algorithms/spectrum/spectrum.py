@@ -130,7 +130,7 @@ def spectrum(
     )
     state = outcome.state
     status, converged = goal.verdict(state, outcome.reason, limit)
-    warn_if_failed(converged, status)
+    warn_if_failed(converged, status, space.comm)
     columns = [
         (c.nodes, c.probes, c.couplings, c.residual_norms, c.steps, c.breadth)
         for c in state.compressions

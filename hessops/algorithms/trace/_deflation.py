@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hessops.agreement import require_same_vectors
 from hessops.arrays import Array, HostArray, is_array
 from hessops.operator import LinearOperator
 from hessops.results.eigenpairs import EigenResult
@@ -59,6 +60,7 @@ def as_deflation(A: LinearOperator, deflate: Any) -> Deflation:
     """
     if isinstance(deflate, EigenResult):
         basis = A.domain.validate(deflate.eigenvectors)
+        require_same_vectors(A.domain, basis, "deflate")
         return Deflation(basis, np.asarray(deflate.eigenvalues, dtype=np.float64))
     if not is_array(deflate) or deflate.ndim != 2:
         found = f"shape {tuple(deflate.shape)}" if is_array(deflate) else type(deflate).__name__
@@ -66,4 +68,6 @@ def as_deflation(A: LinearOperator, deflate: Any) -> Deflation:
             "deflate must be eigenpairs as eigsh returns them, or an array of orthonormal columns, "
             f"shape (n, r), got {found}"
         )
-    return Deflation(A.domain.validate(deflate))
+    basis = A.domain.validate(deflate)
+    require_same_vectors(A.domain, basis, "deflate")
+    return Deflation(basis)

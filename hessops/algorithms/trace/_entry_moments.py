@@ -15,6 +15,7 @@ import numpy as np
 
 from hessops.arrays import Array, DType, is_complex, namespace, to_numpy
 from hessops.space import Space
+from hessops.together import summed_together
 
 __all__ = ["EntryMoments", "entry_norms", "entry_samples", "no_samples", "or_one"]
 
@@ -77,7 +78,12 @@ class EntryMoments:
 
     @classmethod
     def over_ranks(
-        cls, space: Space, here: EntryMoments | None, count: int, num_terms: int
+        cls,
+        space: Space,
+        here: EntryMoments | None,
+        count: int,
+        num_terms: int,
+        error: Exception | None,
     ) -> EntryMoments:
         """Return the moments of the sum of terms of which every rank holds some, or none.
 
@@ -91,11 +97,18 @@ class EntryMoments:
             Probes in the block.
         num_terms : int
             Terms of all ranks.
+        error : Exception or None
+            What kept this rank from its moments.
 
         Returns
         -------
         EntryMoments
             The same on every rank, by two reductions.
+
+        Raises
+        ------
+        Exception
+            On all ranks, if there was an error on any.
         """
         xp, comm = space.xp, space.comm
         of_none = no_samples(space, 1)[:, 0]
@@ -103,7 +116,7 @@ class EntryMoments:
         if here is not None:
             mean, sizes = here.mean, xp.stack([here.spread, here.fourth])
         parts = [xp.real(mean), xp.imag(mean)] if is_complex(xp, mean.dtype) else [mean]
-        sums = comm.all_reduce(xp.stack([*parts, sizes[0, ...], sizes[1, ...]]))
+        sums = summed_together(comm, xp.stack([*parts, sizes[0, ...], sizes[1, ...]]), error)
         # A sum of lengths, to scale them by: their own powers may leave the range of numbers.
         scales = or_one(sums[-2:, ...])
         shares = sizes / scales

@@ -9,12 +9,13 @@ direction. If terms do not share them alike, V holds more, and deflation gains m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from hessops.algorithms.trace._probe_blocks import multiplied
 from hessops.algorithms.trace._term_sums import TermSums
-from hessops.algorithms.trace._terms import forms_of_terms, is_elsewhere, strata
+from hessops.algorithms.trace._terms import OwnTerms, forms_of_terms, strata
 from hessops.algorithms.trace.xtrace import removed_directions
 from hessops.arrays import Array, to_numpy
 from hessops.blocks.tall_qr import extended_qr
@@ -53,13 +54,14 @@ class Outliers:
         sums = TermSums(space, space.zeros(count))
         by_term: list[Array | None] = []
         holders = []
+        own = OwnTerms()
         for term in strata(A, stratify=True):
-            y = None if is_elsewhere(term) else multiplied(term, omega, block_size)
+            y = own.made(term, partial(multiplied, term, omega, block_size))
             by_term.append(None if y is None else space.column_inner(omega, y))
             holders.append(term.held_by)
             sums.add(term, y)
-        products = sums.total()
-        forms = np.real(to_numpy(forms_of_terms(space, holders, by_term, (count,))))
+        products = sums.total(own.error)
+        forms = np.real(to_numpy(forms_of_terms(space, holders, by_term, (count,), None)))
         require_finite(forms, count, A)
         Q, R = extended_qr(space, None, products, stream.for_purpose(Purpose.RESTART))
         S = removed_directions(R)

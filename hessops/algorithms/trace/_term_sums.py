@@ -5,6 +5,7 @@ from __future__ import annotations
 from hessops.arrays import Array
 from hessops.operator import LinearOperator
 from hessops.space import Space
+from hessops.together import summed_together
 
 __all__ = ["TermSums"]
 
@@ -27,7 +28,7 @@ class TermSums:
         self._dealt_out = False
 
     def add(self, term: LinearOperator, block: Array | None) -> None:
-        """Add the block of the next term; None if the term is another rank's."""
+        """Add the block of the next term; None if there is none on this rank."""
         if term.held_by is not None:
             self._dealt_out = True
             if block is not None:
@@ -35,10 +36,26 @@ class TermSums:
         elif block is not None:
             self._whole = block if self._whole is None else self._whole + block
 
-    def total(self) -> Array:
-        """Return the sum, on every rank; by one reduction if ranks hold terms of their own."""
+    def total(self, error: Exception | None) -> Array:
+        """Return the sum, on every rank; by one reduction if ranks hold terms of their own.
+
+        Parameters
+        ----------
+        error : Exception or None
+            Of this rank's `OwnTerms`.
+
+        Returns
+        -------
+        array
+            In the shape of the blocks.
+
+        Raises
+        ------
+        Exception
+            On all ranks, if there was an error on any.
+        """
         if not self._dealt_out:
             assert self._whole is not None
             return self._whole
-        total = self._comm.all_reduce(self._held)
+        total = summed_together(self._comm, self._held, error)
         return total if self._whole is None else self._whole + total

@@ -5,14 +5,18 @@ Where the terms are dealt out to ranks, each multiplies with its own, and what t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, zip_longest
+from typing import TypeVar
 
 from hessops.arrays import Array, is_complex
 from hessops.operator import LinearOperator
 from hessops.space import Space
+from hessops.together import summed_together, tried
 
-__all__ = ["forms_of_terms", "is_elsewhere", "is_stratified", "paired_strata", "strata"]
+__all__ = ["OwnTerms", "forms_of_terms", "is_stratified", "paired_strata", "strata"]
+
+T = TypeVar("T")
 
 
 def is_stratified(operator: LinearOperator, stratify: bool | None) -> bool:
@@ -27,9 +31,38 @@ def strata(operator: LinearOperator, stratify: bool) -> Iterable[LinearOperator]
     return operator.terms() if stratify else (operator,)
 
 
-def is_elsewhere(term: LinearOperator) -> bool:
-    """Tell whether another rank multiplies with a term."""
-    return term.held_by is not None and term.held_by != term.domain.comm.rank
+class OwnTerms:
+    """What this rank makes of the terms that it multiplies with, one after the other.
+
+    A rank that raised alone would leave the others waiting. So an error with a term that it alone holds
+    is put aside, no more of these are multiplied with, and all ranks raise it when they meet: where
+    they add up what they have found. Errors with terms that all ranks have come to all of them anyway.
+    """
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def made(self, term: LinearOperator, action: Callable[[], T]) -> T | None:
+        """Return what an action makes of the next term.
+
+        Parameters
+        ----------
+        term : LinearOperator
+            Every rank passes all terms, in their order.
+        action : callable
+            Multiplies with it; must not communicate if one rank holds the term.
+
+        Returns
+        -------
+        object or None
+            None of a term that another rank multiplies with, and where there was an error.
+        """
+        if term.held_by is None:
+            return action()
+        if term.held_by != term.domain.comm.rank or self.error is not None:
+            return None
+        value, self.error = tried(action)
+        return value
 
 
 def paired_strata(
@@ -74,6 +107,7 @@ def forms_of_terms(
     holders: Sequence[int | None],
     forms: Sequence[Array | None],
     shape: tuple[int, ...],
+    error: Exception | None,
 ) -> Array:
     """Return the quadratic forms of all terms, one below the other, the same on every rank.
 
@@ -84,15 +118,22 @@ def forms_of_terms(
     holders : sequence of int or None
         The `held_by` of every term.
     forms : sequence of array or None
-        What the probes say of every term; None of one that `is_elsewhere`.
+        What the probes say of every term; None of one that another rank holds.
     shape : tuple of int
         Of the forms of one term.
+    error : Exception or None
+        Of this rank's `OwnTerms`.
 
     Returns
     -------
     array, shape (len(holders), *shape)
         Of terms that every rank has, rank 0's: nothing is rounded by adding. By one reduction if ranks
         hold terms of their own, and by none if not.
+
+    Raises
+    ------
+    Exception
+        On all ranks, if there was an error on any.
     """
     xp, rank = space.xp, space.comm.rank
     if all(holder is None for holder in holders):
@@ -102,4 +143,4 @@ def forms_of_terms(
     for index, (holder, form) in enumerate(zip(holders, forms, strict=True)):
         if form is not None and rank == (holder or 0):
             table[index, ...] = xp.real(form) if is_complex(xp, form.dtype) else form
-    return space.comm.all_reduce(table)
+    return summed_together(space.comm, table, error)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from hessops.algorithms.trace._control_split import (
     split,
 )
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import forms_of_terms, is_elsewhere, paired_strata
+from hessops.algorithms.trace._terms import OwnTerms, forms_of_terms, paired_strata
 from hessops.arrays import Array, HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
@@ -344,18 +345,26 @@ class _Forms:
         space = self.A.domain
         forms: list[Array | None] = []
         holders: list[int | None] = []
+        own = OwnTerms()
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
             holders.extend(term.held_by for term in terms)
-            if is_elsewhere(terms[0]):
-                forms.extend([None] * len(terms))
-                continue
-            Z = space.probes(stream.for_term(index), indices, self.probe)
-            forms.extend(space.column_inner(Z, term.apply(Z)) for term in terms)
+            made = own.made(
+                terms[0], partial(self._by_probes, terms, stream.for_term(index), indices)
+            )
+            forms.extend(made or [None] * len(terms))
         # Small, so that they wait on the device for those of all terms: one copy a block of probes.
-        together = forms_of_terms(space, holders, forms, (len(indices),))
+        together = forms_of_terms(space, holders, forms, (len(indices),), own.error)
         by_term = np.real(to_numpy(together))
         total = np.zeros((len(operators), len(indices)))
         for first in range(0, len(forms), len(operators)):
             total = total + by_term[first : first + len(operators)]
         require_finite(total, indices.stop, self.A)
         return total
+
+    def _by_probes(
+        self, terms: tuple[LinearOperator, ...], stream: Stream, indices: range
+    ) -> list[Array]:
+        """Return the forms of some terms with the same probes."""
+        space = self.A.domain
+        Z = space.probes(stream, indices, self.probe)
+        return [space.column_inner(Z, term.apply(Z)) for term in terms]

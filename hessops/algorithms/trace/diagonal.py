@@ -190,7 +190,7 @@ def diagonal(
         )
     task = DiagonalTask(operator, choice, plan, stream, kind, stratified, size, callback, helper)
     result = DIAGONAL_ESTIMATORS[choice.method](task)
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, operator.domain.comm)
     return replace(result, seconds=time.perf_counter() - clock)
 
 

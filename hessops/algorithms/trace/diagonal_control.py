@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from hessops.algorithms.trace._entry_moments import (
 )
 from hessops.algorithms.trace._probe_blocks import probe_blocks
 from hessops.algorithms.trace._term_sums import TermSums
-from hessops.algorithms.trace._terms import is_elsewhere, paired_strata
+from hessops.algorithms.trace._terms import OwnTerms, paired_strata
 from hessops.arrays import Array, HostArray, is_array, is_complex, namespace, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Purpose, Stream
@@ -273,15 +274,23 @@ class _Run:
         space = self.A.domain
         zero = no_samples(space, len(indices))
         totals = [TermSums(space, zero) for _ in operators]
+        own = OwnTerms()
         for index, terms in enumerate(paired_strata(operators, self.stratify)):
-            if is_elsewhere(terms[0]):
-                for total, term in zip(totals, terms, strict=True):
-                    total.add(term, None)
-                continue
-            Z = space.probes(stream.for_term(index), indices, self.probe)
-            for total, term in zip(totals, terms, strict=True):
-                total.add(term, entry_samples(space, Z, term.apply(Z)))
-        return [total.total() for total in totals]
+            made = own.made(
+                terms[0], partial(self._by_probes, terms, stream.for_term(index), indices)
+            )
+            blocks: list[Array | None] = [*made] if made else [None] * len(terms)
+            for total, term, block in zip(totals, terms, blocks, strict=True):
+                total.add(term, block)
+        return [total.total(own.error) for total in totals]
+
+    def _by_probes(
+        self, terms: tuple[LinearOperator, ...], stream: Stream, indices: range
+    ) -> list[Array]:
+        """Return the samples of some terms by the same probes."""
+        space = self.A.domain
+        Z = space.probes(stream, indices, self.probe)
+        return [entry_samples(space, Z, term.apply(Z)) for term in terms]
 
     def compared(self, a: Array, b: Array) -> tuple[Likeness, HostArray]:
         """Return how much alike A and B are to the pilot's probes, and a coefficient for each."""

@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import forms_of_terms, is_elsewhere, strata
+from hessops.algorithms.trace._terms import OwnTerms, forms_of_terms, strata
 from hessops.arrays import Array, HostArray, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
@@ -154,19 +155,27 @@ def hutchinson_steps(
     for step, indices in enumerate(probe_blocks(block_size, num_probes), start=1):
         forms: list[Array | None] = []
         holders, num_samples = [], []
+        own = OwnTerms()
         for index, term in enumerate(strata(A, stratify)):
-            forms.append(None)
-            if not is_elsewhere(term):
-                Z = A.domain.probes(stream.for_term(index), indices, probe)
-                forms[-1] = A.domain.section_inner(Z, term.apply(Z))
+            form = partial(_form, A.domain, term, stream.for_term(index), indices, probe)
+            forms.append(own.made(term, form))
             holders.append(term.held_by)
             num_samples.append(term.num_samples)
         shape = (max(len(A.domain.sections), 1), len(indices))
-        samples = _with_wholes(A.domain, forms_of_terms(A.domain, holders, forms, shape))
+        together = forms_of_terms(A.domain, holders, forms, shape, own.error)
+        samples = _with_wholes(A.domain, together)
         require_finite(samples, indices.stop, A)
         block = MeanVariance.of(samples)
         moments = block if moments is None else moments.merged(block)
         yield HutchinsonState(step, indices.stop, moments, tuple(num_samples))
+
+
+def _form(
+    space: Space, term: LinearOperator, stream: Stream, indices: range, probe: ProbeKind
+) -> Array:
+    """Return z^H A_b z of one term by section, for each of some probes."""
+    Z = space.probes(stream, indices, probe)
+    return space.section_inner(Z, term.apply(Z))
 
 
 def _with_wholes(space: Space, forms: Array) -> HostArray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -16,11 +17,12 @@ import numpy as np
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms.trace._entry_moments import EntryMoments, entry_norms, entry_samples
 from hessops.algorithms.trace._probe_blocks import probe_blocks
-from hessops.algorithms.trace._terms import is_elsewhere, strata
+from hessops.algorithms.trace._terms import OwnTerms, strata
 from hessops.arrays import Array
 from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import require_finite
+from hessops.space import Space
 
 __all__ = ["DiagonalState", "diagonal_steps"]
 
@@ -127,16 +129,29 @@ def _of_terms(
     # Of the terms that every rank has, and of those that this rank holds.
     found: dict[bool, EntryMoments] = {}
     num_held = 0
+    own = OwnTerms()
     for index, term in enumerate(strata(A, stratify)):
         held = term.held_by is not None
         num_held += held
-        if is_elsewhere(term):
-            continue
-        Z = space.probes(stream.for_term(index), indices, probe)
-        product = term.apply(Z) if known is None else known
-        moments = EntryMoments.of([entry_samples(space, Z, product)])
-        found[held] = found[held].beside(moments) if held in found else moments
+        look = partial(_of_term, space, term, stream.for_term(index), indices, probe, known)
+        moments = own.made(term, look)
+        if moments is not None:
+            found[held] = found[held].beside(moments) if held in found else moments
     if not num_held:
         return found[False]
-    dealt_out = EntryMoments.over_ranks(space, found.get(True), len(indices), num_held)
+    here = found.get(True)
+    dealt_out = EntryMoments.over_ranks(space, here, len(indices), num_held, own.error)
     return found[False].beside(dealt_out) if False in found else dealt_out
+
+
+def _of_term(
+    space: Space,
+    term: LinearOperator,
+    stream: Stream,
+    indices: range,
+    probe: ProbeKind,
+    known: Array | None,
+) -> EntryMoments:
+    Z = space.probes(stream, indices, probe)
+    product = term.apply(Z) if known is None else known
+    return EntryMoments.of([entry_samples(space, Z, product)])

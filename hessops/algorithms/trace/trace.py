@@ -216,7 +216,7 @@ def trace(
         deflation,
     )
     result = ESTIMATORS[choice.method](task)
-    warn_if_failed(result.converged, result.status)
+    warn_if_failed(result.converged, result.status, operator.domain.comm)
     return replace(result, seconds=time.perf_counter() - clock)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,21 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hessops_torch.data.lock import exclusive
+from hessops_torch.data.batch import (
+    describe_batch,
+    fingerprint,
+    is_mapping,
+    map_tensors,
+    split_batch,
+    tensors_in,
+    versions,
+)
+from hessops_torch.data.random_state import preserved_global_rng
 
-__all__ = [
-    "MicroBatches",
-    "describe_batch",
-    "leaves",
-    "length_of",
-    "map_tensors",
-    "split_batch",
-    "tensors_in",
-    "versions",
-]
+__all__ = ["MicroBatches"]
 
 _DATASET_BATCH = 128
-_SHOWN = 6
 
 
 class MicroBatches:
@@ -74,7 +70,7 @@ class MicroBatches:
         self._resident: list[Any] | None = []
         self._prints: list[int] = []
         self._versions: list[tuple[int, ...]] = []
-        self.count = 0
+        self._count = 0
         with preserved_global_rng():
             self._read(memory_budget)
             if not (self._prints or is_part):
@@ -102,7 +98,7 @@ class MicroBatches:
             yield from self._micro_batches(batch)
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def checksum(self) -> int:
         """Return a number that tells the data from other data."""
@@ -117,10 +113,10 @@ class MicroBatches:
         used = 0
         for batch in self._source:
             _require_samples(batch, len(self._prints))
-            self._prints.append(_fingerprint(batch))
+            self._prints.append(fingerprint(batch))
             used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
             parts = split_batch(batch, self.micro_batch_size)
-            self.count += len(parts)
+            self._count += len(parts)
             if self._resident is not None and used > memory_budget:
                 self._resident = None
             if self._resident is not None:
@@ -139,7 +135,7 @@ class MicroBatches:
     def _checked_pass(self) -> Iterator[Any]:
         count = 0
         for index, batch in enumerate(self._source):
-            if index >= len(self._prints) or _fingerprint(batch) != self._prints[index]:
+            if index >= len(self._prints) or fingerprint(batch) != self._prints[index]:
                 raise ValueError(_difference(index))
             count += 1
             yield batch
@@ -155,53 +151,6 @@ class MicroBatches:
         with torch.inference_mode(mode=False):
             moved = tensor.to(self.device, non_blocking=True)
             return moved.clone() if moved.is_inference() else moved
-
-
-def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """Apply a function to every tensor of a nested tuple, list or mapping; keep everything else."""
-    if torch.is_tensor(batch):
-        return function(batch)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(function, part) for part in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(map_tensors(function, part) for part in batch)
-    if _is_mapping(batch):
-        return {key: map_tensors(function, batch[key]) for key in batch.keys()}  # noqa: SIM118
-    return batch
-
-
-def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """Yield every tensor of a nested tuple, list or mapping."""
-    return (leaf for leaf in leaves(batch) if torch.is_tensor(leaf))
-
-
-def length_of(batch: Any) -> float:
-    """Return the length of a batch's first tensor."""
-    first = next(tensors_in(batch), None)
-    return 1.0 if first is None or first.ndim == 0 else float(first.shape[0])
-
-
-def versions(batch: Any) -> tuple[int, ...]:
-    """Return numbers that change whenever a tensor of the batch is written to."""
-    return tuple(t._version for t in tensors_in(batch) if not t.is_inference())
-
-
-def describe_batch(batch: Any) -> str:
-    """Return shapes, dtypes and devices of what is in a batch, for messages."""
-    found = [_describe_leaf(leaf) for leaf in islice(leaves(batch), _SHOWN + 1)]
-    return ", ".join(found[:_SHOWN] + ["..."] * (len(found) > _SHOWN))
-
-
-@contextmanager
-def preserved_global_rng(devices: Sequence[torch.device] = ()) -> Iterator[None]:
-    """Leave the global random states of torch (also on `devices`), NumPy and Python as they were."""
-    with exclusive, torch.random.fork_rng(devices=devices):
-        numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)
 
 
 def _with_global_rng_preserved(batches: Iterator[Any]) -> Iterator[Any]:
@@ -228,7 +177,7 @@ def _as_source(data: Any, micro_batch_size: int | None, may_be_empty: bool) -> I
                 return []
             raise ValueError("the data set is empty")
         return DataLoader(data, batch_size=micro_batch_size or _DATASET_BATCH, shuffle=False)
-    if _is_mapping(data):
+    if is_mapping(data):
         raise TypeError(f"{type(data).__name__} is one batch, not a list of batches; pass [batch]")
     if isinstance(data, Iterator):
         raise TypeError(
@@ -257,71 +206,9 @@ def _require_samples(batch: Any, index: int) -> None:
         )
 
 
-def split_batch(batch: Any, size: int | None) -> Sequence[Any]:
-    """Cut a batch along the first axis of all its tensors."""
-    if size is None:
-        return [batch]
-    lengths = {t.shape[0] if t.ndim else 0 for t in tensors_in(batch)}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(
-            f"cannot split a batch whose tensors have first axes of lengths {sorted(lengths)}; leave "
-            "micro_batch_size out, or cut the data yourself"
-        )
-    (length,) = lengths
-    return [
-        map_tensors(lambda t, start=start: t[start : start + size], batch)  # type: ignore[misc]
-        for start in range(0, length, size)
-    ]
-
-
-def _fingerprint(batch: Any) -> int:
-    """Return a checksum of the tensors, arrays, strings and numbers in a batch."""
-    code = 0
-    for leaf in leaves(batch):
-        if torch.is_tensor(leaf):
-            kind, content = f"{tuple(leaf.shape)}{leaf.dtype}", _bytes(leaf)
-        elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
-            kind, content = f"{leaf.shape}{leaf.dtype}", leaf.tobytes()
-        elif isinstance(leaf, str | bytes | int | float | complex | np.generic | None):
-            kind, content = type(leaf).__name__, repr(leaf).encode()
-        else:  # It may be anything, such as an object made anew in every pass.
-            kind, content = type(leaf).__name__, b""
-        code = zlib.crc32(content, zlib.crc32(kind.encode(), code))
-    return code
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    data = tensor.detach().cpu().contiguous().reshape(-1)
-    return data.view(torch.uint8).numpy().tobytes() if data.numel() else b""
-
-
-def leaves(batch: Any) -> Iterator[Any]:
-    """Yield everything that a nested tuple, list or mapping holds."""
-    if isinstance(batch, tuple | list):
-        for part in batch:
-            yield from leaves(part)
-    elif not torch.is_tensor(batch) and _is_mapping(batch):
-        for key in batch.keys():  # noqa: SIM118 - a Hugging Face BatchEncoding iterates otherwise
-            yield from leaves(batch[key])
-    else:
-        yield batch
-
-
-def _describe_leaf(leaf: Any) -> str:
-    if torch.is_tensor(leaf):
-        return f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
-    if isinstance(leaf, np.ndarray):
-        return f"{leaf.shape} {leaf.dtype} of NumPy"
-    return type(leaf).__name__
-
-
 def _difference(index: int) -> str:
     return (
         f"two passes over the data differ, first in batch {index}: a Hessian needs the same data in "
         "every product. Turn off shuffling (shuffle=False) and random augmentation, or draw once and "
         "pass the list: list(loader)"
     )
-
-
-def _is_mapping(batch: Any) -> bool:
-    return hasattr(batch, "keys") and hasattr(batch, "__getitem__")

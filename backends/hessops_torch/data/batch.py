@@ -1,0 +1,142 @@
+"""One batch: tensors, and whatever else, in nested tuples, lists and mappings."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = [
+    "bytes_of",
+    "describe_batch",
+    "fingerprint",
+    "is_mapping",
+    "leaves",
+    "length_of",
+    "map_tensors",
+    "num_samples",
+    "split_batch",
+    "taken",
+    "tensors_in",
+    "versions",
+]
+
+_SHOWN = 6
+
+
+def leaves(batch: Any) -> Iterator[Any]:
+    """Yield everything that a nested tuple, list or mapping holds."""
+    if isinstance(batch, tuple | list):
+        for part in batch:
+            yield from leaves(part)
+    elif not torch.is_tensor(batch) and is_mapping(batch):
+        for key in batch.keys():  # noqa: SIM118 - a Hugging Face BatchEncoding iterates otherwise
+            yield from leaves(batch[key])
+    else:
+        yield batch
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a nested tuple, list or mapping."""
+    return (leaf for leaf in leaves(batch) if torch.is_tensor(leaf))
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Apply a function to every tensor of a nested tuple, list or mapping; keep everything else."""
+    if torch.is_tensor(batch):
+        return function(batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(function, part) for part in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(map_tensors(function, part) for part in batch)
+    if is_mapping(batch):
+        return {key: map_tensors(function, batch[key]) for key in batch.keys()}  # noqa: SIM118
+    return batch
+
+
+def length_of(batch: Any) -> int:
+    """Return the length of a batch's first tensor, 1 if it has none or that has no axis."""
+    first = next(tensors_in(batch), None)
+    return 1 if first is None or first.ndim == 0 else first.shape[0]
+
+
+def num_samples(batch: Any) -> int | None:
+    """Return the length of the first axis that all tensors of a batch share, None if they do not."""
+    lengths = _lengths(batch)
+    return next(iter(lengths)) if len(lengths) == 1 and 0 not in lengths else None
+
+
+def taken(batch: Any, rows: Tensor) -> Any:
+    """Return some samples of a batch."""
+    return map_tensors(lambda tensor: tensor[rows.to(tensor.device)], batch)
+
+
+def split_batch(batch: Any, size: int | None) -> Sequence[Any]:
+    """Cut a batch along the first axis of all its tensors."""
+    if size is None:
+        return [batch]
+    length = num_samples(batch)
+    if length is None:
+        raise ValueError(
+            "cannot split a batch whose tensors have first axes of lengths "
+            f"{sorted(_lengths(batch))}; leave micro_batch_size out, or cut the data yourself"
+        )
+    return [
+        map_tensors(lambda t, start=start: t[start : start + size], batch)  # type: ignore[misc]
+        for start in range(0, length, size)
+    ]
+
+
+def versions(batch: Any) -> tuple[int, ...]:
+    """Return numbers that change whenever a tensor of the batch is written to."""
+    return tuple(t._version for t in tensors_in(batch) if not t.is_inference())
+
+
+def fingerprint(batch: Any) -> int:
+    """Return a checksum of the tensors, arrays, strings and numbers in a batch."""
+    code = 0
+    for leaf in leaves(batch):
+        if torch.is_tensor(leaf):
+            kind, content = f"{tuple(leaf.shape)}{leaf.dtype}", bytes_of(leaf)
+        elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
+            kind, content = f"{leaf.shape}{leaf.dtype}", leaf.tobytes()
+        elif isinstance(leaf, str | bytes | int | float | complex | np.generic | None):
+            kind, content = type(leaf).__name__, repr(leaf).encode()
+        else:  # It may be anything, such as an object made anew in every pass.
+            kind, content = type(leaf).__name__, b""
+        code = zlib.crc32(content, zlib.crc32(kind.encode(), code))
+    return code
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """Return the entries of a tensor on any device as bytes."""
+    data = tensor.detach().cpu().contiguous().reshape(-1)
+    return data.view(torch.uint8).numpy().tobytes() if data.numel() else b""
+
+
+def describe_batch(batch: Any) -> str:
+    """Return shapes, dtypes and devices of what is in a batch, for messages."""
+    found = [_describe_leaf(leaf) for leaf in islice(leaves(batch), _SHOWN + 1)]
+    return ", ".join(found[:_SHOWN] + ["..."] * (len(found) > _SHOWN))
+
+
+def is_mapping(batch: Any) -> bool:
+    """Tell whether a batch is something with keys, of the library's own kind or not."""
+    return hasattr(batch, "keys") and hasattr(batch, "__getitem__")
+
+
+def _lengths(batch: Any) -> set[int]:
+    return {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors_in(batch)}
+
+
+def _describe_leaf(leaf: Any) -> str:
+    if torch.is_tensor(leaf):
+        return f"{tuple(leaf.shape)} {leaf.dtype} on {leaf.device}"
+    if isinstance(leaf, np.ndarray):
+        return f"{leaf.shape} {leaf.dtype} of NumPy"
+    return type(leaf).__name__
