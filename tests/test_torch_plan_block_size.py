@@ -34,7 +34,8 @@ def units(planned, per_column, of_graph):
         ((24, 900), "trace", ggn),
         ((24, 900), "diagonal", hessian),
     ],
-    ids=str,
+    # A function has no name that two processes share.
+    ids=["even-trace", "even-diagonal", "uneven-trace", "uneven-diagonal"],
 )
 def test_a_memory_limit_is_kept_at_the_least_cost(kind, verb, make, share):
     model, loss, data = network(kind)
