@@ -92,6 +92,12 @@ def test_a_block_of_some_parameters():
     block = G.restricted("0.*")
     start, stop = G.domain.sections["0.weight"][0], G.domain.sections["0.bias"][1]
     assert torch.linalg.norm(block.to_dense() - whole[start:stop, start:stop]) <= 1e-12
+    assert block._tangents is not None
+    # Backward passes to the head alone are short.
+    head = G.restricted("5.*")
+    start, stop = G.domain.sections["5.weight"][0], G.domain.sections["5.bias"][1]
+    assert torch.linalg.norm(head.to_dense() - whole[start:stop, start:stop]) <= 1e-12
+    assert head._tangents is None
 
 
 def test_networks_without_convolutions_take_two_backward_passes():

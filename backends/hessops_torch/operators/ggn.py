@@ -76,7 +76,7 @@ def ggn(
     product : {'backward', 'forward'}, optional
         How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
         which keeps half as much and on a CPU takes half the time for convolutions; it is compared once
-        with the other. Where not given, by forward mode if the model has convolutions.
+        with the other. Where not given, by forward mode if convolutions have some of the parameters.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data, as for
         `hessian`.

@@ -19,6 +19,7 @@ from hessops_torch.products.output_tangents import (
     OutputTangents,
     check_jacobian_mode,
     find_tangents,
+    takes_tangents,
 )
 
 __all__ = ["OutputShare", "OutputSum"]
@@ -41,7 +42,7 @@ class OutputSum(DataSum):
         Self-adjoint, at least.
     product : {'backward', 'forward'}, optional
         How to multiply by J: by two backward passes or by forward mode, which is checked once. Where
-        not given, by forward mode if the model has convolutions.
+        not given, by forward mode if convolutions have some of the parameters.
 
     Raises
     ------
@@ -71,8 +72,9 @@ class OutputSum(DataSum):
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
         # What was found right for all parameters is so for some.
-        if self._tangents is not None:
-            self._tangents = OutputTangents(self.objective, self._tangents.chunk_size)
+        found, self._tangents = self._tangents, None
+        if found is not None and takes_tangents(self.product, self.objective):
+            self._tangents = OutputTangents(self.objective, found.chunk_size)
 
     @abstractmethod
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:

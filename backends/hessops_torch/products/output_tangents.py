@@ -21,7 +21,13 @@ from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.objective.objective import Objective
 from hessops_torch.products.functional_product import Named, attributes_kept, named_views
 
-__all__ = ["JacobianMode", "OutputTangents", "check_jacobian_mode", "find_tangents"]
+__all__ = [
+    "JacobianMode",
+    "OutputTangents",
+    "check_jacobian_mode",
+    "find_tangents",
+    "takes_tangents",
+]
 
 JacobianMode = Literal["backward", "forward"]
 """Ways to multiply by a Jacobian."""
@@ -118,7 +124,7 @@ def find_tangents(
     Parameters
     ----------
     product : {'backward', 'forward'} or None
-        What was asked for; None takes forward mode for models with convolutions.
+        What was asked for; None takes forward mode for parameters of convolutions.
     objective : Objective
         Model, loss and data, ready.
     graph : OutputGraph
@@ -138,7 +144,7 @@ def find_tangents(
     RuntimeWarning
         If forward mode was asked for and fails, or gives another product.
     """
-    if product == "backward" or (product is None and not _has_convolutions(objective.model)):
+    if not takes_tangents(product, objective):
         return None
     tangents = OutputTangents(objective)
     reason = _objection(tangents, graph, index, batch)
@@ -151,8 +157,30 @@ def find_tangents(
     return tangents if reason is None else None
 
 
-def _has_convolutions(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+def takes_tangents(product: JacobianMode | None, objective: Objective) -> bool:
+    """Tell whether forward mode is to be taken, if it is right.
+
+    Parameters
+    ----------
+    product : {'backward', 'forward'} or None
+        What was asked for; None takes forward mode for parameters of convolutions.
+    objective : Objective
+        Model and parameters.
+
+    Returns
+    -------
+    bool
+        Where no convolution has one of the parameters, backward passes need not go as far down.
+    """
+    if product is not None:
+        return product == "forward"
+    chosen = {id(parameter) for parameter in objective.parameters.values()}
+    return any(
+        id(parameter) in chosen
+        for module in objective.model.modules()
+        if isinstance(module, nn.modules.conv._ConvNd)
+        for parameter in module.parameters()
+    )
 
 
 def _objection(tangents: OutputTangents, graph: OutputGraph, index: int, batch: Any) -> str | None:
