@@ -16,6 +16,8 @@ from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.row_collectives import jointly
+from hessops.some_of import SAME_DATA
+from hessops.together import require_same
 from hessops_torch.data.batch import length_of
 from hessops_torch.data.micro_batches import MicroBatches
 from hessops_torch.data.random_state import exclusive
@@ -35,6 +37,7 @@ from hessops_torch.model.state import (
 from hessops_torch.objective.first_batch import INDEPENDENT, shows_dependence
 from hessops_torch.objective.options import check_model, check_options
 from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
+from hessops_torch.ranks.distributed_sampler import facts_of_sampler
 
 __all__ = ["Objective"]
 
@@ -102,6 +105,8 @@ class Objective:
         comm = comm or SerialComm()
         beside = ranks_beside(comm)
         # What one rank cannot use is refused on all, before they wait for each other.
+        dealt = jointly(comm, lambda: facts_of_sampler(data, comm))
+        require_same(comm, dealt, SAME_DATA)
         jointly(
             comm,
             lambda: self._prepare(
