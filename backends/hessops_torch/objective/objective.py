@@ -163,9 +163,15 @@ class Objective:
 
     def _require_same_on_ranks(self) -> None:
         mode = self.mode or ("train" if self.model.training else "eval")
-        self.ranks.require_same({"the number of parameters": self.domain.dim, "mode": mode})
+        self.ranks.require_same(
+            {
+                "the number of parameters": self.domain.dim,
+                "mode": mode,
+                "micro_batch_size": self.batches.micro_batch_size,
+            }
+        )
         self.ranks.require_same_loss(self.loss)
-        self.ranks.require_same_model(self.model, in_eval=mode == "eval")
+        self.ranks.require_same_model(self.model, self.mode)
 
     def _tried_first_batch(self) -> bool:
         """Look at the first batch, and tell whether the loss depends on the parameters."""
