@@ -11,6 +11,7 @@ from doubles import run_on_ranks  # noqa: E402
 from torch import nn  # noqa: E402
 from torch_problems import build, cut, integers, normal  # noqa: E402
 
+import hessops  # noqa: E402
 import hessops_torch  # noqa: E402
 
 BATCHES = cut([3, 4], normal(1, 7, 3, device="cpu"), integers(2, 3, 7, device="cpu"))
@@ -178,3 +179,38 @@ def test_other_kinds_of_operators_are_refused():
         kinds[comm.rank](model, nn.CrossEntropyLoss(), [BATCHES[comm.rank]], comm=comm)
 
     assert "the operator is GaussNewton on rank 1 and Hessian on rank 0" in said(work)
+
+
+LATER = {
+    "weights": (lambda m: m[3].weight.data[0, 0].add_(1e-6), "parameter 3.weight"),
+    "frozen weights": (lambda m: m[0].bias.data.mul_(1.1), "parameter 0.bias"),
+    "buffers": (lambda m: m[1].running_mean.add_(1), "buffer 1.running_mean"),
+}
+VERBS = {
+    "eigsh": lambda A: hessops.eigsh(A, 1, rng=0),
+    "trace": lambda A: hessops.trace(A + hessops.aslinearoperator(A), num_probes=2, rng=0),
+    "cg": lambda A: hessops.cg(2.0 * A, torch.ones(A.shape[0], dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("name", LATER)
+def test_what_changes_on_one_rank_later_is_seen_by_the_next_verb(name, verb):
+    change, words = LATER[name]
+
+    def work(comm):
+        model = copy.deepcopy(MODEL).eval()
+        data = [BATCHES[comm.rank]]
+        A = hessops_torch.ggn(
+            model, nn.CrossEntropyLoss(), data, params="3", weight_decay=0.1, comm=comm
+        )
+        hessops.trace(A, num_probes=2, rng=0)
+        if comm.rank == 1:
+            change(model)
+        with pytest.raises(ValueError, match=f"the norm of {words} is .* same options and weights"):
+            VERBS[verb](A)
+        if comm.rank == 0:
+            change(model)
+        VERBS[verb](A)
+
+    run_on_ranks(work, 2)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from hessops_torch.objective.first_batch import INDEPENDENT, shows_dependence
 from hessops_torch.objective.options import check_model, check_options
 from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
 from hessops_torch.ranks.distributed_sampler import facts_of_sampler
+from hessops_torch.ranks.facts import facts_of_state
 
 __all__ = ["Objective"]
 
@@ -147,7 +149,7 @@ class Objective:
                 "batch norm in train mode makes a batch one function of all its samples, and a Dataset "
                 "does not say what its batches are: pass a DataLoader, or use mode='eval'"
             )
-        self.domain = ParameterSpace(self.parameters, comm)
+        self.domain = self._space(comm)
         free = free_memory(self.domain.device) // beside
         self.memory_budget = free // 2 if memory_budget is None else memory_budget
         self.batches = MicroBatches(
@@ -160,6 +162,11 @@ class Objective:
         self.found: dict[Hashable, float] = {}
         self._lengths: tuple[float, ...] | None = None
         self._loss_state = Snapshot(self.loss.parts)
+
+    def _space(self, comm: Communicator) -> ParameterSpace:
+        # What changes on one rank later, verbs see as they begin.
+        state = partial(facts_of_state, self.model, self.mode) if comm.size > 1 else None
+        return ParameterSpace(self.parameters, comm, state)
 
     def _require_same_on_ranks(self) -> None:
         mode = self.mode or ("train" if self.model.training else "eval")
@@ -196,7 +203,7 @@ class Objective:
         other = copy(self)
         other.selection = Selection(self.model, params)
         other.parameters = other.selection.current()
-        other.domain = ParameterSpace(other.parameters, self.ranks.comm)
+        other.domain = other._space(self.ranks.comm)
         other._loss_state = Snapshot(self.loss.parts)
         return other
 

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from hessops_torch.data.batch import bytes_of
 from hessops_torch.losses.contract import BatchLoss
 
-__all__ = ["facts_of_loss", "facts_of_modules", "facts_of_weights"]
+__all__ = ["facts_of_loss", "facts_of_modules", "facts_of_state", "facts_of_weights"]
 
 _PLAIN = (bool, int, float, str, type(None))
 # Of batches that batch norm has seen: no product reads it.
@@ -61,15 +61,37 @@ def facts_of_weights(model: nn.Module, mode: str | None) -> dict[str, object]:
     dict of str to object
         By name.
     """
-    unread = {
-        f"{prefix}.{name}".lstrip(".")
-        for prefix, module in model.named_modules()
-        for name, _ in module.named_buffers(recurse=False)
-        if name == _COUNTER or (isinstance(module, _NormBase) and _trains(module, mode))
-    }
-    buffers = {name: b for name, b in model.named_buffers() if name not in unread}
     parameters = dict(model.named_parameters())
+    buffers = _buffers_read(model, mode)
     return _checksums("parameter", parameters) | _checksums("buffer", buffers)
+
+
+def facts_of_state(model: nn.Module, mode: str | None) -> dict[str, object]:
+    """Return norms of what `facts_of_weights` looks at, to tell whether it has changed on some rank.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The model. Each tensor is read once, where it is, and all norms come by one synchronisation.
+    mode : {'eval', 'train'} or None
+        Of all its modules during products; as they stand if None.
+
+    Returns
+    -------
+    dict of str to object
+        Of real tensors with entries, by name, to ten digits.
+    """
+    named: dict[str, Tensor] = {f"parameter {name}": p for name, p in model.named_parameters()}
+    named |= {f"buffer {name}": tensor for name, tensor in _buffers_read(model, mode).items()}
+    read = {
+        name: tensor.detach()
+        for name, tensor in named.items()
+        if _is_legible(tensor) and tensor.dtype.is_floating_point
+    }
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in read.values()]
+    numbers = torch.stack([norm.to(norms[0].device) for norm in norms]).tolist() if norms else []
+    # Processors of another kind round the last digits otherwise.
+    return {f"the norm of {name}": f"{x:.10g}" for name, x in zip(read, numbers, strict=True)}
 
 
 def facts_of_loss(loss: BatchLoss) -> dict[str, object]:
@@ -96,6 +118,16 @@ def facts_of_loss(loss: BatchLoss) -> dict[str, object]:
             facts |= _checksums("parameter of the loss", dict(part.named_parameters()))
             facts |= _checksums("buffer of the loss", dict(part.named_buffers()))
     return facts
+
+
+def _buffers_read(model: nn.Module, mode: str | None) -> dict[str, Tensor]:
+    unread = {
+        f"{prefix}.{name}".lstrip(".")
+        for prefix, module in model.named_modules()
+        for name, _ in module.named_buffers(recurse=False)
+        if name == _COUNTER or (isinstance(module, _NormBase) and _trains(module, mode))
+    }
+    return {name: b for name, b in model.named_buffers() if name not in unread}
 
 
 def _trains(module: nn.Module, mode: str | None) -> bool:
@@ -168,5 +200,8 @@ def _checksums(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def _checksum(tensor: Tensor) -> int:
-    legible = not tensor.is_meta and tensor.layout == torch.strided
-    return zlib.crc32(bytes_of(tensor)) if legible else 0
+    return zlib.crc32(bytes_of(tensor)) if _is_legible(tensor) else 0
+
+
+def _is_legible(tensor: Tensor) -> bool:
+    return not is_lazy(tensor) and not tensor.is_meta and tensor.layout == torch.strided
