@@ -179,8 +179,11 @@ def _require_same_call(space: Space, frame: FrameType) -> None:
     given = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
     # Of the seed it is said below; vectors may be split, and operators are made on each rank.
     facts = {name: str(v) for name, v in given.items() if name != "rng" and _is_plain(v)}
-    hint = "all ranks have to make the same calls, with the same options"
-    require_same(space.comm, {"the call": code.co_name, **facts}, hint)
+    # Of spaces that know what their vectors are of: it may have changed since the operator was made.
+    state = getattr(space, "state", None)
+    hint = "all ranks have to make the same calls, with the same options and weights"
+    known = state() if state is not None else {}
+    require_same(space.comm, {"the call": code.co_name, **facts, **known}, hint)
 
 
 def _is_plain(value: Any) -> bool:

@@ -71,6 +71,7 @@ FAULTS = {
     "block": ({1}, "rank 1 of 2 multiplies another block than rank 0"),
     "vectors": ({1}, "rank 1 of 2 has another B than rank 0"),
     "length": ({1}, "the length of the data is 31 on rank 1 and 30 on rank 0"),
+    "items": ({1}, "the data is not the same on all ranks, in the same order"),
     "seed": ({1}, "rank 0 has the seed 0, and 1 of 2 ranks were given another"),
     "arguments": ({1}, "num_probes is 4 on rank 1 and 2 on rank 0"),
     "verb": ({1}, "the call is eigsh on rank 1 and trace on rank 0"),

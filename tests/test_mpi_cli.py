@@ -57,6 +57,9 @@ def test_a_matrix_file_is_analysed_once(analyze, tmp_path):
     assert ended.code == 0, ended.err
     assert ended.out.count("Eigenvalues") == 1
     assert ended.out.count("Wrote") == 1
+    # No colours, which a file would keep.
+    assert "\x1b" not in ended.out
+    assert ended.out.splitlines()[0].endswith(", on 3 ranks")
     assert ended.err.count("writing the report") <= 2
     # And goes on with another number of ranks: all products are there already.
     alone, again = analyze(1, "laplacian.npz", *folder, folder="alone")

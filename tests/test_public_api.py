@@ -110,7 +110,7 @@ def test_the_core_needs_its_host_libraries_alone(module):
 LAYERS = {
     "numbers": [
         "archive", "arrays", "atomic_file", "backends", "copies", "counted", "device_probes", "errors",
-        "options", "philox", "probes",
+        "options", "philox", "probes", "some_of",
         "random", "scalars", "statistics", "structure", "spectral_function", "version", "bounds",
         r"bounds\.\w+",
     ],

@@ -7,6 +7,8 @@ from typing import Any
 
 from hessops.arrays import is_array
 from hessops.comm import Communicator, share
+from hessops.row_collectives import jointly
+from hessops.some_of import SAME_DATA, checksum_of_some
 from hessops.together import require_same
 
 __all__ = ["shard"]
@@ -36,9 +38,10 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
     Raises
     ------
     ValueError
-        On all ranks, if their data differs in length; or if a loader shuffles.
+        On all ranks, if their data differs in length, or in any of at most 16 items (of arrays, rows)
+        that are looked at: the first, the last and some between; or if a loader shuffles.
     TypeError
-        If the data cannot be dealt out: one batch, or what can be read only once.
+        On all ranks, if the data cannot be dealt out: one batch, or what can be read only once.
 
     Examples
     --------
@@ -53,6 +56,13 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
         from hessops_torch import shard as shard_for_torch
 
         return shard_for_torch(data, comm, batch_size=batch_size)
+    require_same(comm, jointly(comm, lambda: _facts(data)), SAME_DATA)
+    mine = share(comm, len(data))
+    return data[mine.start : mine.stop]
+
+
+def _facts(data: Any) -> dict[str, object]:
+    """Return what has to be the same on all ranks."""
     if isinstance(data, tuple) and data and is_array(data[0]):
         raise TypeError(
             "a tuple of arrays is one batch, which is not dealt out: pass a list of batches, or a "
@@ -62,7 +72,8 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
         raise TypeError(
             f"cannot deal out {type(data).__name__}; pass a list, an array, a Dataset or a DataLoader"
         )
-    facts = {"the length of the data": len(data), "the kind of data": type(data).__qualname__}
-    require_same(comm, facts, "shard deals out the same data on every rank")
-    mine = share(comm, len(data))
-    return data[mine.start : mine.stop]
+    return {
+        "the length of the data": len(data),
+        "the kind of data": type(data).__qualname__,
+        "the checksum of some items": checksum_of_some(len(data), data.__getitem__),
+    }

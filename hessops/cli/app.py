@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -83,7 +84,7 @@ def demo(
     """Train a small network on handwritten digits and print the spectrum of its Hessian."""
     settings = Settings(seed=seed, density_probes=6, density_steps=48, trace_probes=24)
     with _one_line_errors(traceback) as comm:
-        console, progress = _console(), Progress()
+        console, progress = _console(comm), Progress()
         settings.require_sound()
         _require_writable(comm, output)
         require_device(device)
@@ -175,7 +176,7 @@ def analyze(
             seed=seed,
         )
         _require_writable(comm, output)
-        console, progress = _console(), Progress()
+        console, progress = _console(comm), Progress()
         given = parse_arguments(arg or [])
         with progress.busy(f"loading {target}"):
             operator = load_target(target, given, params=params or [], device=device, comm=comm)
@@ -190,8 +191,10 @@ def _require_writable(comm: Communicator, output: Path) -> None:
         require_writable(output)
 
 
-def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False)
+def _console(comm: Communicator) -> Console:
+    # A launcher gives its ranks a terminal, and may write to a file itself what they print.
+    plain = comm.size > 1 and "FORCE_COLOR" not in os.environ
+    return Console(soft_wrap=True, highlight=False, force_terminal=False if plain else None)
 
 
 def _report(
@@ -206,7 +209,8 @@ def _report(
     traceback: bool,
 ) -> None:
     """Analyse, print and write; end with another exit code than 0 if not all is as asked for."""
-    console.print(f"{operator!r}\n", markup=False)
+    size = operator.domain.comm.size
+    console.print(f"{operator!r}{f', on {size} ranks' if size > 1 else ''}\n", markup=False)
     with warnings.catch_warnings():
         # The report prints the status of every result, converged or not.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from array_api_compat import torch as torch_namespace
@@ -27,6 +27,8 @@ class ParameterSpace(ArraySpace):
         Of one dtype and device.
     comm : Communicator, optional
         Ranks that all hold whole vectors, and have to agree on what they do with them.
+    state : callable, optional
+        Returns small facts on the model that must be the same on all ranks: verbs begin with them.
 
     Examples
     --------
@@ -38,8 +40,14 @@ class ParameterSpace(ArraySpace):
     """
 
     shapes: Mapping[str, torch.Size]
+    state: Callable[[], Mapping[str, object]] | None
 
-    def __init__(self, parameters: Mapping[str, Tensor], comm: Communicator | None = None) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        comm: Communicator | None = None,
+        state: Callable[[], Mapping[str, object]] | None = None,
+    ) -> None:
         sections: dict[str, tuple[int, int]] = {}
         start = 0
         for name, parameter in parameters.items():
@@ -56,6 +64,7 @@ class ParameterSpace(ArraySpace):
         )
         shapes = {name: parameter.shape for name, parameter in parameters.items()}
         object.__setattr__(self, "shapes", shapes)
+        object.__setattr__(self, "state", state)
 
     def section(self, name: str) -> slice:
         """Return the rows that hold a parameter.

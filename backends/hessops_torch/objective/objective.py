@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.row_collectives import jointly
+from hessops.some_of import SAME_DATA
+from hessops.together import require_same
 from hessops_torch.data.batch import length_of
 from hessops_torch.data.micro_batches import MicroBatches
 from hessops_torch.data.random_state import exclusive
@@ -35,6 +38,8 @@ from hessops_torch.model.state import (
 from hessops_torch.objective.first_batch import INDEPENDENT, shows_dependence
 from hessops_torch.objective.options import check_model, check_options
 from hessops_torch.ranks.data_ranks import DataRanks, as_floats, ranks_beside
+from hessops_torch.ranks.distributed_sampler import facts_of_sampler
+from hessops_torch.ranks.facts import facts_of_state
 
 __all__ = ["Objective"]
 
@@ -102,6 +107,8 @@ class Objective:
         comm = comm or SerialComm()
         beside = ranks_beside(comm)
         # What one rank cannot use is refused on all, before they wait for each other.
+        dealt = jointly(comm, lambda: facts_of_sampler(data, comm))
+        require_same(comm, dealt, SAME_DATA)
         jointly(
             comm,
             lambda: self._prepare(
@@ -142,7 +149,7 @@ class Objective:
                 "batch norm in train mode makes a batch one function of all its samples, and a Dataset "
                 "does not say what its batches are: pass a DataLoader, or use mode='eval'"
             )
-        self.domain = ParameterSpace(self.parameters, comm)
+        self.domain = self._space(comm)
         free = free_memory(self.domain.device) // beside
         self.memory_budget = free // 2 if memory_budget is None else memory_budget
         self.batches = MicroBatches(
@@ -156,11 +163,22 @@ class Objective:
         self._lengths: tuple[float, ...] | None = None
         self._loss_state = Snapshot(self.loss.parts)
 
+    def _space(self, comm: Communicator) -> ParameterSpace:
+        # What changes on one rank later, verbs see as they begin.
+        state = partial(facts_of_state, self.model, self.mode) if comm.size > 1 else None
+        return ParameterSpace(self.parameters, comm, state)
+
     def _require_same_on_ranks(self) -> None:
         mode = self.mode or ("train" if self.model.training else "eval")
-        self.ranks.require_same({"the number of parameters": self.domain.dim, "mode": mode})
+        self.ranks.require_same(
+            {
+                "the number of parameters": self.domain.dim,
+                "mode": mode,
+                "micro_batch_size": self.batches.micro_batch_size,
+            }
+        )
         self.ranks.require_same_loss(self.loss)
-        self.ranks.require_same_model(self.model, in_eval=mode == "eval")
+        self.ranks.require_same_model(self.model, self.mode)
 
     def _tried_first_batch(self) -> bool:
         """Look at the first batch, and tell whether the loss depends on the parameters."""
@@ -185,7 +203,7 @@ class Objective:
         other = copy(self)
         other.selection = Selection(self.model, params)
         other.parameters = other.selection.current()
-        other.domain = ParameterSpace(other.parameters, self.ranks.comm)
+        other.domain = other._space(self.ranks.comm)
         other._loss_state = Snapshot(self.loss.parts)
         return other
 

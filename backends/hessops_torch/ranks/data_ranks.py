@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from hessops.arrays import to_numpy
 from hessops.comm import Communicator
 from hessops.together import hear, number_to_tell, require_same
-from hessops_torch.data.batch import bytes_of
 from hessops_torch.losses.contract import BatchLoss
+from hessops_torch.ranks.facts import facts_of_loss, facts_of_modules, facts_of_weights
 
 __all__ = ["DataRanks", "as_floats", "ranks_beside"]
-
-_PLAIN = (bool, int, float, str, type(None))
-# Of batches that batch norm has seen: no product reads it.
-_COUNTER = "num_batches_tracked"
 
 
 class DataRanks:
@@ -133,38 +127,26 @@ class DataRanks:
         hint = "pass the same on every rank; only the data is dealt out"
         require_same(self.comm, facts, hint)
 
-    def require_same_model(self, model: nn.Module, *, in_eval: bool) -> None:
-        """Raise on all ranks if their models differ, in what is not differentiated by, too.
+    def require_same_model(self, model: nn.Module, mode: str | None) -> None:
+        """Raise on all ranks if their models differ: in modules, weights, or what else they compute by.
 
         Parameters
         ----------
         model : torch.nn.Module
-            Its parameters are looked at.
-        in_eval : bool
-            Whether its buffers count. In train mode, those of batch norm are not read.
+            Its modules, parameters and buffers are looked at.
+        mode : {'eval', 'train'} or None
+            Of all its modules during products; as they stand if None.
         """
+        self.require_same(facts_of_modules(model, mode))
         hint = (
             "the ranks have different weights. Load the same on every rank, or seed alike "
             "(torch.manual_seed) before the model is made"
         )
-        facts = _checksums("parameter", dict(model.named_parameters()))
-        if in_eval:
-            buffers = {name: b for name, b in model.named_buffers() if not name.endswith(_COUNTER)}
-            facts |= _checksums("buffer", buffers)
-        require_same(self.comm, facts, hint)
+        require_same(self.comm, facts_of_weights(model, mode), hint)
 
     def require_same_loss(self, loss: BatchLoss) -> None:
         """Raise on all ranks if their losses differ: in kind, or in settings and weights of modules."""
-        facts: dict[str, object] = {
-            "the loss": ", ".join(type(part).__qualname__ for part in loss.parts),
-            "a mean over the data": loss.averages,
-        }
-        for part in loss.parts:
-            if isinstance(part, nn.Module):
-                facts |= _settings(part)
-                facts |= _checksums("parameter of the loss", dict(part.named_parameters()))
-                facts |= _checksums("buffer of the loss", dict(part.named_buffers()))
-        self.require_same(facts)
+        self.require_same(facts_of_loss(loss))
 
 
 def ranks_beside(comm: Communicator) -> int:
@@ -177,27 +159,3 @@ def as_floats(counts: Sequence[Tensor | float]) -> tuple[float, ...]:
     tensors = [count.to(torch.float64) for count in counts if torch.is_tensor(count)]
     on_host = iter(torch.stack(tensors).tolist() if tensors else [])
     return tuple(next(on_host) if torch.is_tensor(count) else count for count in counts)
-
-
-def _checksums(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return shape, dtype and a checksum of the entries of every tensor, by kind and name."""
-    return {
-        f"{kind} {name}": f"{tuple(t.shape)} {t.dtype} with checksum {_checksum(t):08x}"
-        for name, t in tensors.items()
-        if not is_lazy(t)
-    }
-
-
-def _settings(module: nn.Module) -> dict[str, object]:
-    """Return the options of a criterion that are numbers or words."""
-    name = type(module).__qualname__
-    return {
-        f"{name}.{key}": value
-        for key, value in vars(module).items()
-        if not key.startswith("_") and key != "training" and isinstance(value, _PLAIN)
-    }
-
-
-def _checksum(tensor: Tensor) -> int:
-    legible = not tensor.is_meta and tensor.layout == torch.strided
-    return zlib.crc32(bytes_of(tensor)) if legible else 0

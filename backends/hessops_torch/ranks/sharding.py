@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from torch.utils.data.distributed import DistributedSampler
 
 from hessops.comm import Communicator, share
+from hessops.row_collectives import jointly
+from hessops.some_of import SAME_DATA, checksum_of_some, places
 from hessops.together import require_same
+from hessops_torch.data.batch import fingerprint
+from hessops_torch.data.random_state import preserved_global_rng
+from hessops_torch.ranks.distributed_sampler import DEALS_OUT, sampler_that_deals_out
+from hessops_torch.ranks.loader_like import loader_like, read_some
 
 __all__ = ["shard"]
 
@@ -41,9 +46,16 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
     Raises
     ------
     ValueError
-        On all ranks, if their data differs in length or order; or if a loader shuffles.
+        On all ranks, if their data differs in length or order, or in what is looked at; or if a loader
+        shuffles.
     TypeError
-        If the data is one batch, or can be read only once.
+        On all ranks, if the data is one batch, or can be read only once.
+
+    Notes
+    -----
+    Of a Dataset and of a loader's, at most 16 samples are read and compared: the first, the last and
+    some between, the same on every rank. Of a list, as many batches. A difference that none of them
+    shows is not seen, nor one within objects that are no tensors, arrays, strings or numbers.
 
     Examples
     --------
@@ -52,26 +64,10 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
     >>> len(hessops_torch.shard(data, hessops.SerialComm()))  # of one rank, all
     4
     """
-    if isinstance(data, DataLoader):
-        return _of_loader(data, comm)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        total = len(data)  # type: ignore[arg-type]
-        _agree(comm, "samples", total)
-        return Subset(data, share(comm, total, batch_size))
-    if isinstance(data, tuple) and data and isinstance(data[0], Tensor):
-        raise TypeError(
-            "a tuple of tensors is one batch, which is not dealt out: pass a TensorDataset of them, or "
-            "a list of batches"
-        )
-    if isinstance(data, list | tuple):
-        _agree(comm, "batches", len(data))
-        mine = share(comm, len(data))
-        return data[mine.start : mine.stop]
-    if isinstance(data, Iterable) and not isinstance(data, Iterator) and not hasattr(data, "keys"):
-        return _of_iterable(data, comm)
-    raise TypeError(
-        f"cannot deal out {type(data).__name__}; pass a DataLoader, a Dataset or a list of batches"
-    )
+    # What one rank cannot deal out is refused on all, before they wait for each other.
+    facts, part = jointly(comm, lambda: _facts_and_part(data, comm, batch_size))
+    require_same(comm, facts, SAME_DATA)
+    return part()
 
 
 class _Part:
@@ -84,12 +80,43 @@ class _Part:
         return islice(iter(self.source), self.mine.start, self.mine.stop)
 
 
-def _of_loader(loader: DataLoader[Any], comm: Communicator) -> Any:
-    if isinstance(loader.sampler, DistributedSampler):
+_Facts = dict[str, object]
+
+
+def _facts_and_part(
+    data: Any, comm: Communicator, batch_size: int
+) -> tuple[_Facts, Callable[[], Any]]:
+    """Return what has to be the same on all ranks, and what makes this rank's part; no collective."""
+    if isinstance(data, DataLoader):
+        return _of_loader(data, comm)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        total = len(data)  # type: ignore[arg-type]
+        facts: _Facts = {"the number of samples": total, "batch_size": batch_size}
+        if comm.size > 1:
+            with preserved_global_rng():
+                facts |= _looks("samples", total, data.__getitem__)
+        return facts, lambda: Subset(data, share(comm, total, batch_size))
+    if isinstance(data, tuple) and data and isinstance(data[0], Tensor):
         raise TypeError(
-            "the loader's DistributedSampler deals out already, and repeats samples so that ranks get "
-            "equally many, which would weigh them twice: pass a loader without it"
+            "a tuple of tensors is one batch, which is not dealt out: pass a TensorDataset of them, or "
+            "a list of batches"
         )
+    if isinstance(data, list | tuple):
+        facts = {"the number of batches": len(data)}
+        if comm.size > 1:
+            facts |= _looks("batches", len(data), data.__getitem__)
+        mine = share(comm, len(data))
+        return facts, lambda: data[mine.start : mine.stop]
+    if isinstance(data, Iterable) and not isinstance(data, Iterator) and not hasattr(data, "keys"):
+        return _of_iterable(data, comm)
+    raise TypeError(
+        f"cannot deal out {type(data).__name__}; pass a DataLoader, a Dataset or a list of batches"
+    )
+
+
+def _of_loader(loader: DataLoader[Any], comm: Communicator) -> tuple[_Facts, Callable[[], Any]]:
+    if sampler_that_deals_out(loader) is not None:
+        raise TypeError(DEALS_OUT)
     if isinstance(loader.dataset, IterableDataset):
         return _of_iterable(loader, comm)
     batched = loader.batch_sampler is not None
@@ -98,38 +125,34 @@ def _of_loader(loader: DataLoader[Any], comm: Communicator) -> Any:
         raise ValueError(
             "the loader shuffles, so that ranks would deal out different batches: use shuffle=False"
         )
-    _agree(comm, "batches", len(order), order)
+    facts: _Facts = {
+        "the number of batches": len(order),
+        # A checksum, as the order of a million samples need not travel.
+        "the order of the data": zlib.crc32(str(order).encode()),
+    }
+    if comm.size > 1:
+        samples = [sample for batch in order for sample in batch] if batched else order
+        found = read_some(loader, [samples[place] for place in places(len(samples))])
+        facts |= _looks("samples", len(found), found.__getitem__)
     mine = share(comm, len(order))
     part = order[mine.start : mine.stop]
     how: dict[str, Any] = (
         {"batch_sampler": part} if batched else {"batch_size": None, "sampler": part}
     )
-    return DataLoader(
-        loader.dataset,
-        **how,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-        persistent_workers=loader.persistent_workers,
-    )
+    return facts, lambda: loader_like(loader, collate_fn=loader.collate_fn, **how)
 
 
-def _of_iterable(data: Iterable[Any], comm: Communicator) -> _Part:
+def _of_iterable(data: Iterable[Any], comm: Communicator) -> tuple[_Facts, Callable[[], Any]]:
     # There is no other way to its length, and none to its middle.
-    total = sum(1 for _ in data)
-    _agree(comm, "batches", total)
-    return _Part(data, share(comm, total))
+    total, code = 0, 0
+    for batch in data:
+        total += 1
+        if comm.size > 1:
+            code = zlib.crc32(str(fingerprint(batch)).encode(), code)
+    facts: _Facts = {"the number of batches": total, "the checksum of all batches": code}
+    return facts, lambda: _Part(data, share(comm, total))
 
 
-def _agree(comm: Communicator, unit: str, total: int, order: Any = None) -> None:
-    # A checksum, as the order of a million samples need not travel.
-    facts = {
-        f"the number of {unit}": total,
-        "the order of the data": zlib.crc32(str(order).encode()),
-    }
-    require_same(comm, facts, "shard deals out the same data on every rank, in the same order")
+def _looks(unit: str, total: int, item: Callable[[int], Any]) -> _Facts:
+    """Return a checksum of some of the data."""
+    return {f"the checksum of some {unit}": checksum_of_some(total, item, fingerprint)}
