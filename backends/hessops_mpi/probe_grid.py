@@ -286,6 +286,7 @@ class ProbeGrid:
         X = space.probes(Stream(0, Purpose.TRACE), range(1), "rademacher")
         Y, error = tried(lambda: operator.apply(X))
         raise_together(self.world, error)
+        assert Y is not None
         forms = to_numpy(space.column_inners((X, Y), (Y, Y)))[:, 0]
         seen = table(self.world, [forms[0].real, forms[0].imag, math.sqrt(abs(forms[1]))])
         norms = seen[:, 2]

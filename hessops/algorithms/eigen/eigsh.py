@@ -40,6 +40,7 @@ from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
+from hessops.space import rows_here
 
 __all__ = ["Which", "eigsh"]
 
@@ -175,6 +176,7 @@ def eigsh(
         history=outcome.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(space),
     )
 
 

@@ -20,6 +20,7 @@ from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.record import Callback, run
 from hessops.results.functions import MatrixFunctionResult
+from hessops.space import rows_here
 from hessops.spectral_function import FunctionName, SpectralFunction, spectral_function
 
 __all__ = ["matrix_function"]
@@ -137,6 +138,7 @@ def matrix_function(
         history=outcome.history,
         seed=None,
         seconds=outcome.seconds,
+        rows_here=rows_here(operator.domain),
     )
 
 
