@@ -31,6 +31,8 @@ __all__ = [
     "together_to_host",
 ]
 
+# Of the seed more is said; and one rank may show progress.
+_MAY_DIFFER = {"rng", "callback"}
 # Where functions are held against each other: on both sides of 0, and no special points of usual ones.
 _POINTS = (0.6180339887, 1.7320508, 23.14069, -0.5772156649, -3.3)
 
@@ -215,8 +217,8 @@ def _require_same_call(space: Space, frame: FrameType) -> None:
     code = frame.f_code
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     given = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
-    # Of the seed it is said below; vectors may be split, and operators are made on each rank.
-    facts = {name: str(v) for name, v in given.items() if name != "rng" and _is_plain(v)}
+    # Vectors may be split, and operators are made on each rank.
+    facts = {name: str(v) for name, v in given.items() if name not in _MAY_DIFFER and _is_plain(v)}
     hint = "all ranks have to make the same calls, with the same options"
     require_same(space.comm, {"the call": _public_name(frame), **facts}, hint)
 
