@@ -72,6 +72,7 @@ from hessops.operators.finite_sum import FiniteSum
 from hessops.operators.projected import Projected
 from hessops.operators.sharded import Sharded, sharded
 from hessops.result import load
+from hessops.row_collectives import gathered
 from hessops.space import Space
 from hessops.structure import Structure
 from hessops.version import __version__ as __version__
@@ -116,6 +117,7 @@ __all__ = [
     "eigsh",
     "estrada_index",
     "frobenius_norm",
+    "gathered",
     "haydock",
     "inverse",
     "kernel_polynomial",

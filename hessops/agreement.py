@@ -19,15 +19,22 @@ from hessops.arrays import Array, HostArray, eps, is_complex, numpy_dtype, to_nu
 from hessops.copies import number_of, require_alike
 from hessops.random import RandomState, seed_from
 from hessops.space import Space
+from hessops.spectral_function import SpectralFunction
 from hessops.together import require_same
 
 __all__ = [
     "agreed_seed",
     "require_same_call",
+    "require_same_function",
     "require_same_vectors",
     "to_host",
     "together_to_host",
 ]
+
+# Of the seed more is said; and one rank may show progress.
+_MAY_DIFFER = {"rng", "callback"}
+# Where functions are held against each other: on both sides of 0, and no special points of usual ones.
+_POINTS = (0.6180339887, 1.7320508, 23.14069, -0.5772156649, -3.3)
 
 
 def to_host(space: Space, small: Array) -> HostArray:
@@ -169,6 +176,39 @@ def require_same_vectors(space: Space, X: Array, name: str, hint: str | None = N
     require_alike(numbers, tolerance, f"has another {name} than rank 0: {hint}")
 
 
+def require_same_function(space: Space, function: SpectralFunction) -> None:
+    """Raise on all ranks if they have been given different functions of a matrix.
+
+    Parameters
+    ----------
+    space : Space
+        Whose ranks they are.
+    function : SpectralFunction
+        This rank's. It is evaluated at a few points, in and out of where it is defined.
+
+    Raises
+    ------
+    ValueError
+        Naming a point at which the values differ.
+    """
+    if space.comm.size == 1:
+        return
+    known = (function.even, function.odd, function.first_order, function.low, function.closed)
+    facts = {f"f({x:.7g})": _value_text(function, x) for x in _POINTS}
+    facts["what is known of the derivatives of f"] = str(known)
+    require_same(space.comm, facts, "pass the same function f on every rank")
+
+
+def _value_text(function: SpectralFunction, x: float) -> str:
+    """Return a value to the digits that processors agree on, or what kept the function from one."""
+    try:
+        with np.errstate(all="ignore"):
+            value = complex(np.asarray(function.function(np.array([x]))).reshape(-1)[0])
+    except Exception as error:
+        return type(error).__name__
+    return f"{value.real:.8g}" if value.imag == 0 else f"{value:.8g}"
+
+
 def _require_same_call(space: Space, frame: FrameType) -> None:
     """Raise on all ranks unless the function of a frame has the same name and options on each.
 
@@ -177,13 +217,22 @@ def _require_same_call(space: Space, frame: FrameType) -> None:
     code = frame.f_code
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     given = {name: frame.f_locals[name] for name in names if name in frame.f_locals}
-    # Of the seed it is said below; vectors may be split, and operators are made on each rank.
-    facts = {name: str(v) for name, v in given.items() if name != "rng" and _is_plain(v)}
+    # Vectors may be split, and operators are made on each rank.
+    facts = {name: str(v) for name, v in given.items() if name not in _MAY_DIFFER and _is_plain(v)}
     # Of spaces that know what their vectors are of: it may have changed since the operator was made.
     state = getattr(space, "state", None)
-    hint = "all ranks have to make the same calls, with the same options and weights"
     known = state() if state is not None else {}
-    require_same(space.comm, {"the call": code.co_name, **facts, **known}, hint)
+    hint = "all ranks have to make the same calls, with the same options and weights"
+    require_same(space.comm, {"the call": _public_name(frame), **facts, **known}, hint)
+
+
+def _public_name(frame: FrameType) -> str:
+    """Return the name of the innermost call that a user can have made."""
+    inner = frame.f_code.co_name
+    name, caller = inner, frame.f_back
+    while name.startswith(("_", "<")) and caller is not None:
+        name, caller = caller.f_code.co_name, caller.f_back
+    return inner if name.startswith("<") else name
 
 
 def _is_plain(value: Any) -> bool:

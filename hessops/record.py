@@ -1,6 +1,9 @@
 """The one loop that drives an engine: it stops, records and calls back.
 
 Engines are generators of states and know no stopping; verbs say when to stop and what to report.
+
+On several ranks, rank 0 says after every step whether to go on, in one broadcast. What callbacks of the
+others have met it hears when it asks for it: every few seconds, and at the end.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from hessops.arrays import HostArray
+from hessops.comm import Communicator
 from hessops.errors import NonFiniteError
 from hessops.space import Space
+from hessops.together import any_together, raise_together, tried
 
 __all__ = ["Callback", "History", "Outcome", "State", "require_finite", "run"]
 
@@ -34,6 +39,9 @@ class State(Protocol):
     def num_products(self) -> int:
         """Return the columns multiplied so far."""
 
+
+# Seconds after which rank 0 asks what the callbacks of the others have met.
+_HEARD_EVERY = 3.0
 
 # Columns that every file has; results saved before `orthogonality` was recorded end there.
 _REQUIRED = 5
@@ -160,15 +168,20 @@ def run(
     max_steps : int, optional
         Most states to take.
     callback : callable, optional
-        Called with every state; returning True ends the run.
+        Called with every state; returning True ends the run. Ranks may have other ones, or none. On
+        other ranks than 0 it ends the run, or raises on all ranks, within a few seconds.
 
     Returns
     -------
     Outcome
         The last state and how it ended.
+
+    Raises
+    ------
+    Exception
+        On all ranks, what a callback raised on one of them.
     """
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback={callback!r} must be callable, or None")
+    watch = _Watch(space.comm, callback)
     start = time.perf_counter()
     rows: list[tuple[float, ...]] = []
     reason: str | None = None
@@ -179,14 +192,58 @@ def run(
         loss = float(getattr(state, "orthogonality", math.nan))
         rows.append((state.step, state.num_products, estimate, error, seconds, loss))
         reason = stop(state)
-        if callback is not None and callback(state) and reason is None:
-            reason = "stopped by the callback"
+        watch.call(state)
         out_of_steps = max_steps is not None and state.step >= max_steps
-        # Rank 0 decides: clocks, callbacks and rounding may differ between ranks.
-        if space.agree(reason is not None or out_of_steps):
-            reason = space.comm.broadcast(reason)
+        if watch.ends(reason is not None or out_of_steps):
+            reason = watch.reason(reason)
             break
+    watch.end()
     return Outcome(state, reason, History(rows), time.perf_counter() - start)
+
+
+class _Watch:
+    """Callbacks of all ranks: who has had enough, and who has failed."""
+
+    def __init__(self, comm: Communicator, callback: Callback | None) -> None:
+        self._comm, self._callback = comm, callback
+        self._enough = False
+        self._error: Exception | None = None
+        self._heard = time.monotonic()
+        if callback is not None and not callable(callback):
+            self._error = TypeError(f"callback={callback!r} must be callable, or None")
+            if comm.size == 1:
+                raise self._error
+
+    def call(self, state: Any) -> None:
+        """Call this rank's, unless it has failed: the others have to be told first."""
+        callback = self._callback
+        if callback is None or self._error is not None:
+            return
+        enough, self._error = tried(lambda: bool(callback(state)))
+        self._enough = self._enough or bool(enough)
+
+    def ends(self, done: bool) -> bool:
+        """Return whether to end, as rank 0 says; clocks, callbacks and rounding may differ."""
+        now = time.monotonic()
+        word = "go on"
+        if done or self._enough or self._error is not None:
+            word = "end"
+        elif self._comm.size > 1 and now - self._heard > _HEARD_EVERY:
+            word = "tell"
+        word = self._comm.broadcast(word)
+        if word == "tell":
+            self._heard = now
+            self._enough = any_together(self._comm, self._enough, self._error)
+            return self._enough
+        return word == "end"
+
+    def reason(self, reason: str | None) -> str | None:
+        """Return rank 0's reason to end."""
+        return self._comm.broadcast(reason or ("stopped by the callback" if self._enough else None))
+
+    def end(self) -> None:
+        """Raise on all ranks if a callback has failed on any."""
+        raise_together(self._comm, self._error)
 
 
 def require_finite(scalars: HostArray, product: int, operator: object) -> None:

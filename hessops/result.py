@@ -25,6 +25,8 @@ from hessops.statistics import t_quantile
 __all__ = ["Estimate", "Interval", "Result", "load"]
 
 _FORMAT = 1
+# Of rectangular operators, which may be split in another way.
+_OF_CODOMAIN = {"U", "left_vectors"}
 
 
 class Interval(NamedTuple):
@@ -94,6 +96,8 @@ class Result:
         Passing it as `rng` repeats the run; None where nothing is random.
     seconds : float
         Wall time.
+    rows_here : tuple of int, or None
+        How many rows of long vectors are on this rank, of how many; None where all are.
     """
 
     num_products: int
@@ -102,6 +106,7 @@ class Result:
     history: History = field(repr=False)
     seed: int | None
     seconds: float
+    rows_here: tuple[int, int] | None = field(default=None, metadata={"long": True}, repr=False)
 
     kinds: ClassVar[dict[str, type[Result]]] = {}
 
@@ -139,6 +144,11 @@ class Result:
         -------
         Path
             The file written.
+
+        Raises
+        ------
+        ValueError
+            If this rank has some rows of the vectors in it, and not all of them.
         """
         target = _with_suffix(path)
         arrays: dict[str, HostArray] = {}
@@ -146,7 +156,7 @@ class Result:
             "format": _FORMAT,
             "kind": type(self).__name__,
             "fields": {
-                f.name: _encode(getattr(self, f.name), f.name, arrays) for f in fields(self)
+                name: _encode(value, name, arrays) for name, value in _whole_fields(self).items()
             },
         }
         write_archive(target, document, arrays)
@@ -229,13 +239,35 @@ def _with_suffix(path: str | Path) -> Path:
     return target.with_name(target.name + ".npz")
 
 
+def _whole_fields(record: Result | Estimate) -> dict[str, Any]:
+    """Return the fields that a file holds, or raise if some of their rows are on other ranks."""
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    split = values.pop("rows_here", None)
+    names = [
+        f.name
+        for f in fields(record)
+        if f.metadata.get("long") and f.name != "rows_here" and is_array(values[f.name])
+    ]
+    if split is not None and names:
+        here, whole = split
+        gather = ", ".join(
+            f"{name}=hessops.gathered(A.{'codomain' if name in _OF_CODOMAIN else 'domain'}, "
+            f"result.{name})"
+            for name in names
+        )
+        raise ValueError(
+            f"{' and '.join(names)} of this result: {here} of {whole} rows are on this rank, and the "
+            "others would be lost. Gather them on all ranks, and save on one what has them all: "
+            f"dataclasses.replace(result, {gather}, rows_here=None)"
+        )
+    return values
+
+
 def _encode(value: Any, name: str, arrays: dict[str, HostArray]) -> Any:
     """Return JSON for `value`, putting arrays aside under unique names."""
     if isinstance(value, Estimate | Result):
-        inner = {
-            f.name: _encode(getattr(value, f.name), f"{name}.{f.name}", arrays)
-            for f in fields(value)
-        }
+        parts_of = _whole_fields(value).items()
+        inner = {key: _encode(part, f"{name}.{key}", arrays) for key, part in parts_of}
         of_result = {"kind": type(value).__name__, "fields": inner}
         return {"estimate": inner} if isinstance(value, Estimate) else {"result": of_result}
     if isinstance(value, History):

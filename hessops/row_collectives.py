@@ -8,11 +8,12 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from hessops.array_space import ArraySpace
-from hessops.arrays import Array, HostArray, device, namespace, numpy_namespace, to_numpy
+from hessops.arrays import Array, HostArray, device, is_array, namespace, numpy_namespace, to_numpy
 from hessops.comm import Communicator
-from hessops.together import raise_together, tried
+from hessops.space import Space
+from hessops.together import raise_together, require_same, tried
 
-__all__ = ["all_gather_rows", "jointly", "reduce_scatter_rows", "table"]
+__all__ = ["all_gather_rows", "gathered", "jointly", "reduce_scatter_rows", "table"]
 
 T = TypeVar("T")
 
@@ -46,6 +47,55 @@ def all_gather_rows(comm: Communicator, X: Array, counts: Sequence[int]) -> Arra
         return cast("Array", comm.all_gather_rows(X, counts))
     gathered: HostArray = comm.all_gather_rows(np.ascontiguousarray(to_numpy(X)), counts)
     return _moved_like(X, gathered)
+
+
+def gathered(space: Space, X: Array) -> Array:
+    """Return whole vectors of a space, of which every rank has some rows, on all ranks.
+
+    Collective: all ranks call it. Each then has all of the vectors in its memory.
+
+    Parameters
+    ----------
+    space : Space
+        Where the vectors live, such as ``A.domain``.
+    X : array, shape (local_dim,) or (local_dim, k)
+        The rows of this rank.
+
+    Returns
+    -------
+    array, shape (n,) or (n, k)
+        In the library and on the device of `X`; `X` itself, where all rows are here.
+
+    Raises
+    ------
+    ValueError
+        On all ranks, if `X` has not the rows of one of them, or not as many columns everywhere.
+    TypeError
+        If it is no array of the space's library.
+
+    Examples
+    --------
+    >>> import numpy as np, hessops
+    >>> A = hessops.sharded(np.diag([1.0, 2.0, 3.0]), hessops.SerialComm())  # or hessops_mpi.world()
+    >>> pairs = hessops.eigsh(A, 1, rng=0)
+    >>> hessops.gathered(A.domain, pairs.eigenvectors).shape
+    (3, 1)
+    """
+    comm = space.comm
+
+    def block() -> Array:
+        if is_array(X) and X.ndim not in {1, 2}:
+            raise ValueError(f"expected vectors of shape (n,) or (n, k), got {X.shape}")
+        return space.validate(X[:, None] if is_array(X) and X.ndim == 1 else X)
+
+    if not space.is_split:
+        block()
+        return X
+    rows = jointly(comm, block)
+    require_same(comm, {"the shape of the vectors": X.shape[1:]}, "gather the same on every rank")
+    counts = table(comm, [rows.shape[0]])[:, 0].astype(int).tolist()
+    whole = all_gather_rows(comm, rows, counts)
+    return whole[:, 0] if X.ndim == 1 else whole
 
 
 def reduce_scatter_rows(comm: Communicator, X: Array, counts: Sequence[int]) -> Array:

@@ -19,7 +19,7 @@ from hessops.arrays import (
 from hessops.comm import Communicator
 from hessops.random import ProbeKind, Stream
 
-__all__ = ["Space"]
+__all__ = ["Space", "rows_here"]
 
 
 class Space(Protocol):
@@ -124,3 +124,19 @@ class Space(Protocol):
 
     def with_dtype(self, dtype: DType) -> Space:
         """Return the same space with vectors of another dtype."""
+
+
+def rows_here(space: Space) -> tuple[int, int] | None:
+    """Return how many rows of vectors are on this rank, of how many.
+
+    Parameters
+    ----------
+    space : Space
+        Where the vectors live.
+
+    Returns
+    -------
+    tuple of int, or None
+        None where all are here.
+    """
+    return (space.local_dim, space.dim) if space.is_split else None

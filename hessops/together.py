@@ -18,6 +18,7 @@ from hessops.copies import number_of, require_alike
 from hessops.errors import NonFiniteError, NotSelfAdjointError
 
 __all__ = [
+    "any_together",
     "hear",
     "number_to_tell",
     "raise_together",
@@ -73,6 +74,39 @@ def raise_together(comm: Communicator, error: Exception | None) -> None:
     failed = np.zeros(comm.size)
     failed[comm.rank] = error is not None
     _tell(comm, _summed(comm, failed), error)
+
+
+def any_together(comm: Communicator, flag: bool, error: Exception | None) -> bool:
+    """Return whether a flag is set on any rank, or raise on all if there was an error on any.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    flag : bool
+        This rank's.
+    error : Exception or None
+        This rank's.
+
+    Returns
+    -------
+    bool
+        The same on all ranks, by one small reduction.
+
+    Raises
+    ------
+    Exception
+        As `raise_together`.
+    """
+    if comm.size == 1:
+        if error is not None:
+            raise error
+        return flag
+    told = np.zeros(comm.size + 1)
+    told[comm.rank], told[-1] = error is not None, flag
+    told = _summed(comm, told)
+    _tell(comm, told[:-1], error)
+    return bool(told[-1] > 0)
 
 
 def summed_together(
@@ -172,7 +206,14 @@ def require_same(comm: Communicator, facts: Mapping[str, Any], hint: str) -> Non
     """
     if comm.size == 1:
         return
-    told = comm.broadcast(dict(facts))
+    told: Any = comm.broadcast(dict(facts))
+    if not isinstance(told, dict):
+        # Nothing that they say to each other from here on would be understood.
+        raise RuntimeError(  # noqa: TRY004 - no argument is wrong.
+            f"rank {comm.rank} begins a call while rank 0 is inside another one: an error that one of "
+            "them has caught, and of which the others were not told; leave such errors uncaught, and "
+            "make the same calls on every rank"
+        )
     names = [name for name in {**told, **facts} if _missing(told, name) != _missing(facts, name)]
     error = None
     if names:

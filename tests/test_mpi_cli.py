@@ -93,3 +93,12 @@ def test_a_function_prints_once_and_an_error_of_one_rank_ends_all(analyze):
     assert ended.code == 2
     assert ended.err.count("what rank 1 has to say") == 1
     assert report is None
+
+
+@pytest.mark.parametrize("words", [
+    ["--bogus"], ["analyze", "--bogus"], ["analyze", "x.npz", "-k", "two"],
+])  # fmt: skip
+def test_words_that_are_wrong_are_said_to_be_so_once(words):
+    ended = run(3, *HESSOPS, *words, MPLBACKEND="agg")
+    assert ended.code == 2
+    assert ended.words.count("Usage:") == 1

@@ -107,6 +107,73 @@ def test_other_options_on_another_rank_are_refused(option):
     on_row_ranks(work, 2, timeout=5.0)
 
 
+def refused_on_all(size, groups, make, match):
+    """Hold that both verbs refuse an operator on all ranks."""
+
+    def work(comm):
+        ranks = hessops_mpi.grid(comm, probes=groups)
+        A = make(comm, ranks)
+        with pytest.raises(ValueError, match=match):
+            ranks.trace(A, num_probes=6, rng=0)
+        with pytest.raises(ValueError, match=match):
+            ranks.spectral_density(A, num_probes=6, num_steps=4, rng=0)
+
+    on_row_ranks(work, size, timeout=5.0)
+
+
+@pytest.mark.parametrize(("size", "groups"), [(2, 2), (4, 2)])
+def test_an_operator_made_with_other_ranks_is_refused(size, groups):
+    refused_on_all(
+        size,
+        groups,
+        lambda comm, ranks: hessops_mpi.sharded_matrix(MATRIX, comm),
+        r"make it with ranks\.rows",
+    )
+
+
+def test_so_is_one_made_with_the_ranks_of_other_groups():
+    refused_on_all(
+        4,
+        2,
+        lambda comm, ranks: hessops_mpi.sharded_matrix(MATRIX, ranks.probes),
+        r"make it with ranks\.rows",
+    )
+
+
+@pytest.mark.parametrize(("size", "groups"), [(2, 2), (4, 2)])
+def test_groups_with_different_operators_are_refused(size, groups):
+    refused_on_all(
+        size,
+        groups,
+        lambda comm, ranks: hessops_mpi.sharded_matrix(
+            MATRIX * (1 + 1e-3 * ranks.probes.rank), ranks.rows
+        ),
+        f"rank {size // groups} has another operator than rank 0",
+    )
+
+
+def test_so_are_permuted_ones_with_the_same_traces():
+    def make(comm, ranks):
+        order = np.roll(np.arange(N), ranks.probes.rank)
+        return hessops_mpi.sharded_matrix(
+            scipy.sparse.csr_array(MATRIX)[order][:, order], ranks.rows
+        )
+
+    refused_on_all(2, 2, make, "rank 1 has another operator than rank 0")
+
+
+def test_an_operator_that_one_rank_lacks_is_refused_on_all():
+    refused_on_all(2, 2, lambda comm, ranks: np.ones((3, 3 + comm.rank)), "needs a square operator")
+
+
+def test_other_numbers_of_groups_are_refused_on_all():
+    def work(comm):
+        with pytest.raises(ValueError, match="probes is "):
+            hessops_mpi.grid(comm, probes=1 + comm.rank % 2)
+
+    on_row_ranks(work, 2, timeout=5.0)
+
+
 def test_one_process_is_a_grid():
     ranks = hessops_mpi.grid(hessops.SerialComm(), probes=1)
     matrix = scipy.sparse.csr_array(MATRIX)

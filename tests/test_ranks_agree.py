@@ -212,6 +212,74 @@ def test_a_verb_without_a_seed_gives_one_answer(rng):
     assert results[0].value == pytest.approx(1.0, rel=0.01)
 
 
+# Functions of a matrix.
+
+
+FUNCTIONS = {
+    "lambdas": lambda rank: (lambda x: np.exp(-x)) if rank else (lambda x: np.exp(2 * x)),
+    "names": lambda rank: "sqrt" if rank else "abs",
+    "powers": lambda rank: hessops.spectral_function.power(0.5 + rank),
+    "constants": lambda rank: lambda x: np.exp(x) * (1 + 1e-6 * rank),
+    "signs": lambda rank: hessops.spectral_function.SpectralFunction("e", np.exp, 1, rank or None),
+}
+
+
+def functions_of(verb, A, f):
+    if verb == "trace_function":
+        return hessops.trace_function(A, f, num_probes=2, num_steps=4, rng=0)
+    return hessops.matrix_function(A, f, A.domain.unit_vectors(0, 1), max_steps=4)
+
+
+@pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
+@pytest.mark.parametrize("verb", ["trace_function", "matrix_function"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_other_functions_on_another_rank_are_refused_on_all(verb, name):
+    said = []
+
+    def work(comm):
+        A = ShardedMatrix(DEFINITE, comm, SPLIT[comm.rank], POSITIVE_SEMIDEFINITE)
+        with pytest.raises(ValueError, match=r"f(\(.*\))? is .* on rank 2 and") as raised:
+            functions_of(verb, A, FUNCTIONS[name](int(comm.rank == 2)))
+        said.append(raised.value)
+        functions_of(verb, A, FUNCTIONS[name](1))
+
+    run_on_ranks(work, SIZE, timeout=5.0)
+    assert len(said) == SIZE
+
+
+@pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
+def test_the_same_function_need_not_be_defined_everywhere_nor_be_quiet():
+    def picky(x):
+        if np.any(x < -2):
+            raise ArithmeticError("too low")
+        return np.log(x + 2)
+
+    def work(comm):
+        A = ShardedMatrix(DEFINITE, comm, SPLIT[comm.rank], POSITIVE_SEMIDEFINITE)
+        return functions_of("trace_function", A, picky).value
+
+    assert len(set(run_on_ranks(work, SIZE, timeout=5.0))) == 1
+
+
+@pytest.mark.parametrize("names", [("logdet", "trace_inverse"), ("trace", "spectral_density")])
+def test_calls_that_differ_have_public_names(names):
+    verbs = {
+        "logdet": hessops.logdet,
+        "trace_inverse": hessops.trace_inverse,
+        "trace": hessops.trace,
+        "spectral_density": hessops.spectral_density,
+    }
+
+    def work(comm):
+        A = ShardedMatrix(DEFINITE, comm, SPLIT[comm.rank], POSITIVE_SEMIDEFINITE)
+        verb = verbs[names[comm.rank == 1]]
+        with pytest.raises(ValueError, match=r"the call is [a-z]") as raised:
+            verb(A, num_probes=2, rng=0)
+        assert names[0] in str(raised.value)
+
+    run_on_ranks(work, SIZE, timeout=5.0)
+
+
 # Vectors of which every rank holds a copy.
 
 

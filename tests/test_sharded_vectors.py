@@ -1,9 +1,11 @@
 """Operators on whole vectors made ones on split vectors: the same numbers, a part of a basis each."""
 
+import dataclasses
 from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse
 from doubles import gathered, run_on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -214,3 +216,114 @@ def test_an_error_in_one_share_is_told_to_all():
             A.apply(np.ones((2, 1)))
 
     on_row_ranks(work, 3, timeout=5.0)
+
+
+SAVED = {
+    "eigsh": lambda A: hessops.eigsh(A, 2, rng=0),
+    "lobpcg": lambda A: hessops.lobpcg(A, 2, rng=0),
+    "power_iteration": lambda A: hessops.power_iteration(A, max_steps=500, rng=0),
+    "svds": lambda A: hessops.svds(A, 2, rng=0),
+    "lanczos": lambda A: hessops.lanczos(A, num_steps=3, rng=0),
+    "matrix_function": lambda A: hessops.matrix_function(A, "exp", A.domain.unit_vectors(0, 2)),
+    "minres": lambda A: hessops.minres(A, A.domain.unit_vectors(0, 1)[:, 0]),
+    "diagonal": lambda A: hessops.diagonal(A, num_probes=3, rng=0),
+    "spectrum": lambda A: hessops.spectrum(A, budget=30, rng=0),
+    "randomized_svd": lambda A: hessops.randomized_svd(A, 3, rng=0),
+    "randomized_eigh": lambda A: hessops.randomized_eigh(A, 3, rng=0),
+    "nystrom": lambda A: hessops.nystrom(
+        hessops.aslinearoperator(A @ A, positive_semidefinite=True), 3, rng=0
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::hessops.ConvergenceWarning")
+@pytest.mark.parametrize("verb", SAVED)
+def test_a_part_of_the_vectors_is_not_saved_and_all_of_them_are(verb, tmp_path):
+    whole = hessops.aslinearoperator(MATRIX, self_adjoint=True)
+    serial = SAVED[verb](whole)
+    assert serial.rows_here is None
+    names = [
+        f.name
+        for f in dataclasses.fields(serial)
+        if f.metadata.get("long") and np.shape(getattr(serial, f.name))[:1] == (N,)
+    ]
+    assert names
+
+    def work(comm):
+        A = hessops.sharded(whole, comm)
+        result = SAVED[verb](A)
+        assert result.rows_here == (A.domain.local_dim, N)
+        path = tmp_path / f"{verb}{comm.rank}.npz"
+        with pytest.raises(ValueError, match=rf"{names[0]}.*: {A.domain.local_dim} of {N} rows"):
+            result.save(path)
+        assert not path.exists()
+        parts = {name: hessops.gathered(A.domain, getattr(result, name)) for name in names}
+        dataclasses.replace(result, **parts, rows_here=None).save(path)
+        return hessops.load(path)
+
+    for loaded in on_row_ranks(work, 3):
+        assert loaded.rows_here is None
+        for name in names:
+            assert getattr(loaded, name).shape == getattr(serial, name).shape
+
+
+def test_results_without_vectors_are_saved(tmp_path):
+    def work(comm):
+        A = hessops.sharded(MATRIX, comm)
+        path = tmp_path / f"{comm.rank}.npz"
+        hessops.lanczos(A, num_steps=3, reorthogonalize=False, rng=0).save(path)
+        return hessops.load(path)
+
+    assert [loaded.basis for loaded in on_row_ranks(work, 2)] == [None, None]
+
+
+@pytest.mark.parametrize("runner", [run_on_ranks, on_row_ranks])
+@pytest.mark.parametrize("shape", [(7,), (7, 2), (7, 0)])
+def test_vectors_are_gathered(runner, shape):
+    vectors = normal(0, shape)
+    split = [0, 3, 4]
+
+    def work(comm):
+        first, last = sum(split[: comm.rank]), sum(split[: comm.rank + 1])
+        space = hessops.ArraySpace(7, comm=comm, rows=(first, last))
+        return hessops.gathered(space, vectors[first:last])
+
+    for found in runner(work, 3):
+        assert np.array_equal(found, vectors)
+
+
+def test_what_cannot_be_gathered_is_refused_on_all_ranks():
+    def work(comm):
+        space = hessops.sharded(MATRIX, comm).domain
+        rows = space.zeros(2)
+        with pytest.raises(ValueError, match=f"expected {N // 2} rows"):
+            hessops.gathered(space, rows[comm.rank :])
+        with pytest.raises(ValueError, match="the shape of the vectors is"):
+            hessops.gathered(space, rows[:, comm.rank :])
+        with pytest.raises(TypeError, match="expected an array, got list"):
+            hessops.gathered(space, rows if comm.rank else [1.0])
+
+    on_row_ranks(work, 2, timeout=5.0)
+
+
+def test_whole_vectors_are_gathered_already():
+    X = normal(0, (3, 2))
+    assert hessops.gathered(hessops.ArraySpace(3), X) is X
+
+
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_array, hessops.aslinearoperator])
+def test_whatever_is_an_operator_is_split(kind):
+    X = normal(1, (N, 2))
+
+    def work(comm):
+        return hessops.sharded(kind(MATRIX), comm).apply(part(X, even_counts(N, 2), comm.rank))
+
+    assert norm(gathered(on_row_ranks(work, 2)) - MATRIX @ X) <= 1e-13 * norm(MATRIX) * norm(X)
+
+
+def test_what_is_no_operator_on_one_rank_is_refused_on_all():
+    def work(comm):
+        with pytest.raises(TypeError):
+            hessops.sharded("words" if comm.rank else MATRIX, comm)
+
+    on_row_ranks(work, 2, timeout=5.0)

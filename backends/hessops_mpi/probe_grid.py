@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,21 +11,22 @@ import numpy as np
 
 import hessops
 from hessops.agreement import agreed_seed
-from hessops.algorithms._common import require_count, self_adjoint_operator
+from hessops.algorithms._common import require_count, self_adjoint_operator, square_operator
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
-from hessops.arrays import Array, HostArray
+from hessops.arrays import Array, HostArray, dtype_name, eps, to_numpy
 from hessops.comm import Communicator
 from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
+from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.partition import Partition, even_counts
 from hessops.random import ProbeKind, Purpose, RandomState, Stream
 from hessops.record import History
 from hessops.result import Estimate
 from hessops.results.trace import TraceResult
-from hessops.row_collectives import table
+from hessops.row_collectives import jointly, table
 from hessops.statistics import MeanVariance
-from hessops.together import require_same
+from hessops.together import raise_together, require_same, tried
 from hessops_mpi.transfers import RowCommunicator, row_communicator
 
 __all__ = ["ProbeGrid", "grid"]
@@ -52,7 +54,7 @@ def grid(comm: Communicator, *, probes: int) -> ProbeGrid:
     Raises
     ------
     ValueError
-        If the ranks cannot be dealt out evenly.
+        On all ranks, if they cannot be dealt out evenly, or were asked for other numbers of groups.
 
     Examples
     --------
@@ -63,6 +65,7 @@ def grid(comm: Communicator, *, probes: int) -> ProbeGrid:
     >>> round(ranks.trace(A, num_probes=4, rng=0).value, 12)
     6.0
     """
+    require_same(comm, {"probes": probes}, "call grid with the same on every rank")
     require_count(probes=probes)
     if comm.size % probes:
         raise ValueError(
@@ -106,7 +109,8 @@ class ProbeGrid:
     ) -> TraceResult:
         """Estimate a trace by probes that the groups share (Hutchinson's estimator).
 
-        Costs ``num_probes`` products in all, and one reduction over the groups at the end.
+        Costs ``num_probes`` products in all, and one reduction over the groups at the end. Before, each
+        group makes one more product, which is not counted: it shows whether all have one operator.
 
         Parameters
         ----------
@@ -131,10 +135,11 @@ class ProbeGrid:
         Raises
         ------
         ValueError
-            If an option is out of range, or ranks were given different seeds.
+            If an option is out of range, ranks were given different seeds, `A` is made with other
+            ranks than `rows`, or the groups have different operators.
         """
         start = time.perf_counter()
-        operator = hessops.aslinearoperator(A)
+        operator = jointly(self.world, lambda: square_operator(A, "trace"))
         require_count(block_size=block_size)
         options = {"probe": probe, "block_size": block_size, "confidence": confidence}
         seed, first, share = self._begin(operator, num_probes, rng, options)
@@ -180,6 +185,8 @@ class ProbeGrid:
     ) -> SpectralDensity:
         """Estimate the density of eigenvalues by probes that the groups share.
 
+        Each group makes one more product, which is not counted, as `trace` does.
+
         Parameters
         ----------
         A : LinearOperator or anything `aslinearoperator` takes
@@ -206,9 +213,10 @@ class ProbeGrid:
         NotSelfAdjointError
             If `A` is not declared self-adjoint, or its products show that it is not.
         ValueError
-            If an option is out of range, or ranks were given different seeds.
+            If an option is out of range, ranks were given different seeds, `A` is made with other
+            ranks than `rows`, or the groups have different operators.
         """
-        operator = self_adjoint_operator(A, "spectral_density")
+        operator = jointly(self.world, lambda: self_adjoint_operator(A, "spectral_density"))
         options = {"num_steps": num_steps, "probe": probe, "reorthogonalize": reorthogonalize}
         seed, first, share = self._begin(operator, num_probes, rng, options)
         own = hessops.spectral_density(
@@ -246,6 +254,7 @@ class ProbeGrid:
     ) -> tuple[int, int, int]:
         """Return the seed of all groups, and the first and the number of this one's probes."""
         facts = {"the shape of the operator": operator.shape, "num_probes": num_probes, **options}
+        facts["its dtype"] = dtype_name(operator.dtype)
         require_same(self.world, facts, "call with the same on every rank")
         require_count(num_probes=num_probes)
         if num_probes < self.probes.size:
@@ -253,10 +262,45 @@ class ProbeGrid:
                 f"num_probes={num_probes} leaves some of {self.probes.size} groups without a probe: "
                 "take more probes, or fewer groups"
             )
+        jointly(self.world, lambda: self._require_own_ranks(operator))
         everybody = hessops.ArraySpace(1, comm=self.world)
         seed = agreed_seed(everybody, rng)
+        self._require_same_operator(operator)
         first, last = Partition(even_counts(num_probes, self.probes.size)).rows(self.probes.rank)
         return seed, first, last - first
+
+    def _require_own_ranks(self, operator: LinearOperator) -> None:
+        """Raise unless a group can multiply without the others, which have other probes."""
+        comm = operator.domain.comm
+        if comm.size > 1 and self.probes.size > 1 and comm != self.rows:
+            raise ValueError(
+                f"{operator} is made with {comm!r}, and a group of {self.rows.size} ranks has to "
+                "multiply alone: make it with ranks.rows, where ranks = hessops_mpi.grid(...)"
+            )
+
+    def _require_same_operator(self, operator: LinearOperator) -> None:
+        """Raise on all ranks if groups have different operators: the mean would be of neither."""
+        if self.probes.size == 1:
+            return
+        space = operator.domain
+        X = space.probes(Stream(0, Purpose.TRACE), range(1), "rademacher")
+        Y, error = tried(lambda: operator.apply(X))
+        raise_together(self.world, error)
+        assert Y is not None
+        forms = to_numpy(space.column_inners((X, Y), (Y, Y)))[:, 0]
+        seen = table(self.world, [forms[0].real, forms[0].imag, math.sqrt(abs(forms[1]))])
+        norms = seen[:, 2]
+        if not np.isfinite(seen).all():
+            raise NonFiniteError(f"a product with {operator} holds NaN or infinity, or overflows")
+        sizes = np.stack([norms * math.sqrt(space.dim)] * 2 + [norms], axis=1)
+        apart = np.abs(seen - seen[0]) > math.sqrt(eps(space.xp, space.dtype)) * sizes.max(axis=0)
+        if apart.any():
+            other = int(np.argmax(apart.any(axis=1)))
+            raise ValueError(
+                f"rank {other} has another operator than rank 0: for the same vector x, x·Ax "
+                f"is {seen[other, 0]:.9g} and |A x| is {norms[other]:.9g}, rank 0's are "
+                f"{seen[0, 0]:.9g} and {norms[0]:.9g}; give every group the same operator"
+            )
 
     def _gathered(self, rows: HostArray, counts: tuple[int, ...]) -> HostArray:
         whole = self.probes.all_gather_rows(np.ascontiguousarray(rows), counts)

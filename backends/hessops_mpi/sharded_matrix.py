@@ -207,9 +207,12 @@ def _dealt_rows(
     given = table(comm, [A is not None])[:, 0] > 0
     if not given[0] or (given.any() and not given.all() and given[1:].any()):
         holders = np.flatnonzero(given).tolist()
+        who = (
+            f"the ranks {holders} of {comm.size} were" if holders else f"no rank of {comm.size} was"
+        )
         raise ValueError(
-            f"the ranks {holders} of {comm.size} were given a matrix; give the whole to rank 0 alone, "
-            "or to all, or each rank its rows with local_rows=True"
+            f"{who} given a matrix; give the whole to rank 0 alone, or to all, or each rank its rows "
+            "with local_rows=True"
         )
     whole = jointly(comm, lambda: None if A is None else _checked(A, least_rows=1))
     num_rows = int(comm.broadcast(None if whole is None else whole.shape[0]) or 0)
@@ -217,8 +220,19 @@ def _dealt_rows(
     _require_same(comm, "row_counts", rows.counts)
     if given.all():
         assert whole is not None
-        facts = (*whole.shape, whole.nnz, whole.dtype.str, _checksum(whole))
-        _require_same(comm, "shape, entries, dtype and checksum of the matrix", facts)
+        facts = {
+            "the shape of the matrix": whole.shape,
+            "the dtype of the matrix": str(whole.dtype),
+            "the number of entries of the matrix": whole.nnz,
+            # The others are the same then.
+            "what the entries are, by shape, number, dtype and checksum of the matrix": (
+                *whole.shape,
+                whole.nnz,
+                whole.dtype.str,
+                _checksum(whole),
+            ),
+        }
+        require_same(comm, facts, "pass the same matrix on every rank, or None on all but rank 0")
         return _rows_of(whole, rows.rows(comm.rank)), rows
     return _sent_rows(whole, rows, comm), rows
 

@@ -9,16 +9,23 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 import hessops
 from hessops.cli.analysis import Analysis, Settings, analyze_operator
 from hessops.cli.interrupt import end_interrupted
 from hessops.cli.progress import Progress
-from hessops.cli.ranks import end_together, launched_ranks, one_speaks
+from hessops.cli.ranks import (
+    end_together,
+    launched_rank,
+    launched_ranks,
+    one_speaks,
+    wait_for_the_others,
+)
 from hessops.cli.report import print_tables, require_writable, write_report
 from hessops.cli.sentence import sentence_of
 from hessops.cli.tables import missing_tables, tables_of
@@ -31,7 +38,35 @@ from hessops.wrap import aslinearoperator
 
 __all__ = ["app"]
 
+# Of Typer's own copy of Click, or of Click itself: what is wrong with the words of the command line.
+_WrongWords: type[Exception] = typer.BadParameter.__mro__[1]
+
+
+class _OneComplains(TyperGroup):
+    """The commands; of words that all ranks were given, one says that they are wrong."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _one_complains():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _one_complains():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _one_complains() -> Iterator[None]:
+    try:
+        yield
+    except _WrongWords as error:
+        if launched_rank() == 0:
+            raise
+        wait_for_the_others()
+        raise typer.Exit(2) from error
+
+
 app = typer.Typer(
+    cls=_OneComplains,
     help="The spectrum of any operator you can multiply with.",
     invoke_without_command=True,
     add_completion=False,

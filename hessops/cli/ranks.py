@@ -12,11 +12,13 @@ from pathlib import Path
 
 from hessops.comm import Communicator, SerialComm
 
-__all__ = ["end_together", "launched_ranks", "one_speaks"]
+__all__ = ["end_together", "launched_rank", "launched_ranks", "one_speaks", "wait_for_the_others"]
 
 # How many ranks a launcher says there are: Open MPI's and PRRTE's, MPICH's and Intel's, SLURM's.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _TORCHRUN = "TORCHELASTIC_RUN_ID"
+# And which of them this process is; torchrun's counts where that has started it.
+_RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 # Where all fail alike, one should say so: rank 0, if it has anything to say, or who knows why.
 _AFTER_RANK_0, _AFTER_THE_FAILED = 0.5, 1.0
 
@@ -42,6 +44,24 @@ def launched_ranks() -> Communicator:
         by_mpi: Communicator = importlib.import_module("hessops_mpi").world()
         return by_mpi
     return SerialComm()
+
+
+def launched_rank() -> int:
+    """Return which of the ranks that a launcher has started this is; 0 where it was started alone.
+
+    Returns
+    -------
+    int
+        By the environment, without a word to the other ranks.
+    """
+    names = ("RANK",) if _TORCHRUN in os.environ else _RANKS
+    said = [os.environ[name] for name in names if os.environ.get(name, "").isdigit()]
+    return int(said[0]) if said else 0
+
+
+def wait_for_the_others() -> None:
+    """Let rank 0 say what all of them have met: the launcher ends it once another has failed."""
+    time.sleep(_AFTER_RANK_0)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 from hessops.array_space import ArraySpace
 from hessops.arrays import Array, dtype_name
@@ -14,12 +16,13 @@ from hessops.row_collectives import all_gather_rows, jointly, reduce_scatter_row
 from hessops.space import Space
 from hessops.structure import Structure
 from hessops.together import require_same
+from hessops.wrap import aslinearoperator
 
 __all__ = ["Sharded", "sharded"]
 
 
 def sharded(
-    operator: LinearOperator,
+    operator: Any,
     comm: Communicator,
     *,
     share: bool = False,
@@ -34,7 +37,7 @@ def sharded(
 
     Parameters
     ----------
-    operator : LinearOperator
+    operator : LinearOperator or anything `aslinearoperator` takes
         On whole vectors. Every rank calls it with the same block. Either its products are the same on
         every rank, as those of ``hessops_torch.hessian(..., comm=comm)`` are; or, with `share`, they
         are to be added.
@@ -68,6 +71,7 @@ def sharded(
     >>> round(hessops.trace(A, num_probes=4, rng=0).value, 12)
     6.0
     """
+    operator = jointly(comm, partial(aslinearoperator, operator))
     facts = {
         "the shape of the operator": operator.shape,
         "its dtype": dtype_name(operator.dtype),

@@ -40,6 +40,8 @@ from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
+from hessops.space import rows_here
+from hessops.together import any_together
 
 __all__ = ["Which", "eigsh"]
 
@@ -175,6 +177,7 @@ def eigsh(
         history=outcome.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(space),
     )
 
 
@@ -222,6 +225,8 @@ class _Search:
         known: KnownPairs | None = None,
     ) -> Outcome[EigshState]:
         goal = self.goal
+        # Who watches sees every step, on whatever rank.
+        watched = any_together(self.operator.domain.comm, self.callback is not None, None)
         return run(
             eigsh_steps(
                 self.operator,
@@ -232,10 +237,7 @@ class _Search:
                 max_basis=self.limit,
                 keep=partial(goal.select, count=kept(goal.k, self.limit, start.shape[1])),
                 known=known,
-                # Who watches sees every step.
-                pace=Pace(goal, self.max_steps)
-                if self.callback is None and known is None
-                else None,
+                pace=None if watched or known is not None else Pace(goal, self.max_steps),
             ),
             space=self.operator.domain,
             stop=stop,

@@ -27,6 +27,7 @@ from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.eigenpairs import EigenResult, error_bounds
+from hessops.space import rows_here
 
 __all__ = ["LobpcgState", "lobpcg", "lobpcg_steps"]
 
@@ -183,6 +184,7 @@ def lobpcg(
         history=outcome.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(space),
     )
 
 

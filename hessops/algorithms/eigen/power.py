@@ -41,6 +41,7 @@ from hessops.operators.projected import Projected
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, History, run
 from hessops.results.eigenpairs import EigenResult
+from hessops.space import rows_here
 
 __all__ = ["PowerState", "power_iteration", "power_steps"]
 
@@ -197,6 +198,7 @@ def power_iteration(
         history=found.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(operator.domain),
     )
 
 

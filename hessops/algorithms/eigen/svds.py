@@ -33,6 +33,7 @@ from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, require_finite, run
 from hessops.results.singular import SingularResult, singular_error_bounds
+from hessops.space import rows_here
 from hessops.wrap import aslinearoperator
 
 __all__ = ["SvdsState", "svds", "svds_steps"]
@@ -167,6 +168,7 @@ def svds(
         history=outcome.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(tall.domain),
     )
 
 

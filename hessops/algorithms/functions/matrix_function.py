@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from hessops.agreement import require_same_call, require_same_vectors
+from hessops.agreement import require_same_call, require_same_function, require_same_vectors
 from hessops.algorithms._common import (
     require_positive,
     require_tolerance,
@@ -20,6 +20,7 @@ from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.record import Callback, run
 from hessops.results.functions import MatrixFunctionResult
+from hessops.space import rows_here
 from hessops.spectral_function import FunctionName, SpectralFunction, spectral_function
 
 __all__ = ["matrix_function"]
@@ -102,6 +103,7 @@ def matrix_function(
     operator = self_adjoint_operator(A, "matrix_function")
     require_same_call(operator.domain)
     function = spectral_function(f)
+    require_same_function(operator.domain, function)
     require_positive(max_steps=max_steps)
     limit = _tolerance(tol, eps(operator.xp, operator.dtype))
     most = max_steps or _DEFAULT_STEPS
@@ -137,6 +139,7 @@ def matrix_function(
         history=outcome.history,
         seed=None,
         seconds=outcome.seconds,
+        rows_here=rows_here(operator.domain),
     )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
-from hessops.agreement import agreed_seed
+from hessops.agreement import agreed_seed, require_same_function
 from hessops.algorithms._common import (
     default_block_size,
     require_options,
@@ -321,6 +321,7 @@ def _estimate(
     require_positive(num_probes=num_probes, num_steps=num_steps, block_size=block_size)
     plan = ProbePlan[QuadratureState](num_probes, rtol, atol, confidence, operator.domain.comm)
     seed = agreed_seed(operator.domain, rng)
+    require_same_function(operator.domain, function)
     states = quadrature_steps(
         operator,
         function,

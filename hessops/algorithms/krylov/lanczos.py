@@ -46,7 +46,7 @@ from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.lanczos import LanczosResult
-from hessops.space import Space
+from hessops.space import Space, rows_here
 
 __all__ = ["LanczosState", "Reorthogonalize", "lanczos", "lanczos_steps"]
 
@@ -218,6 +218,7 @@ def lanczos(
         history=outcome.history,
         seed=seed,
         seconds=outcome.seconds,
+        rows_here=rows_here(space),
     )
 
 

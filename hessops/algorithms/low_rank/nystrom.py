@@ -28,6 +28,7 @@ from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.low_rank import NystromResult
+from hessops.space import rows_here
 
 __all__ = ["NystromState", "nystrom", "nystrom_steps"]
 
@@ -204,6 +205,7 @@ def nystrom(
         history=plan.with_test_products(outcome.history),
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(operator.domain),
     )
 
 

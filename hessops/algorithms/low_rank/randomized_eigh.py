@@ -18,6 +18,7 @@ from hessops.operator import LinearOperator
 from hessops.random import RandomState
 from hessops.record import Callback
 from hessops.results.low_rank import LowRankEigen
+from hessops.space import rows_here
 
 __all__ = ["randomized_eigh"]
 
@@ -155,6 +156,7 @@ def randomized_eigh(
         history=outcome.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(operator.domain),
     )
 
 

@@ -17,6 +17,7 @@ from hessops.operator import LinearOperator
 from hessops.random import RandomState
 from hessops.record import Callback
 from hessops.results.low_rank import LowRankSVD
+from hessops.space import rows_here
 from hessops.wrap import aslinearoperator
 
 __all__ = ["randomized_svd"]
@@ -153,6 +154,7 @@ def randomized_svd(
         history=outcome.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(operator.domain),
     )
 
 

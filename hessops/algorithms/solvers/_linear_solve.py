@@ -26,6 +26,7 @@ from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
 from hessops.record import Callback, History, Outcome, require_finite, run
 from hessops.results.linear_solve import LinearSolveResult
+from hessops.space import rows_here
 
 __all__ = ["LinearSystem", "checked_preconditioner", "solve_tolerance"]
 
@@ -225,6 +226,7 @@ class _Progress:
             history=History(row for part in self.history for row in _rows(part)),
             seed=None,
             seconds=seconds,
+            rows_here=rows_here(system.operator.domain),
         )
 
 

@@ -27,7 +27,7 @@ from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, run
 from hessops.results.eigenpairs import error_bounds
 from hessops.results.spectrum import Spectrum
-from hessops.space import Space
+from hessops.space import Space, rows_here
 
 __all__ = ["spectrum"]
 
@@ -162,6 +162,7 @@ def spectrum(
         history=outcome.history,
         seed=seed,
         seconds=time.perf_counter() - clock,
+        rows_here=rows_here(space),
     )
 
 

@@ -23,6 +23,7 @@ from hessops.operator import LinearOperator
 from hessops.random import ProbeKind, Stream
 from hessops.record import Callback, Outcome, run
 from hessops.results.diagonal import DiagonalResult
+from hessops.space import rows_here
 
 __all__ = ["DIAGONAL_ESTIMATORS", "DiagonalTask"]
 
@@ -98,6 +99,7 @@ class DiagonalTask:
             history=outcome.history,
             seed=self.stream.seed,
             seconds=outcome.seconds,
+            rows_here=rows_here(space),
         )
 
 
