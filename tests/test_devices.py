@@ -167,7 +167,7 @@ NO_VERBS = {"aslinearoperator", "cdf_band", "haydock", "kernel_polynomial", "loa
 # What is written to a file goes through the host.
 NO_VERBS |= {"checkpointed", "wasserstein"}
 # Operators, not numbers: by ranks, which have tests of their own.
-NO_VERBS |= {"data_parallel", "sharded"}
+NO_VERBS |= {"data_parallel", "gathered", "sharded"}
 # By field, the axis along which everything may be turned by a common phase: along the coordinates of
 # eigenvectors, and of what eigenvectors say of each probe.
 UP_TO_PHASE = {
