@@ -1,4 +1,4 @@
-"""Model and loss as one module, for function transforms that exchange its parameters."""
+"""A model as its loss uses it, as one module, for function transforms that exchange its parameters."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.objective.objective import Objective
 
-__all__ = ["LossModule"]
+__all__ = ["LossModule", "OutputsModule"]
 
 
 class LossModule(nn.Module):
@@ -31,3 +32,24 @@ class LossModule(nn.Module):
     def forward(self, index: int, batch: Any) -> tuple[Tensor, Tensor | float]:
         """Return the sum of the loss over a micro-batch and its count."""
         return self.objective.evaluate(index, batch)
+
+
+class OutputsModule(nn.Module):
+    """The outputs of a model as a module of the batch.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its parameters have their names after ``model.``.
+    loss : OutputLoss
+        Knows how to apply it to a batch.
+    """
+
+    def __init__(self, model: nn.Module, loss: OutputLoss) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+
+    def forward(self, batch: Any) -> Tensor:
+        """Return the outputs."""
+        return self.loss.outputs(self.model, batch)

@@ -17,7 +17,9 @@ from torch.func import functional_call, jvp, vmap
 
 from hessops.algorithms._common import level_outside
 from hessops_torch.graphs.output_graph import OutputGraph
+from hessops_torch.losses.contract import require_outputs
 from hessops_torch.losses.failures import differentiating, name_of
+from hessops_torch.objective.loss_module import OutputsModule
 from hessops_torch.objective.objective import Objective
 from hessops_torch.products.functional_product import Named, attributes_kept, named_views
 
@@ -213,7 +215,7 @@ class _OutputsOfParameters:
     """The outputs for a micro-batch as a function of the parameters."""
 
     def __init__(self, objective: Objective, batch: Any) -> None:
-        self.module = _OutputsModule(objective)
+        self.module = OutputsModule(objective.model, require_outputs(objective.loss, "a Jacobian"))
         self.batch = batch
         self.buffers = dict(objective.model.named_buffers())
 
@@ -223,18 +225,4 @@ class _OutputsOfParameters:
         tensors = {f"model.{name}": t for name, t in (parameters | buffers).items()}
         called: Any = functional_call  # It has no types.
         outputs: Tensor = called(self.module, tensors, (self.batch,))
-        return outputs
-
-
-class _OutputsModule(nn.Module):
-    """The model as its loss calls it, whose parameters can be exchanged for a call."""
-
-    def __init__(self, objective: Objective) -> None:
-        super().__init__()
-        self.model = objective.model
-        self.objective = objective
-
-    def forward(self, batch: Any) -> Tensor:
-        loss: Any = self.objective.loss
-        outputs: Tensor = loss.outputs(self.model, batch)
         return outputs

@@ -21,6 +21,7 @@ from torch.func import functional_call, grad, vmap
 from hessops_torch.data.batch import map_tensors, tensors_in
 from hessops_torch.losses.contract import EvaluationError, OutputLoss
 from hessops_torch.losses.failures import applying, differentiating
+from hessops_torch.objective.loss_module import OutputsModule
 from hessops_torch.traces.layer_gradients import LAYERS, LayerGradient
 
 __all__ = [
@@ -131,7 +132,7 @@ class MappedGradients(SampleGradients):
     ) -> None:
         super().__init__(model, loss, batch, parameters, name)
         self._tensors = list(tensors_in(batch))
-        outputs = _Outputs(model, loss)
+        outputs = OutputsModule(model, loss)
         fixed = {f"model.{key}": p.detach() for key, p in model.named_parameters()}
         fixed |= {f"model.{key}": buffer for key, buffer in model.named_buffers()}
         names = [f"model.{key}" for key in parameters]
@@ -149,18 +150,6 @@ class MappedGradients(SampleGradients):
     def of(self, seeds: Tensor) -> list[Tensor]:
         """Return the gradients of <seeds, outputs> by `vmap`."""
         return list(self._gradients(self._chosen, seeds, *self._tensors).values())
-
-
-class _Outputs(nn.Module):
-    """The outputs of a model as a module of the batch."""
-
-    def __init__(self, model: nn.Module, loss: OutputLoss) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-
-    def forward(self, batch: Any) -> Tensor:
-        return self.loss.outputs(self.model, batch)
 
 
 class HookedGradients(SampleGradients):
