@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,18 +30,18 @@ from hessops_torch.graphs.curvature_graph import CurvatureGraph
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.failures import name_of
 from hessops_torch.operators.hessian import Hessian
-from hessops_torch.traces.allocation import Allocation, Part, Way, allocate
+from hessops_torch.traces.allocation import allocate
 from hessops_torch.traces.goals import TraceGoal
 from hessops_torch.traces.squared_gradients import NoRootError, SquaredGradients
 from hessops_torch.traces.strata import StrataBatches, Stratum, strata_of
-from hessops_torch.traces.stratum_moments import StratumMoments
+from hessops_torch.traces.stratum_moments import NUM_FOLDS, StratumMoments
+from hessops_torch.traces.stratum_ways import LEAST_PROBES, Prices, choose, chosen_way
 
 __all__ = ["TraceEngine", "TraceState"]
 
 # Forward passes: to build a graph, for a vector's forms, and for the product with G besides.
 _BUILD, _FORM, _WHOLE = 3.0, 6.0, 2.0
-_FORWARD, _BACKWARD = 1.0, 2.0
-_PILOT, _MOST_PILOT, _LEAST_PILOT = 4, 16, 2
+_PILOT, _MOST_PILOT = 4, 16
 _LEAST_FREEDOM = 8
 # Estimates of the diagonal whose products of different ones have a jackknife error.
 _LEAST_GROUPS = 4
@@ -49,6 +49,9 @@ _NEGLIGIBLE = 1e-3
 # How far from the tolerance each round aims: the first find out what a relative one is relative to.
 _AIMS = (4.0, 2.0)
 _MOST_ROUNDS = 12
+# The variance that ways are chosen for, by that wanted: whether it is reached then seldom rests on the
+# choice, which would make a bias of its own.
+_MARGIN = 0.5
 
 
 @dataclass(frozen=True)
@@ -187,29 +190,37 @@ class TraceEngine:
         yield state
         for number in range(_MOST_ROUNDS):
             aim = _AIMS[number] if number < len(_AIMS) else 1.0
-            variance, self.weights = goal.variance(state, aim), goal.weights(state)
-            fixed = variance is None
-            if not fixed and aim == 1.0 and goal.reached(state):
+            self.weights = goal.weights(state)
+            fixed = goal.variance(state, aim) is None
+            # The folds choose for the tolerance itself at least once: to stop where it happens to be
+            # reached before keeps what came out low, and mends the rest.
+            if not fixed and number > len(_AIMS) and goal.reached(state):
                 return
-            before = self.units
-            self._follow(
-                allocate(
-                    [self._ways(seen) for seen in self.seen],
-                    variance=None if variance is None else variance * self.divisor**2,
-                    budget=max(budget * self.total - self.units, 0.0),
-                )
-            )
+            before = self._spent_and_seen()
+            self._follow(goal, state, aim, max(budget * self.total - self.units, 0.0))
             state = self.state()
-            if self.units > before:
+            moved = self._spent_and_seen() != before
+            if moved:
                 yield state
-            if fixed or (aim == 1.0 and self.units == before):
+            if fixed or (aim == 1.0 and not moved):
                 return
+
+    def _spent_and_seen(self) -> tuple[float, list[list[str]]]:
+        """Return what makes one round unlike the one before."""
+        return self.units, [seen.ways for seen in self.seen]
 
     def state(self) -> TraceState:
         """Return what is known now."""
         self.step += 1
-        values = sum(seen.values() for seen in self.seen) / self.divisor + self.of_decay
-        parts = [part for seen in self.seen for part in seen.errors()]
+        return self._state()
+
+    def _fold_states(self) -> list[TraceState]:
+        """Return what each fold of the probes knows."""
+        return [self._state(fold) for fold in range(NUM_FOLDS)]
+
+    def _state(self, fold: int | None = None) -> TraceState:
+        values = sum(seen.values(fold) for seen in self.seen) / self.divisor + self.of_decay
+        parts = [part for seen in self.seen for part in seen.errors(fold)]
         variances = np.concatenate([variance for variance, _ in parts]) / self.divisor**2
         freedoms = np.concatenate([np.full(len(v), float(f)) for v, f in parts])
         return TraceState(
@@ -226,49 +237,41 @@ class TraceEngine:
     def _pilot(self, stratum: Stratum, budget: float) -> int:
         """Return how many probes are to show a stratum's variances: more, where they are cheap."""
         terms = len(stratum.groups)
-        least = max(_LEAST_PILOT, 1 + math.ceil(_LEAST_FREEDOM / terms))
+        least = max(LEAST_PROBES, 1 + math.ceil(_LEAST_FREEDOM / terms))
         part = stratum.num_samples / self.total
-        wanted = round((_LEAST_PILOT if stratum.share < _NEGLIGIBLE else _PILOT) / part)
+        negligible = stratum.share < _NEGLIGIBLE
+        wanted = round((LEAST_PROBES if negligible else _PILOT) / part)
         most = int(min(_MOST_PILOT, budget / (4 * _FORM)))
-        lowest = _LEAST_GROUPS if self.num_groups else _LEAST_PILOT
+        # A stratum of fewer probes than folds can judge by stays one of plain probes.
+        lowest = LEAST_PROBES if negligible else NUM_FOLDS * LEAST_PROBES
+        lowest = max(lowest, _LEAST_GROUPS if self.num_groups else 0)
         return max(lowest, min(most, max(least, wanted)))
 
-    def _ways(self, seen: StratumMoments) -> Sequence[Way]:
-        """Return how a stratum can be seen, with what is known of variances."""
-        residual, of_control, whole = seen.deviations(self.weights)
-        samples = seen.stratum.num_samples
-        cost, done = self.product_cost() * samples, seen.num_probes
-        ways = [Way("plain", (Part(whole, cost, done=done),))]
-        if self.squares.num_columns:
-            probes = Part(residual, cost, done=done)
-            columns = self.squares.num_columns
-            exact = (_FORWARD + _BACKWARD * columns) * samples
-            if self.squares.separate:
-                fixed = 0.0 if seen.exact is not None else exact
-                ways.append(Way("exact", (probes,), fixed))
-            if seen.exact is None:
-                more, spread = 0, of_control
-                if seen.sampled is not None:
-                    more = seen.sampled.count
-                    spread = seen.sampled_deviation(self.weights)
-                signs = Part(spread, _BACKWARD * samples, least=_LEAST_PILOT, done=more)
-                ways.append(Way("sampled", (probes, signs), _FORWARD * samples))
-        return ways
-
-    def _follow(self, allocation: Allocation) -> None:
-        for seen, way, counts in zip(self.seen, allocation.ways, allocation.counts, strict=True):
-            seen.way = way.name
+    def _follow(self, goal: TraceGoal, state: TraceState, aim: float, budget: float) -> None:
+        """Choose how to see every stratum, and go on until the aim is reached or the budget spent."""
+        prices = Prices(self.product_cost(), self.squares.num_columns, self.squares.separate)
+        variance, *by_folds = (
+            None if wanted is None else wanted * self.divisor**2
+            for wanted in (goal.variance(s, aim) for s in (state, *self._fold_states()))
+        )
+        by_folds = [None if wanted is None else _MARGIN * wanted for wanted in by_folds]
+        choose(self.seen, self.weights, prices, variances=by_folds, budget=budget)
+        # How many probes is judged by all of them: that bias shrinks as they become more.
+        ways = [[chosen_way(seen, self.weights, prices)] for seen in self.seen]
+        found = allocate(ways, variance=variance, budget=budget)
+        for seen, counts in zip(self.seen, found.counts, strict=True):
             self._probe(seen, counts[0])
             try:
-                if way.name == "exact" and seen.exact is None:
+                if "exact" in seen.ways and seen.exact is None:
                     self._sum_exactly(seen)
-                if way.name == "sampled":
+                if "sampled" in seen.ways:
                     self._sample(seen, counts[1])
             except NoRootError:
                 # Not all batches are like the first, by which G seemed to be of help.
                 self.squares.num_columns = 0
                 for each in self.seen:
-                    each.way, each.exact, each.sampled = "plain", None, None
+                    each.see(["plain"] * NUM_FOLDS)
+                    each.exact, each.sampled = None, None
                 return
 
     def _probe(self, seen: StratumMoments, count: int) -> None:
@@ -285,8 +288,7 @@ class TraceEngine:
             require_finite(block, indices.stop, self.operator)
             if rows is not None:
                 seen.add_diagonals(rows, indices, self.num_groups)
-            moments = MeanVariance.of(block)
-            seen.forms = moments if seen.forms is None else seen.forms.merged(moments)
+            seen.add_forms(block, indices)
             self.passes += len(indices) * seen.stratum.num_samples
             self.units += self.product_cost() * len(indices) * seen.stratum.num_samples
 
@@ -360,6 +362,7 @@ class TraceEngine:
             "plain": "by probes of H",
             "exact": "by probes of H - G, with the exact trace of G",
             "sampled": "by probes of H - G, with the trace of G by random signs",
+            "mixed": "half by probes of H and half by probes of H - G",
         }
         counts = Counter(state.ways)
         strata, why = len(state.ways), self.strata.reason
@@ -373,7 +376,7 @@ class TraceEngine:
 
     def method(self, state: TraceState) -> str:
         """Return what the estimator is called."""
-        return "gauss-newton" if {"exact", "sampled"} & set(state.ways) else "stratified"
+        return "stratified" if set(state.ways) == {"plain"} else "gauss-newton"
 
     def _in_columns(self, sums: HostArray) -> HostArray:
         """Return the whole and what columns add up, of the whole and sections along the first axis."""
