@@ -13,6 +13,7 @@ from scipy.special import ndtr
 from hessops.arrays import HostArray
 from hessops.counted import counted
 from hessops.density.cdf_bounds import Rules
+from hessops.density.node_widths import node_widths
 from hessops.density.plot import plot_density
 from hessops.density.points import real_points, shares_of
 from hessops.density.probe_mean import estimate_of, over_probes
@@ -92,9 +93,8 @@ class SpectralDensity(Result):
             Where; `grid()` where not given. It is not renormalised: mass between or beyond the
             points is not moved.
         width : float, optional
-            Standard deviation, in units of eigenvalues. Where not given, each node gets the residual
-            norm it came with, so that converged eigenvalues stay sharp and the rest is smooth, but
-            at least 1/400 of the support.
+            Standard deviation, in units of eigenvalues. Where not given, that of `node_widths`, so that
+            converged eigenvalues stay sharp and the rest is smooth, but at least 1/400 of the support.
 
         Returns
         -------
@@ -116,7 +116,17 @@ class SpectralDensity(Result):
 
         return self._over_probes(of_probe)
 
-    def cdf(self, x: float | HostArray, width: float = 0.0) -> Estimate:
+    @property
+    def node_widths(self) -> HostArray:
+        """Return the standard deviation for which each node stands, shape (num_probes, num_steps).
+
+        A node carries the mass of a stretch that ends before its neighbours (Chebyshev, Markov,
+        Stieltjes), and within its residual norm lies an eigenvalue: so the residual norm, or half the
+        distance to the nearer neighbour where that is less.
+        """
+        return node_widths(self.nodes, self.weights, self.node_errors)
+
+    def cdf(self, x: float | HostArray, width: float | None = 0.0) -> Estimate:
         """Return the share of eigenvalues up to `x`.
 
         Parameters
@@ -124,8 +134,9 @@ class SpectralDensity(Result):
         x : float or numpy.ndarray
             Where. A node at `x` itself counts half, as eigenvalues on both sides of it stand
             behind it.
-        width : float
-            Standard deviation to widen nodes by; 0 leaves steps.
+        width : float or None
+            Standard deviation to widen nodes by; 0 leaves steps, and None takes `node_widths`: where
+            eigenvalues are many and lie close that is nearer to the truth, three to ten times.
 
         Returns
         -------
@@ -139,14 +150,16 @@ class SpectralDensity(Result):
         TypeError
             If an entry of `x` is no real number.
         """
-        if not (math.isfinite(width) and width >= 0):
+        if width is not None and not (math.isfinite(width) and width >= 0):
             raise ValueError(f"width={width} must not be negative")
         points = real_points("x", x)
+        widths = self.node_widths if width is None else np.full_like(self.nodes, width)
 
         def of_probe(index: int) -> HostArray:
             distance = points[..., None] - self.nodes[index]
-            steps = np.where(np.abs(distance) <= self.rounding, 0.5, distance > 0)
-            share = ndtr(distance / width) if width > 0 else steps
+            share = np.where(np.abs(distance) <= self.rounding, 0.5, distance > 0)
+            wide = widths[index] > (self.rounding if width is None else 0.0)
+            share[..., wide] = ndtr(distance[..., wide] / widths[index][wide])
             return np.asarray(share @ self.weights[index])
 
         return self._over_probes(of_probe)
@@ -390,7 +403,7 @@ class SpectralDensity(Result):
             return np.full_like(self.nodes, width)
         low, high = self.support
         floor = (high - low) / 400 or abs(low) / 400 or 1e-3
-        return np.maximum(self.node_errors, floor)
+        return np.maximum(self.node_widths, floor)
 
     def _over_probes(self, of_probe: Callable[[int], HostArray]) -> Estimate:
         return over_probes(np.array([of_probe(index) for index in range(len(self.nodes))]))
