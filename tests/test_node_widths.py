@@ -80,9 +80,7 @@ def test_widened_nodes_are_nearer_to_the_truth(name):
     """By what factor, after 32 steps; measured were 1.6 for heavy tails and 4.7 to 16 for others."""
     of_shares, factor = SPECTRA[name]
     eigenvalues = of_shares((np.arange(3000) + 0.5) / 3000)
-    density = hessops.spectral_density(
-        diags_array(eigenvalues), num_probes=8, num_steps=32, rng=0
-    )
+    density = hessops.spectral_density(diags_array(eigenvalues), num_probes=8, num_steps=32, rng=0)
     widened = distance(density, eigenvalues, None)
     assert widened * factor < distance(density, eigenvalues, 0.0)
 
