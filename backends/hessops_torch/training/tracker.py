@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from hessops.algorithms._common import require_positive
 from hessops.algorithms.eigen.eigsh import Which
+from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
 from hessops.random import RandomState, seed_from
 from hessops.results.eigenpairs import EigenResult
@@ -194,6 +195,18 @@ class CurvatureTracker:
         if self._file is not None:
             self.records = self._file.read()
         self._tensorboard = None if tensorboard is None else TensorBoardLog(tensorboard)
+
+    def __repr__(self) -> str:
+        done = counted(len(self.records), "record") + (
+            f", the last at step {self.records[-1].step}" if self.records else ""
+        )
+        left_out = (
+            f", {self._num_skipped} due since then left out to keep to "
+            f"{self.budget.max_share:.0%} of the time"
+            if self._num_skipped
+            else ""
+        )
+        return f"CurvatureTracker({done}, now at step {self.num_steps}{left_out})"
 
     def step(
         self, step: int | None = None, *, learning_rate: float | None = None
