@@ -86,6 +86,7 @@ WRONG = {
     "missing.py:f": "there is no file missing.py",
     "missing.npy": "there is no matrix file missing.npy",
     "bad.py:operatr": "did you mean operator",
+    "bad.py:xyz": "did you mean operator or fails or number?",  # nothing that the file imports
     "bad.py:operator": "cannot be called with these arguments",
     "bad.py:fails": "the user's own sentence",
     "bad.py:number": "cannot make a linear operator of int",
@@ -101,6 +102,7 @@ WRONG = {
 @pytest.mark.parametrize("target", WRONG)
 def test_wrong_input_is_one_clear_line(tmp_path: Path, target: str) -> None:
     (tmp_path / "bad.py").write_text(
+        "from pathlib import Path\n"
         "def operator(n): ...\n"
         "def fails(): raise RuntimeError('the user\\'s own sentence')\n"
         "def number(): return 3\n"

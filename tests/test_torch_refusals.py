@@ -241,6 +241,8 @@ def test_a_model_with_nothing_to_differentiate_by(device):
         hessian(model, SQUARES, batch)
     with pytest.raises(ValueError, match="no parameter that requires a gradient"):
         hessian(nn.Tanh(), SQUARES, batch)
+    with pytest.raises(ValueError, match="MSELoss has none at all; give the model first"):
+        hessian(nn.MSELoss(), model, batch)
 
 
 OPTIONS = [

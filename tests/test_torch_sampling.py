@@ -1,6 +1,7 @@
 """How far a sample of data is from the whole of it: intervals hold as often as they say."""
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import problems
@@ -17,6 +18,8 @@ from torch_problems import build, integers, mlp, normal, regression
 
 from hessops import FiniteSum, aslinearoperator
 from hessops_torch import (
+    SamplesNeeded,
+    SamplingError,
     density_sampling_error,
     eigenvalue_sampling_error,
     hessian,
@@ -311,6 +314,55 @@ def test_what_it_says():
     assert "of the mean modulus" in str(density)
     needed = density.samples_needed(density.distance / density.mean_modulus)
     assert needed.number == pytest.approx(64, abs=1)
+
+
+def sampling_error(**changes):
+    values = {
+        "value": 600.0, "sampling_error": 4.0, "computing_error": 15.0, "bias": 0.0,
+        "freedom": 40.0, "scatter_freedom": 30.0,
+    }  # fmt: skip
+    return SamplingError(
+        **{name: np.asarray(value) for name, value in {**values, **changes}.items()},
+        num_samples=512, num_batches=32, population=50_000, confidence=0.95, num_products=8,
+        status="a sentence",
+    )  # fmt: skip
+
+
+def test_the_error_that_is_printed_is_the_whole_one():
+    error = sampling_error()
+    (line,) = str(error).splitlines()[1:]
+    assert line.startswith("600 ± 16 for all 50000 (95% interval [56")
+    assert line.endswith("sampling 4, computing 15)")
+    # The centre is that of the interval, as the bias is known.
+    (line,) = str(sampling_error(bias=20.0)).splitlines()[1:]
+    assert line.startswith("580 ± 16")
+    assert line.endswith("bias 20 taken off)")
+    two = sampling_error(
+        value=[600.0, 300.0], sampling_error=[4.0, 0.0], computing_error=[15.0, 9.0],
+        bias=[0.0, 0.0], freedom=[40.0, 9.0], scatter_freedom=[30.0, 0.0],
+    )  # fmt: skip
+    assert [line.split(" for")[0] for line in str(two).splitlines()[1:]] == [
+        "600 ± 16", "300 ± unknown",
+    ]  # fmt: skip
+
+
+def test_samples_needed_print_as_numbers_or_as_unknown():
+    assert str(SamplesNeeded(190.0, 115.0, 317.0)) == "190 (115 to 317)"
+    assert str(SamplesNeeded(0.0, 0.0, 50_000.0)) == "unknown, at most 50000"
+    assert str(SamplesNeeded(0.0, 0.0, np.inf)) == "unknown"
+    assert str(SamplesNeeded(0.0, 0.0, 0.0)) == "0 (0 to 0)"  # the whole is at hand
+    several = SamplesNeeded(*np.array([[2.0, 3.0], [1.0, 2.0], [4.0, 5.0]]))
+    assert str(several) == "2 (1 to 4), 3 (2 to 5)"
+
+
+def test_a_density_whose_scatter_is_hidden_says_so():
+    A = operator_of(np.full(64, 3))
+    hidden = density_sampling_error(A, num_probes=2, num_steps=4, rng=0)
+    assert np.mean(hidden.cdf.scatter_freedom == 0) > 0.1
+    assert str(hidden).endswith("of the points: take more probes")
+    assert hidden.samples_needed()[1:] == (0, np.inf)
+    seen = replace(hidden, cdf=replace(hidden.cdf, scatter_freedom=np.full(201, 63.0)))
+    assert "take more probes" not in str(seen)
 
 
 def test_eigenvalues_that_lie_together():

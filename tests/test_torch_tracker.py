@@ -370,6 +370,29 @@ def test_the_picture_shows_what_was_recorded():
     plt.close(upper.figure)
 
 
+def test_the_picture_of_one_record_shows_its_interval():
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot as plt
+
+    tracker = CurvatureTracker(*regression("cpu").arguments, k=1, max_share=None, rng=0)
+    record = tracker.measure()
+    _, lower = tracker.plot()
+    (bar,) = [bar for c in lower.collections for bar in getattr(c, "get_segments", list)()]
+    assert bar[:, 1].tolist() == pytest.approx([record.trace_low, record.trace_high])
+    plt.close(lower.figure)
+
+
+def test_a_tracker_says_how_far_it_is_and_what_it_left_out():
+    tracker = CurvatureTracker(*regression("cpu").arguments, every=2, k=1, max_share=1e-9, rng=0)
+    assert repr(tracker) == "CurvatureTracker(0 records, now at step 0)"
+    tracker.measure()
+    for _ in range(5):
+        tracker.step()
+    assert repr(tracker).startswith(
+        "CurvatureTracker(1 record, the last at step 0, now at step 5, 2 due since then left out"
+    )
+
+
 def test_a_record_reads_like_a_sentence():
     tracker = CurvatureTracker(*regression("cpu").arguments, k=1, max_share=None, rng=0)
     text = str(tracker.measure(learning_rate=0.1))

@@ -228,12 +228,14 @@ def _function(module: ModuleType, name: str, place: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if callable(function):
         return function  # type: ignore[no-any-return]
-    public = [
-        other
+    public = {
+        other: getattr(value, "__module__", None) == module.__name__
         for other, value in vars(module).items()
         if callable(value) and not other.startswith("_")
-    ]
-    near = difflib.get_close_matches(name, public, n=3) or public[:5]
+    }
+    # What is written there comes before what it imports.
+    own = [other for other, here in public.items() if here] or list(public)
+    near = difflib.get_close_matches(name, public, n=3) or own[:5]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise ValueError(f"{place} has no function {name!r}{hint}")
 

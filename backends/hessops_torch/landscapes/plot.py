@@ -111,9 +111,10 @@ def _draw_surface(found: Landscape, ax: Any) -> None:
     ax.set_zlim(low - margin, high + margin)
     ax.locator_params(nbins=5)
     ax.set_box_aspect(None, zoom=0.85)
-    ax.set_xlabel(_axis_name(found, 0))
-    ax.set_ylabel(_axis_name(found, 1))
-    ax.set_zlabel("loss")
+    # The names of tilted axes would lie on the numbers.
+    ax.set_xlabel(_axis_name(found, 0), labelpad=8)
+    ax.set_ylabel(_axis_name(found, 1), labelpad=8)
+    ax.set_zlabel("loss", labelpad=6)
     ax.legend(frameon=False)
 
 

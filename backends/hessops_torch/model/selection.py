@@ -47,6 +47,11 @@ def select_parameters(model: nn.Module, params: ParameterSelection) -> dict[str,
     every = dict(model.named_parameters())
     if params is None:
         chosen = {name: p for name, p in every.items() if p.requires_grad}
+        if not every:
+            raise ValueError(
+                f"the model has no parameter that requires a gradient: {type(model).__name__} has "
+                "none at all; give the model first, then the loss"
+            )
         if not chosen:
             raise ValueError(
                 "the model has no parameter that requires a gradient; name some in params"

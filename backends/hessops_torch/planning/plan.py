@@ -95,7 +95,10 @@ def plan(
             "gradient_covariance, residual_curvature and block_diagonal make"
         )
     if (work is None) is (num_products is None):
-        raise ValueError(f"give one of work and num_products, got {work!r} and {num_products!r}")
+        raise ValueError(
+            f"give one of work and num_products, got {work!r} and {num_products!r}: "
+            "plan(H, Work.trace(H.space, 64)), or plan(H, num_products=40)"
+        )
     if work is None:
         work = Work(num_products=num_products or 0, block_size=block_size, num_vectors=block_size)
     planned = _with_fastest_product(operator) if calibrate else operator

@@ -18,6 +18,9 @@ from hessops_torch.sampling.sample import Sample, require_two_probes, sample_of
 
 __all__ = ["DensitySamplingError", "density_sampling_error"]
 
+# Fewer are no matter: between eigenvalues and beyond them next to nothing scatters.
+_HIDDEN = 0.1
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DensitySamplingError:
@@ -54,7 +57,8 @@ class DensitySamplingError:
         Returns
         -------
         SamplesNeeded
-            The number and its approximate interval, as for `SamplingError.samples_needed`.
+            The number and its approximate interval, as for `SamplingError.samples_needed`; any
+            number may be where the probes' noise hides the scatter at more than a tenth of the points.
 
         Raises
         ------
@@ -69,16 +73,29 @@ class DensitySamplingError:
             computing_error=zero,
             bias=zero,
             freedom=np.min(self.cdf.freedom),
-            scatter_freedom=np.asarray(np.median(self.cdf.scatter_freedom)),
+            # What is hidden adds nothing to the distance, which is then too short.
+            scatter_freedom=np.asarray(
+                np.median(self.cdf.scatter_freedom) if self._hidden <= _HIDDEN else 0.0
+            ),
         )
         return as_error.samples_needed(relative_distance)
 
+    @property
+    def _hidden(self) -> float:
+        """Return the share of points at which no scatter shows above the probes' noise."""
+        return float(np.mean(self.cdf.scatter_freedom == 0))
+
     def __str__(self) -> str:
         share = self.distance / self.mean_modulus
+        noise = (
+            f"; the probes' noise hides it at {self._hidden:.0%} of the points: take more probes"
+            if self._hidden > _HIDDEN
+            else ""
+        )
         return (
             f"distribution of eigenvalues, expected {self.distance:.2g} from that of the whole "
             f"({share:.2%} of the mean modulus {self.mean_modulus:.3g}; {self.cdf.num_samples:g} "
-            f"samples in {self.cdf.num_batches} micro-batches); {self.cdf.status}"
+            f"samples in {self.cdf.num_batches} micro-batches); {self.cdf.status}{noise}"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hessops.arrays import HostArray
 from hessops.result import Interval
-from hessops.results.numbers import estimate_text
+from hessops.results.numbers import estimate_text, interval_text
 from hessops.statistics import t_quantile
 
 __all__ = ["SamplesNeeded", "SamplingError"]
@@ -22,6 +22,12 @@ class SamplesNeeded(NamedTuple):
     number: Any
     low: Any
     high: Any
+
+    def __str__(self) -> str:
+        rows = zip(*(np.atleast_1d(n) for n in self), strict=True)
+        return ", ".join(
+            _needed(float(number), float(low), float(high)) for number, low, high in rows
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,13 +143,41 @@ class SamplingError:
 
     def __str__(self) -> str:
         whole = "the distribution" if math.isinf(self.population) else f"all {self.population:g}"
-        known = np.where(self.scatter_freedom > 0, self.sampling_error, math.nan)
-        rows = [
-            f"{estimate_text(float(v), float(s))} for {whole} (computing: {c:.2g}, bias: {b:.2g})"
-            for v, s, c, b in zip(
-                np.atleast_1d(self.value), np.atleast_1d(known),
-                np.atleast_1d(self.computing_error), np.atleast_1d(self.bias), strict=True,
-            )
-        ]  # fmt: skip
         head = f"{self.num_samples:g} samples in {self.num_batches} micro-batches; {self.status}"
-        return "\n".join([head, *rows])
+        centre, bounds = (
+            self.value - self.bias,
+            zip(*map(np.atleast_1d, self.interval), strict=True),
+        )
+        parts = (
+            centre, self.standard_error, self.sampling_error, self.computing_error, self.bias,
+            self.scatter_freedom > 0,
+        )  # fmt: skip
+        rows = zip(*(np.atleast_1d(part) for part in parts), bounds, strict=True)
+        return "\n".join([head, *(self._row(whole, *row) for row in rows)])
+
+    def _row(
+        self,
+        whole: str,
+        centre: float,
+        total: float,
+        sampling: float,
+        computing: float,
+        bias: float,
+        known: bool,
+        bounds: tuple[float, float],
+    ) -> str:
+        """Return a value with the error that it has for the whole, and what that is made of."""
+        said = [f"computing {computing:.2g}"]
+        if known:
+            interval = f"{self.confidence:.0%} interval {interval_text(*bounds)}"
+            said = [interval, f"sampling {sampling:.2g}", *said]
+        if bias:
+            said.append(f"bias {bias:.2g} taken off")
+        estimate = estimate_text(float(centre), float(total) if known else math.nan)
+        return f"{estimate} for {whole} ({', '.join(said)})"
+
+
+def _needed(number: float, low: float, high: float) -> str:
+    if low == 0 < high:  # Scatter that does not show above the noise tells no number.
+        return "unknown" if math.isinf(high) else f"unknown, at most {high:.0f}"
+    return f"{number:.0f} ({low:.0f} to {high:.0f})"

@@ -265,6 +265,7 @@ def _plain(
     )
     known: dict[str, Any] = {f.name: getattr(found, f.name) for f in fields(found)}
     known["reason"] = (
-        "the loss does not show the outputs, and so no Gauss-Newton matrix: plain probes"
+        "the loss does not show the outputs, and so no Gauss-Newton matrix: plain probes; "
+        "hessops_torch.SplitLoss shows them"
     )
     return HessianTraceResult(**known, num_gradients=1.0 + 2.0 * found.num_products)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,8 +61,9 @@ def plot_records(
     upper.set_ylabel("eigenvalue")
     lower.set_ylabel("trace")
     lower.set_xlabel("step")
-    upper.legend(loc="best", frameon=False, fontsize="small")
-    lower.legend(loc="best", frameon=False, fontsize="small")
+    # Lines of limits cross any corner: names stand on a ground of their own.
+    upper.legend(loc="best", edgecolor="none", framealpha=0.85, fontsize="small")
+    lower.legend(loc="best", edgecolor="none", framealpha=0.85, fontsize="small")
     return upper, lower
 
 
@@ -110,6 +111,10 @@ def _draw_trace(ax: Axes, steps: HostArray, records: Sequence[CurvatureRecord]) 
         ax.plot([], [], " ", label="not measured")
         return
     line = ax.plot(steps, value, marker="o", markersize=3, linewidth=1.2, label="trace")[0]
-    ax.fill_between(
-        steps, low, high, alpha=0.3, color=line.get_color(), linewidth=0, label="95% interval"
-    )
+    # A band has no width at a record whose neighbours are missing; its bar is seen.
+    known = np.isfinite(value)
+    beside = np.concatenate([[False], known, [False]])
+    alone = known & ~beside[:-2] & ~beside[2:]
+    style: dict[str, Any] = {"alpha": 0.3, "color": line.get_color()}
+    ax.fill_between(steps, low, high, linewidth=0, label="95% interval", **style)
+    ax.vlines(steps[alone], low[alone], high[alone], linewidth=4, **style)

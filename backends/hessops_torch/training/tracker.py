@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from hessops.algorithms._common import require_positive
 from hessops.algorithms.eigen.eigsh import Which
+from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
 from hessops.random import RandomState, seed_from
 from hessops.results.eigenpairs import EigenResult
@@ -195,6 +196,16 @@ class CurvatureTracker:
             self.records = self._file.read()
         self._tensorboard = None if tensorboard is None else TensorBoardLog(tensorboard)
 
+    def __repr__(self) -> str:
+        said = [counted(len(self.records), "record")]
+        if self.records:
+            said.append(f"the last at step {self.records[-1].step}")
+        said.append(f"now at step {self.num_steps}")
+        if self._num_skipped:
+            share = f"{self.budget.max_share:.0%} of the time"
+            said.append(f"{self._num_skipped} due since then left out to keep to {share}")
+        return f"CurvatureTracker({', '.join(said)})"
+
     def step(
         self, step: int | None = None, *, learning_rate: float | None = None
     ) -> CurvatureRecord | None:
@@ -244,16 +255,14 @@ class CurvatureTracker:
         CurvatureRecord
             Also appended to `records`, the file and TensorBoard.
         """
-        nothing = (math.nan,) * self.k
+        unknown: dict[str, Any] = dict.fromkeys(_OF_PAIRS, (math.nan,) * self.k)
         limits = step_limits(self.optimizer, learning_rate)
         record = CurvatureRecord(
             step=self.num_steps if step is None else int(step),
             learning_rate=limits.learning_rate,
             two_over_learning_rate=limits.two_over_learning_rate,
             stability_limit=limits.stability_limit,
-            eigenvalues=nothing,
-            residual_norms=nothing,
-            error_bounds=nothing,
+            **unknown,
             num_skipped=self._num_skipped,
         )
         self._num_skipped = 0
@@ -381,15 +390,11 @@ class CurvatureTracker:
 
 
 _DENSITY_PROBES, _DENSITY_STEPS = 4, 32
+_OF_PAIRS = ("eigenvalues", "residual_norms", "error_bounds")
 # What a training may run into, and must not be stopped by; a misspelt option of `density` still raises.
 _FAILURES: tuple[type[Exception], ...] = (ValueError, ArithmeticError, RuntimeError)
 
 
 def _with_pairs(record: CurvatureRecord, pairs: EigenResult, k: int) -> CurvatureRecord:
-    return replace(
-        record,
-        eigenvalues=tuple(map(float, pairs.eigenvalues[:k])),
-        residual_norms=tuple(map(float, pairs.residual_norms[:k])),
-        error_bounds=tuple(map(float, pairs.error_bounds[:k])),
-        num_products=pairs.num_products,
-    )
+    found: dict[str, Any] = {n: tuple(map(float, getattr(pairs, n)[:k])) for n in _OF_PAIRS}
+    return replace(record, num_products=pairs.num_products, **found)
