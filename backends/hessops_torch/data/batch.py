@@ -116,7 +116,10 @@ def fingerprint(batch: Any) -> int:
 def bytes_of(tensor: Tensor) -> bytes:
     """Return the entries of a tensor on any device as bytes."""
     data = tensor.detach().cpu().contiguous().reshape(-1)
-    return data.view(torch.uint8).numpy().tobytes() if data.numel() else b""
+    if not data.numel():
+        return b""
+    # A single entry counts as contiguous whatever its stride, with which it has no bytes.
+    return data.as_strided(data.shape, (1,)).view(torch.uint8).numpy().tobytes()
 
 
 def describe_batch(batch: Any) -> str:

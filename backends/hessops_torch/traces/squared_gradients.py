@@ -178,7 +178,9 @@ class SquaredGradients:
         for seed in seeds:
             blocks = gradients.of(seed)
             squares = [block.square() for block in blocks]
-            columns.append(torch.stack([s.flatten(1).sum(1).double().sum() for s in squares]))
+            columns.append(
+                torch.stack([s[:, None].flatten(1).sum(1).double().sum() for s in squares])
+            )
             entries = [e + s.sum(0) for e, s in zip(entries, squares, strict=False)]
         host = np.zeros((len(gradients.parameters), 0))
         if columns:
