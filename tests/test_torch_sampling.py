@@ -404,3 +404,16 @@ def test_a_single_probe_is_refused():
             measure(A, num_probes=1)
     with pytest.raises(ValueError, match="width=-1 positive"):
         density_sampling_error(A, width=-1)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True])
+def test_a_number_of_eigenvalues_that_is_none_is_refused(k):
+    with pytest.raises(ValueError, match=rf"k={k} must be a positive integer"):
+        eigenvalue_sampling_error(operator_of(np.arange(SAMPLE)), k)
+
+
+def test_more_eigenvalues_than_there_are_is_refused():
+    with pytest.raises(ValueError, match=r"k=13 eigenvalues asked of .* dimension 12"):
+        eigenvalue_sampling_error(operator_of(np.arange(SAMPLE)), 13)
+    with pytest.raises(ValueError, match=r"num_neighbours=-1 must not be negative"):
+        eigenvalue_sampling_error(operator_of(np.arange(SAMPLE)), num_neighbours=-1)

@@ -112,8 +112,9 @@ class MicroBatches:
     def _read(self, memory_budget: int) -> None:
         used = 0
         for batch in self._source:
+            checksum = fingerprint(batch)
             _require_samples(batch, len(self._prints))
-            self._prints.append(fingerprint(batch))
+            self._prints.append(checksum)
             used += sum(t.numel() * t.element_size() for t in tensors_in(batch))
             parts = split_batch(batch, self.micro_batch_size)
             self._count += len(parts)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from hessops.arrays import HostArray
+from hessops_torch.model.functional import called_with
 from hessops_torch.objective.loss_module import LossModule
 from hessops_torch.objective.objective import Objective
 
@@ -113,7 +114,7 @@ class SliceLosses:
         def at(t: Tensor) -> tuple[Tensor, Tensor]:
             moved = flat(self.columns @ t)
             inside = {name: p + moved[name.removeprefix("model.")] for name, p in center.items()}
-            total, count = functional_call(self._loss, inside, (index, batch))
+            total, count = called_with(self._loss, inside, index, batch)
             return total, torch.as_tensor(count, dtype=torch.float64, device=t.device)
 
         if width == 1:

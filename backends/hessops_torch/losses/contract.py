@@ -155,6 +155,11 @@ def require_scalar(total: Any) -> None:
         raise ValueError(f"the loss must be a scalar tensor, got {describe_value(total)}")
     if not total.dtype.is_floating_point:
         raise ValueError(f"the loss must be a real floating number, got {total.dtype}")
+    if torch.finfo(total.dtype).bits < 32:
+        raise ValueError(
+            f"the loss is {total.dtype}, in which second derivatives have two or three digits: compute "
+            "in torch.float32 or torch.float64 (torch.autocast inside the model? switch it off)"
+        )
 
 
 def describe_value(value: Any) -> str:

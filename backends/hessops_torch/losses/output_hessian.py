@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hessops_torch.losses.contract import BatchLoss, OutputLoss
 from hessops_torch.losses.criterion import CriterionLoss
+from hessops_torch.losses.failures import differentiating
 
 __all__ = [
     "CLOSED_FORMS",
@@ -167,17 +168,19 @@ def differentiated(loss: OutputLoss, outputs: Tensor, batch: Any) -> OutputMatri
     total, _count = loss.of_outputs(leaf.clone(), batch)
     gradient = None
     if total.requires_grad:
-        (gradient,) = torch.autograd.grad(total, leaf, create_graph=True, allow_unused=True)
+        with differentiating("a micro-batch"):
+            (gradient,) = torch.autograd.grad(total, leaf, create_graph=True, allow_unused=True)
     if gradient is None or not gradient.requires_grad:
         # Linear in the outputs.
         return OutputMatrix(torch.zeros_like)
     curved: Tensor = gradient
 
     def product(block: Tensor) -> Tensor:
-        products = [
-            torch.autograd.grad(curved, leaf, row, retain_graph=True, allow_unused=True)[0]
-            for row in block
-        ]
+        with differentiating("a micro-batch"):
+            products = [
+                torch.autograd.grad(curved, leaf, row, retain_graph=True, allow_unused=True)[0]
+                for row in block
+            ]
         return torch.stack([torch.zeros_like(leaf) if p is None else p for p in products])
 
     return OutputMatrix(product, (curved,))

@@ -52,6 +52,8 @@ def second_order(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.enable_grad())
+        # Products have the precision of the model, also within somebody's mixed-precision training.
+        stack.enter_context(torch.autocast(chosen[0].device.type, enabled=False))
         stack.enter_context(_mode(model, mode))
         stack.enter_context(_gradients_for(model, chosen))
         stack.enter_context(_own_buffers(model))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hessops_torch.losses.contract import OutputLoss
+from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.model.parameters import add_pieces
 from hessops_torch.objective.objective import Objective
 
@@ -58,6 +59,7 @@ def summed_gradient(objective: Objective) -> tuple[Tensor, list[Tensor], list[Te
         totals.append(total.detach())
         counts.append(count)
         if total.requires_grad:
-            found = torch.autograd.grad(total, parameters, allow_unused=True)
+            with differentiating(name_of(index)):
+                found = torch.autograd.grad(total, parameters, allow_unused=True)
             add_pieces(torch.split(gradient, sizes), found)
     return gradient, totals, counts

@@ -16,9 +16,10 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, grad_and_value, jvp, vmap
+from torch.func import grad, grad_and_value, jvp, vmap
 
 from hessops_torch.losses.failures import differentiating, name_of
+from hessops_torch.model.functional import called_with
 from hessops_torch.objective.loss_module import LossModule
 from hessops_torch.objective.objective import Objective
 
@@ -196,8 +197,7 @@ class _LossOfParameters:
         # Cloned under the transform, which lets what it has seen come into being be written to.
         buffers = {name: b.clone() for name, b in self.buffers.items()}
         tensors = {f"model.{name}": t for name, t in (parameters | buffers).items()}
-        called: Any = functional_call  # It has no types.
-        total, count = called(self.module, tensors, (self.index, self.batch))
+        total, count = called_with(self.module, tensors, self.index, self.batch)
         return total, (total.detach(), torch.as_tensor(count, dtype=torch.float64))
 
 

@@ -13,12 +13,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vmap
+from torch.func import jvp, vmap
 
 from hessops.algorithms._common import level_outside
 from hessops_torch.graphs.output_graph import OutputGraph
-from hessops_torch.losses.contract import require_outputs
+from hessops_torch.losses.contract import EvaluationError, require_outputs
 from hessops_torch.losses.failures import differentiating, name_of
+from hessops_torch.model.functional import called_with
 from hessops_torch.objective.loss_module import OutputsModule
 from hessops_torch.objective.objective import Objective
 from hessops_torch.products.functional_product import Named, attributes_kept, named_views
@@ -198,8 +199,10 @@ def _objection(tangents: OutputTangents, graph: OutputGraph, index: int, batch: 
         found = tangents.forward(index, batch, rows)[1:]
     except Exception as error:
         if tangents.chunk_size == 1:
-            lines = str(error).strip().splitlines() or [""]
-            return f"fails ({type(error).__name__}: {lines[0][:200]})"
+            # An error of the model's own comes without a text, around what was raised.
+            cause = error.__cause__ if isinstance(error, EvaluationError) else error
+            lines = str(cause).strip().splitlines() or [""]
+            return f"fails ({type(cause).__name__}: {lines[0][:200]})"
         tangents.chunk_size = 1
         return _objection(tangents, graph, index, batch)
     difference, size = (
@@ -223,6 +226,5 @@ class _OutputsOfParameters:
         # Cloned under the transform, which lets what it has seen come into being be written to.
         buffers = {name: b.clone() for name, b in self.buffers.items()}
         tensors = {f"model.{name}": t for name, t in (parameters | buffers).items()}
-        called: Any = functional_call  # It has no types.
-        outputs: Tensor = called(self.module, tensors, (self.batch,))
+        outputs: Tensor = called_with(self.module, tensors, self.batch)
         return outputs

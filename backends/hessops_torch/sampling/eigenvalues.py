@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hessops import eigsh
+from hessops.algorithms._common import require_count
 from hessops.arrays import HostArray, to_numpy
 from hessops.random import RandomState
 from hessops_torch.sampling.error import SamplingError
@@ -71,7 +72,8 @@ def eigenvalue_sampling_error(
     Raises
     ------
     ValueError
-        If there are fewer than two micro-batches, or the population is too small.
+        If there are fewer than two micro-batches, the population is too small, or `k` is no number of
+        eigenvalues that the operator has.
 
     References
     ----------
@@ -92,6 +94,11 @@ def eigenvalue_sampling_error(
     """
     sample = sample_of(operator, population)
     dim = sample.operator.shape[0]
+    require_count(k=k)
+    if k > dim:
+        raise ValueError(f"k={k} eigenvalues asked of an operator of dimension {dim}")
+    if num_neighbours < 0:
+        raise ValueError(f"num_neighbours={num_neighbours} must not be negative")
     pairs = eigsh(sample.operator, min(k + num_neighbours, dim), which=which, tol=tol, rng=rng)
     values, V = pairs.eigenvalues, pairs.eigenvectors
     mixed, outside = _coupling(sample, V, min(k, dim))

@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from hessops_torch.data.batch import map_tensors, tensors_in
 from hessops_torch.losses.contract import EvaluationError, OutputLoss
 from hessops_torch.losses.failures import applying, differentiating
+from hessops_torch.model.functional import called_with
 from hessops_torch.objective.loss_module import OutputsModule
 from hessops_torch.traces.layer_gradients import LAYERS, LayerGradient
 
@@ -141,7 +142,7 @@ class MappedGradients(SampleGradients):
         def weighted(chosen: dict[str, Tensor], seed: Tensor, *tensors: Tensor) -> Tensor:
             parts = iter(tensors)
             one = map_tensors(lambda _: next(parts).unsqueeze(0), batch)
-            found: Tensor = functional_call(outputs, fixed | chosen, (one,))
+            found: Tensor = called_with(outputs, fixed | chosen, one)
             return (found[0] * seed).sum()
 
         axes = (None, 0, *(0 for _ in self._tensors))

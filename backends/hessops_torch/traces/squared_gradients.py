@@ -149,6 +149,7 @@ class SquaredGradients:
         start = 0
         for part in self._parts(batch):
             gradients = self._made(self.kind, part, index)
+            self._require_finite_loss(gradients, part, index)
             factor = output_factor(self.loss, gradients.outputs, part)
             if factor is None:
                 raise NoRootError(
@@ -157,6 +158,13 @@ class SquaredGradients:
                 )
             yield gradients, factor, start
             start += gradients.outputs.numel()
+
+    def _require_finite_loss(self, gradients: SampleGradients, part: Any, index: int) -> None:
+        """Raise as products with the matrix do, whose trace may not show it."""
+        with torch.no_grad():
+            # Into a copy a loss may write.
+            total, _count = self.loss.of_outputs(gradients.outputs.clone(), part)
+        self.objective.require_finite([total], first=index)
 
     def _parts(self, batch: Any) -> Iterable[Any]:
         count = num_samples(batch)
@@ -178,7 +186,9 @@ class SquaredGradients:
         for seed in seeds:
             blocks = gradients.of(seed)
             squares = [block.square() for block in blocks]
-            columns.append(torch.stack([s.flatten(1).sum(1).double().sum() for s in squares]))
+            columns.append(
+                torch.stack([s[:, None].flatten(1).sum(1).double().sum() for s in squares])
+            )
             entries = [e + s.sum(0) for e, s in zip(entries, squares, strict=False)]
         host = np.zeros((len(gradients.parameters), 0))
         if columns:

@@ -241,7 +241,8 @@ class TraceEngine:
         part = stratum.num_samples / self.total
         negligible = stratum.share < _NEGLIGIBLE
         wanted = round((LEAST_PROBES if negligible else _PILOT) / part)
-        most = int(min(_MOST_PILOT, budget / (4 * _FORM)))
+        # By what a stratum costs: probes of a single sample often agree by chance, and look certain.
+        most = int(min(_MOST_PILOT, max(budget / (4 * _FORM), budget / (8 * _FORM * part))))
         # A stratum of fewer probes than folds can judge by stays one of plain probes.
         lowest = LEAST_PROBES if negligible else NUM_FOLDS * LEAST_PROBES
         lowest = max(lowest, _LEAST_GROUPS if self.num_groups else 0)
