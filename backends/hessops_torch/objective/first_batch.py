@@ -70,9 +70,14 @@ def shows_dependence(
         raise ValueError(f"the loss of the first batch is {float(first)}")
     # Some CUDA kernels sum in an order that varies: beyond rounding, it is randomness.
     if draws or not torch.allclose(first, second, rtol=1e-4, atol=0.0):
+        why = (
+            "draws random numbers (dropout in train mode?); use mode='eval', or turn dropout off"
+            if draws
+            else "draws random numbers, or depends on what a forward pass changes (a buffer, a "
+            "counter?); use mode='eval', or keep it from changing"
+        )
         raise ValueError(
             f"the loss of the same batch is {float(first):.6g} and then {float(second):.6g}: the "
-            "model draws random numbers (dropout in train mode?); use mode='eval', or turn "
-            "dropout off"
+            f"model {why}"
         )
     return depends

@@ -74,7 +74,8 @@ def fisher(
         Batches are (input, target) for a criterion. Every pass has to give the same.
     num_draws : int, optional
         Labels to draw in place of every label, whose mean estimates the expectation (the Monte Carlo
-        Fisher); exact where not given. Products cost the same for any number.
+        Fisher); exact where not given. Products cost the same for any number. Errors of results are
+        then for the matrix of these draws: how far it is from the exact one, other seeds show.
     rng : int, numpy.random.Generator or None
         What the labels are drawn by. All products see the same draw, which is the same for any batches,
         micro-batches and ranks, and goes with the model where its parameters change.

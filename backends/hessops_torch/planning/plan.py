@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hessops.algorithms._common import require_positive
 from hessops_torch.data.batch import length_of, num_samples, split_batch
 from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.operators.data_sum import DataSum
@@ -74,7 +75,7 @@ def plan(
     Raises
     ------
     ValueError
-        If neither `work` nor `num_products` is given, or both are.
+        If neither `work` nor `num_products` is given, or both are, or `memory_limit` is not positive.
     TypeError
         If the operator is of another kind.
     RuntimeError
@@ -94,6 +95,7 @@ def plan(
             "data on parameter vectors, such as hessian, ggn, fisher, empirical_fisher, "
             "gradient_covariance, residual_curvature and block_diagonal make"
         )
+    require_positive(memory_limit=memory_limit)
     if (work is None) is (num_products is None):
         raise ValueError(
             f"give one of work and num_products, got {work!r} and {num_products!r}: "
