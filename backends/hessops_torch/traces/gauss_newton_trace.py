@@ -189,8 +189,8 @@ def _require_separate(squares: SquaredGradients) -> None:
     if not squares.separate:
         raise ValueError(
             "the model joins the samples of a batch (batch norm in train mode?) or takes no single "
-            "one (a recurrent layer?), so that they have no gradients of their own: use mode='eval', method='sampled' for "
-            "the trace, or hessops.trace or hessops.diagonal of the operator"
+            "one (a recurrent layer?), so that they have no gradients of their own: use mode='eval', "
+            "method='sampled' for the trace, or hessops.trace or hessops.diagonal of the operator"
         )
 
 

@@ -120,8 +120,10 @@ def hessian_trace(
 
     The interval is Student's. Variances are looked at after every round, of which there are a few, and
     the two halves of the probes choose for each other what helps, so that what comes out low by chance
-    is no more kept than what comes out high. A run that stops at a tolerance is left with a bias of less
-    than a fifth of its standard error, by 400 seeds on networks untrained, half and fully trained. On
+    is no more kept than what comes out high. A run that stops at a tolerance is left with a bias of
+    less than a fifth of its standard error, by 400 seeds on networks untrained, half and fully trained.
+    With the smallest budgets, whose variances a few probes tell, nominally 95 % intervals held in 92 %
+    of 540 runs. On
     ResNet-20 with its trained weights and 2,048 images of CIFAR-10 it took a hundredth of what plain
     probes take for the same interval; the documentation of the backend has the figures.
 
