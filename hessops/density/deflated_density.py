@@ -11,6 +11,7 @@ import numpy as np
 from hessops.arrays import HostArray
 from hessops.density.compression import Compression, mass_bounds
 from hessops.density.deflation import Deflation
+from hessops.density.node_widths import node_widths
 from hessops.density.spectral_density import SpectralDensity
 from hessops.result import Interval
 
@@ -42,6 +43,15 @@ class DeflatedDensity(SpectralDensity):
     settled: HostArray = field(repr=False)
     removed_nodes: HostArray = field(repr=False)
     removed_weights: HostArray = field(repr=False)
+
+    @property
+    def node_widths(self) -> HostArray:
+        """Return the standard deviation for which each node stands, shape (num_probes, num_nodes).
+
+        As for any density, but by the neighbour as many nodes away as a block has probes.
+        """
+        apart = max(1, round(self.nodes.shape[1] / self.gauss_nodes.shape[1]))
+        return node_widths(self.nodes, self.weights, self.node_errors, apart)
 
     def cdf_bracket(self, x: float) -> Interval:
         """Return bounds on what finer quadrature of the same probes could make of ``cdf(x)``.

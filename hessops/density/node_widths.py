@@ -9,7 +9,9 @@ from hessops.arrays import HostArray
 __all__ = ["node_widths"]
 
 
-def node_widths(nodes: HostArray, weights: HostArray, errors: HostArray) -> HostArray:
+def node_widths(
+    nodes: HostArray, weights: HostArray, errors: HostArray, apart: int = 1
+) -> HostArray:
     """Return residual norms, or half the distances to the nearer neighbours where these are less.
 
     In the midst of many eigenvalues residual norms are several times as large as the distances between
@@ -20,6 +22,9 @@ def node_widths(nodes: HostArray, weights: HostArray, errors: HostArray) -> Host
     ----------
     nodes, weights, errors : numpy.ndarray, shape (num_probes, num_steps)
         Rules in any order, and residual norms; nodes of weight 0 are no neighbours.
+    apart : int
+        Which neighbour counts: of a block of so many probes, whose nodes are so many times as many,
+        and whose weights for one of them scatter as much more.
 
     Returns
     -------
@@ -29,6 +34,9 @@ def node_widths(nodes: HostArray, weights: HostArray, errors: HostArray) -> Host
     widths = np.zeros_like(nodes)
     for row, used in enumerate(weights > 0):
         order = np.flatnonzero(used)[np.argsort(nodes[row, used])]
-        gaps = np.diff(nodes[row, order], prepend=-np.inf, append=np.inf)
-        widths[row, order] = np.minimum(errors[row, order], np.minimum(gaps[:-1], gaps[1:]) / 2)
+        ends = np.full(apart, np.inf)
+        sorted_nodes = np.concatenate([-ends, nodes[row, order], ends])
+        gaps = sorted_nodes[apart:] - sorted_nodes[:-apart]
+        nearer = np.minimum(gaps[:-apart], gaps[apart:])
+        widths[row, order] = np.minimum(errors[row, order], nearer / 2)
     return widths
