@@ -1,12 +1,19 @@
-"""How wide a stretch of the spectrum each node of a quadrature rule stands for."""
+"""Nodes of a quadrature rule as normal distributions: how wide, how high, how much lies below.
+
+A node carries the mass of a stretch that ends before its neighbours (Chebyshev, Markov, Stieltjes), and
+within its residual norm lies an eigenvalue.
+"""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy.special import ndtr
 
 from hessops.arrays import HostArray
 
-__all__ = ["node_widths"]
+__all__ = ["bells", "node_widths", "shares_below"]
 
 
 def node_widths(
@@ -40,3 +47,49 @@ def node_widths(
         nearer = np.minimum(gaps[:-apart], gaps[apart:])
         widths[row, order] = np.minimum(errors[row, order], nearer / 2)
     return widths
+
+
+def bells(points: HostArray, nodes: HostArray, widths: HostArray) -> HostArray:
+    """Return the density of each node's distribution at some points.
+
+    Parameters
+    ----------
+    points : numpy.ndarray, shape (...)
+        Where.
+    nodes, widths : numpy.ndarray, shape (k,)
+        Means and standard deviations, positive.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., k)
+        Each integrates to 1.
+    """
+    steps = (points[..., None] - nodes) / widths
+    heights: HostArray = np.exp(-0.5 * steps**2) / (math.sqrt(2 * math.pi) * widths)
+    return heights
+
+
+def shares_below(
+    points: HostArray, nodes: HostArray, widths: HostArray, rounding: float
+) -> HostArray:
+    """Return how much of each node's distribution lies below some points.
+
+    Parameters
+    ----------
+    points : numpy.ndarray, shape (...)
+        Where.
+    nodes, widths : numpy.ndarray, shape (k,)
+        Means and standard deviations; nodes without width are steps.
+    rounding : float
+        Steps that near to a point count half.
+
+    Returns
+    -------
+    numpy.ndarray, shape (..., k)
+        Between 0 and 1.
+    """
+    distance = points[..., None] - nodes
+    shares: HostArray = np.where(np.abs(distance) <= rounding, 0.5, distance > 0)
+    wide = widths > 0
+    shares[..., wide] = ndtr(distance[..., wide] / widths[wide])
+    return shares

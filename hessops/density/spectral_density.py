@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr
 
 from hessops.arrays import HostArray
 from hessops.counted import counted
 from hessops.density.cdf_bounds import Rules
-from hessops.density.node_widths import node_widths
+from hessops.density.node_widths import bells, node_widths, shares_below
 from hessops.density.plot import plot_density
 from hessops.density.points import real_points, shares_of
 from hessops.density.probe_mean import estimate_of, over_probes
@@ -109,21 +108,13 @@ class SpectralDensity(Result):
         points = self.grid() if grid is None else real_points("grid", grid)
         widths = self._widths(width)
 
-        def of_probe(index: int) -> HostArray:
-            steps = (points[..., None] - self.nodes[index]) / widths[index]
-            bells = np.exp(-0.5 * steps**2) / (math.sqrt(2 * math.pi) * widths[index])
-            return np.asarray(bells @ self.weights[index])
-
-        return self._over_probes(of_probe)
+        return self._over_probes(
+            lambda index: bells(points, self.nodes[index], widths[index]) @ self.weights[index]
+        )
 
     @property
     def node_widths(self) -> HostArray:
-        """Return the standard deviation for which each node stands, shape (num_probes, num_steps).
-
-        A node carries the mass of a stretch that ends before its neighbours (Chebyshev, Markov,
-        Stieltjes), and within its residual norm lies an eigenvalue: so the residual norm, or half the
-        distance to the nearer neighbour where that is less.
-        """
+        """Return each node's residual norm or, if less, half the way to its nearer neighbour."""
         return node_widths(self.nodes, self.weights, self.node_errors)
 
     def cdf(self, x: float | HostArray, width: float | None = 0.0) -> Estimate:
@@ -135,9 +126,8 @@ class SpectralDensity(Result):
             Where. A node at `x` itself counts half, as eigenvalues on both sides of it stand
             behind it.
         width : float or None
-            Standard deviation to widen nodes by; 0 leaves steps, and None takes `node_widths`. Of Gauss
-            rules that is nearer to the truth where eigenvalues are many and lie close, as a rule five
-            times; of blocks up to two times.
+            Standard deviation to widen nodes by; 0 leaves steps, and None takes `node_widths`, which of
+            many eigenvalues that lie close is nearer to the truth, as a rule five times.
 
         Returns
         -------
@@ -157,11 +147,8 @@ class SpectralDensity(Result):
         widths = self.node_widths if width is None else np.full_like(self.nodes, width)
 
         def of_probe(index: int) -> HostArray:
-            distance = points[..., None] - self.nodes[index]
-            share = np.where(np.abs(distance) <= self.rounding, 0.5, distance > 0)
-            wide = widths[index] > (self.rounding if width is None else 0.0)
-            share[..., wide] = ndtr(distance[..., wide] / widths[index][wide])
-            return np.asarray(share @ self.weights[index])
+            shares = shares_below(points, self.nodes[index], widths[index], self.rounding)
+            return np.asarray(shares @ self.weights[index])
 
         return self._over_probes(of_probe)
 
@@ -403,8 +390,7 @@ class SpectralDensity(Result):
                 raise ValueError(f"width={width} must be positive")
             return np.full_like(self.nodes, width)
         low, high = self.support
-        floor = (high - low) / 400 or abs(low) / 400 or 1e-3
-        return np.maximum(self.node_widths, floor)
+        return np.maximum(self.node_widths, (high - low) / 400 or abs(low) / 400 or 1e-3)
 
     def _over_probes(self, of_probe: Callable[[int], HostArray]) -> Estimate:
         return over_probes(np.array([of_probe(index) for index in range(len(self.nodes))]))
