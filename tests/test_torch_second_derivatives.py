@@ -23,7 +23,7 @@ from torch_problems import (
 )
 
 import hessops
-from hessops_torch import hessian
+from hessops_torch import ggn, hessian
 from hessops_torch.graphs.symmetry import shows_symmetry
 
 SQUARES = nn.MSELoss()
@@ -390,3 +390,12 @@ def test_a_criterion_without_a_second_derivative(device):
         RuntimeError, match=r"multi_margin_loss_backward.*not implemented; write what"
     ):
         operator.to_dense()
+
+
+@every_device
+@pytest.mark.parametrize("verb", [hessian, ggn], ids=["hessian", "ggn"])
+def test_a_loss_without_a_second_derivative_by_outputs_has_its_sentence(device, verb):
+    model = build(lambda: nn.Linear(3, 4), 0, device)
+    data = [(normal(1, 5, 3, device=device), integers(2, 4, 5, device=device))]
+    with pytest.raises(RuntimeError, match=r"cannot be differentiated twice: .*multi_margin_loss"):
+        verb(model, nn.MultiMarginLoss(p=2), data).to_dense()

@@ -126,8 +126,8 @@ class SpectralDensity(Result):
             Where. A node at `x` itself counts half, as eigenvalues on both sides of it stand
             behind it.
         width : float or None
-            Standard deviation to widen nodes by; 0 leaves steps, and None takes `node_widths`, which of
-            many eigenvalues that lie close is nearer to the truth, as a rule five times.
+            Standard deviation to widen nodes by; 0 leaves steps. None takes `node_widths`: nearer to
+            the truth for a smooth density, farther where most eigenvalues crowd between nodes.
 
         Returns
         -------
