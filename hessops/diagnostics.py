@@ -109,7 +109,7 @@ def check_operator(
         Columns per block.
     tol : float, optional
         Relative deviation that counts as rounding; where not given, ``eps**0.75`` of the operator's
-        precision (1.8e-12 in float64, 6.4e-6 in float32).
+        precision (1.8e-12 in float64, 6.4e-6 in float32), and not below ten times its `product_error`.
     rng : int, numpy.random.Generator or None
         Where the blocks come from.
 
@@ -135,7 +135,7 @@ def check_operator(
         raise TypeError(f"tol={tol!r} must be a real number, not {type(tol).__name__}")
     if tol is not None and not tol >= 0:
         raise ValueError(f"tol={tol} must not be negative")
-    tolerance = eps(operator.xp, operator.dtype) ** 0.75 if tol is None else tol
+    tolerance = _rounding(operator) if tol is None else tol
     stream = Stream(agreed_seed(operator.domain, rng), Purpose.CHECK_DOMAIN)
     try:
         checker = _Checker(operator, num_vectors, tolerance, stream)
@@ -351,6 +351,11 @@ class _Checker:
         )
         off = float(np.max(np.abs(left - right)))
         return off / size if size > 0 else (0.0 if off == 0 else math.inf)
+
+
+def _rounding(operator: LinearOperator) -> float:
+    """Return the relative deviation that counts as rounding, of products that are added to others."""
+    return float(max(eps(operator.xp, operator.dtype) ** 0.75, 10 * operator.product_error))
 
 
 def _copy(X: Array) -> Array:

@@ -62,6 +62,9 @@ class LinearOperator(ABC):
 
     returns_own_memory: bool = False
     """Whether a product lies in memory that nothing else refers to, so that it may be overwritten."""
+    product_error: float = 0.0
+    """Relative error of a product beyond rounding in its dtype: not 0 if it is computed in less."""
+
     asymmetry: tuple[float, float] | None = None
     """Largest moduli in A - A^H and in A, of an operator whose entries were looked at."""
 

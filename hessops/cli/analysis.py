@@ -12,10 +12,10 @@ import numpy as np
 
 import hessops
 from hessops.algorithms._common import self_adjoint_operator
-from hessops.algorithms.eigen._eigsh_goal import Goal
+from hessops.algorithms.eigen._eigsh_goal import Goal, goal_tolerance
 from hessops.algorithms.eigen.eigsh import Which
 from hessops.algorithms.eigen.eigsh_state import EigshState
-from hessops.arrays import HostArray, eps
+from hessops.arrays import HostArray
 from hessops.blocks.rounding import rounding
 from hessops.cli.known_traces import exact_trace, known_traces
 from hessops.cli.progress import Progress
@@ -214,7 +214,7 @@ def analyze_operator(
 def _eigenpairs(analysis: Analysis, progress: Progress) -> dict[str, Any]:
     operator, settings = analysis.operator, analysis.settings
     count = settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0])
-    asked = settings.tol or eps(operator.xp, operator.dtype) ** (2 / 3)
+    asked = goal_tolerance(operator, settings.tol or None)
     goal = Goal(count, settings.which, asked, 1)
     scale = 0.0
 

@@ -13,7 +13,7 @@ from hessops.arrays import Array, dtype_name, to_numpy
 from hessops.comm import Communicator
 from hessops.operator import LinearOperator
 from hessops.operators.algebra import Scaled
-from hessops.row_collectives import jointly
+from hessops.row_collectives import jointly, table
 from hessops.scalars import require_real
 from hessops.space import Space
 from hessops.structure import PROPAGATION
@@ -114,6 +114,7 @@ class DataParallel(LinearOperator):
         super().__init__(domain, None if square else codomain, structure=structure)
         self.part = part
         self.comm = comm
+        self.product_error = float(table(comm, [part.product_error]).max())
         self._samples: list[tuple[int, float]] | None = None
 
     def _apply(self, X: Array) -> Array:
@@ -185,6 +186,7 @@ class _Term(LinearOperator):
         super().__init__(whole.domain, None if square else whole.codomain, structure=structure)
         self.term = term
         self.error = error
+        self.product_error = whole.product_error
         self.num_samples = count
         self.held_by = holder if whole.comm.size > 1 else None
 

@@ -12,7 +12,7 @@ from hessops.comm import Communicator
 from hessops.operator import LinearOperator
 from hessops.operators.data_parallel import DataParallel
 from hessops.partition import Partition
-from hessops.row_collectives import all_gather_rows, jointly, reduce_scatter_rows
+from hessops.row_collectives import all_gather_rows, jointly, reduce_scatter_rows, table
 from hessops.space import Space
 from hessops.structure import Structure
 from hessops.together import require_same
@@ -127,6 +127,7 @@ class Sharded(LinearOperator):
         self.operator = operator
         self.share = share
         self.num_samples = operator.num_samples
+        self.product_error = float(table(comm, [operator.product_error]).max())
         self._comm, self._rows, self._columns = comm, rows, columns
 
     def _apply(self, X: Array) -> Array:

@@ -74,7 +74,8 @@ def eigsh_goal(
 
 def goal_tolerance(operator: LinearOperator, tol: float | None) -> float:
     """Return the residual norm asked for, relative to the operator's size, or say what is wrong."""
-    tol = eps(operator.xp, operator.dtype) ** (2 / 3) if tol is None else tol
+    if tol is None:
+        tol = max(eps(operator.xp, operator.dtype) ** (2 / 3), operator.product_error)
     require_tolerance(tol=tol)
     return float(tol)
 

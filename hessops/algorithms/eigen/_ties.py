@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from hessops.agreement import to_host
+from hessops.algorithms._precision import product_precision
 from hessops.algorithms.eigen._rayleigh_ritz import rayleigh_ritz
-from hessops.arrays import Array, HostArray, eps
+from hessops.arrays import Array, HostArray
 from hessops.operator import LinearOperator
 
 __all__ = ["TRUSTED", "describe_ties", "two_block_pairs"]
@@ -47,7 +48,7 @@ def two_block_pairs(
     for _ in range(2):
         shares, directions = space.comm.broadcast(np.linalg.eigh(to_host(space, space.gram(X, X))))
         # Directions that the blocks share to half the digits carry nothing but rounding.
-        kept = shares > math.sqrt(eps(xp, space.dtype))
+        kept = shares > math.sqrt(product_precision(operator))
         transform = space.from_host(directions[:, kept] / np.sqrt(shares[kept]))
         X, product = X @ transform, product @ transform
     values, residuals, vectors, _ = rayleigh_ritz(operator, X, product, number)

@@ -26,6 +26,7 @@ from hessops.algorithms._common import (
     start_vector,
     warn_if_failed,
 )
+from hessops.algorithms._precision import widened
 from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
@@ -282,4 +283,4 @@ def _wanted_pairs(
         np.delete(state.residual_norms, pairs),
         eps(operator.xp, operator.dtype),
     )
-    return _WantedPairs(values, residuals, bounds, vectors)
+    return _WantedPairs(values, residuals, widened(bounds, operator, state.size), vectors)

@@ -15,6 +15,7 @@ from hessops.algorithms._common import (
     start_block,
     warn_if_failed,
 )
+from hessops.algorithms._precision import widened
 from hessops.algorithms.eigen._eigsh_goal import goal_tolerance
 from hessops.algorithms.eigen._verified_pairs import verified_pairs
 from hessops.algorithms.eigen.locally_optimal import LobpcgState, lobpcg_steps
@@ -176,7 +177,7 @@ def lobpcg(
         eigenvectors=vectors,
         residual_norms=residuals,
         # Rounding is relative to the largest eigenvalue, which is not among the smallest.
-        error_bounds=np.maximum(bounds, rounding(space, state.size)),
+        error_bounds=np.maximum(widened(bounds, operator, state.size), rounding(space, state.size)),
         num_products=state.num_products + (k if verify else 0),
         num_preconditioned=state.num_preconditioned,
         status=status,

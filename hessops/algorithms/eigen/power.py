@@ -30,6 +30,7 @@ from hessops.algorithms._common import (
     warn_if_failed,
 )
 from hessops.algorithms._one_line import one_line
+from hessops.algorithms._precision import widened
 from hessops.algorithms.eigen._rayleigh_ritz import ritz_block
 from hessops.algorithms.eigen._ties import TRUSTED, describe_ties, two_block_pairs
 from hessops.arrays import Array, HostArray
@@ -160,8 +161,7 @@ def power_iteration(
     require_count(num_eigenpairs=num_eigenpairs, max_steps=max_steps)
     require_positive(block_size=block_size)
     require_tolerance(tol=tol)
-    n = operator.shape[0]
-    if num_eigenpairs > n:
+    if num_eigenpairs > (n := operator.shape[0]):
         raise ValueError(f"num_eigenpairs={num_eigenpairs} asked of an operator of dimension {n}")
     if method not in get_args(Method):
         raise ValueError(f"method={method!r} is unknown; choose 'block' or 'deflated'")
@@ -184,14 +184,15 @@ def power_iteration(
         found = search.deflated(start)
     values, residuals = found.values[:num_eigenpairs], found.residual_norms[:num_eigenpairs]
     status, converged = search.verdict(found)
-    floor = rounding(operator.domain, float(np.max(np.abs(found.values))))
+    largest = float(np.max(np.abs(found.values)))
+    bounds = widened(residuals, operator, largest)
     warn_if_failed(converged, status, operator.domain.comm)
     return EigenResult(
         eigenvalues=values,
         eigenvectors=found.X[:, :num_eigenpairs],
         residual_norms=residuals,
         # Nothing is known of what lies between the pairs found, so no gap sharpens the residuals.
-        error_bounds=np.maximum(residuals, floor),
+        error_bounds=np.maximum(bounds, rounding(operator.domain, largest)),
         num_products=found.num_products,
         status=status,
         converged=converged,

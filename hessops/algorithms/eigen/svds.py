@@ -17,6 +17,7 @@ import numpy as np
 
 from hessops.agreement import agreed_seed, to_host, together_to_host
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
+from hessops.algorithms._precision import product_precision, widened
 from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
@@ -283,7 +284,8 @@ def _wanted_triplets(
     )
     # Of the smallest singular values it is the largest that rounding is relative to.
     floor = rounding(operator.domain, state.size)
-    return _WantedTriplets(values, residuals, np.maximum(bounds, floor), U, V)
+    bounds = np.maximum(widened(bounds, operator, state.size), floor)
+    return _WantedTriplets(values, residuals, bounds, U, V)
 
 
 def _verified(
@@ -295,7 +297,7 @@ def _verified(
     inner = np.real(to_host(left, left.column_inner(U, AV)))
     require_finite(inner, state.num_products + len(expected), operator)
     # Exhausted Krylov spaces leave out couplings of half the digits.
-    allowed = 4 * np.sqrt(eps(operator.xp, operator.dtype)) * state.size
+    allowed = 4 * np.sqrt(product_precision(operator)) * state.size
     worst = int(np.argmax(np.abs(inner - expected)))
     if np.abs(inner[worst] - expected[worst]) > allowed:
         raise ValueError(

@@ -20,6 +20,7 @@ import numpy as np
 from hessops.agreement import to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._common import require_in_range, start_norms
+from hessops.algorithms._precision import product_precision
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
 from hessops.algorithms.eigen._semi_orthogonal import SemiOrthogonal
@@ -154,7 +155,8 @@ class ThickRestart:
         self._breakdown = max(ROUNDINGS * self._eps, min(tol / 4, self._half_the_digits))
         self._seen: SmallPairs | None = None
         self._next_look = 0
-        bound = SemiOrthogonal.pays(self._eps, tol)
+        # How fast orthogonality is lost is known of rounding, not of products in a lower precision.
+        bound = None if A.product_error else SemiOrthogonal.pays(self._eps, tol)
         alone = self.basis.size == 0 and start.shape[1] == 1
         self._semi = SemiOrthogonal(self._eps, bound) if bound is not None and alone else None
         self.begin(start)
@@ -281,7 +283,8 @@ class ThickRestart:
             return
         asymmetry = np.abs(self.small.asymmetry(coefficients)).max(axis=1)
         # Errors of local orthogonality may add up over the steps, by some roundings each.
-        allowed = max(self._half_the_digits, ROUNDINGS * self._eps * self.step) * self.scale
+        half = math.sqrt(product_precision(self.operator))
+        allowed = max(half, ROUNDINGS * self._eps * self.step) * self.scale
         excess = asymmetry - np.concatenate([self.small.lost, np.zeros(width)])
         if np.any(excess > allowed):
             raise not_self_adjoint(self.operator, float(asymmetry.max()), self.scale)

@@ -13,9 +13,10 @@ from hessops.algorithms._common import (
     self_adjoint_operator,
     warn_if_failed,
 )
+from hessops.algorithms._precision import product_precision
 from hessops.algorithms.functions.lanczos_fa import LanczosFAState, lanczos_fa_steps
 from hessops.algorithms.functions.quadrature import checkpoint
-from hessops.arrays import Array, HostArray, eps, is_array
+from hessops.arrays import Array, HostArray, is_array
 from hessops.counted import counted
 from hessops.operator import LinearOperator
 from hessops.record import Callback, run
@@ -105,7 +106,7 @@ def matrix_function(
     function = spectral_function(f)
     require_same_function(operator.domain, function)
     require_positive(max_steps=max_steps)
-    limit = _tolerance(tol, eps(operator.xp, operator.dtype))
+    limit = _tolerance(tol, product_precision(operator))
     most = max_steps or _DEFAULT_STEPS
     states = lanczos_fa_steps(
         operator,

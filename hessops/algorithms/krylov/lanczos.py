@@ -30,6 +30,7 @@ from hessops.algorithms._common import (
     start_vector,
 )
 from hessops.algorithms._one_line import one_line
+from hessops.algorithms._precision import product_precision
 from hessops.algorithms.krylov._local_step import off_last_two, on_host
 from hessops.algorithms.krylov._recurrence import Recurrence
 from hessops.algorithms.krylov._reorthogonalize import (
@@ -38,7 +39,7 @@ from hessops.algorithms.krylov._reorthogonalize import (
     choose_reorthogonalization,
     watch,
 )
-from hessops.arrays import Array, HostArray, eps
+from hessops.arrays import Array, HostArray
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import rounding
 from hessops.counted import counted
@@ -281,7 +282,7 @@ def lanczos_steps(
         reorthogonalisation, i runs over all vectors before; without, over the one before; in the
         first step, over the other start vectors.
     """
-    space, xp = A.domain, A.xp
+    space = A.domain
     count = start.shape[1]
     choice = choose_reorthogonalization(reorthogonalize)
     full = choice == "full" or basis is not None
@@ -289,7 +290,7 @@ def lanczos_steps(
         basis = Basis(space, count, capacity)
     recurrence = Recurrence(A, count, basis, scale, breakdown, local=not full)
     working: Reorthogonalize = "full" if full else choice
-    watching = watch(working, basis, count, eps(xp, A.dtype), observe=observe)
+    watching = watch(working, basis, count, product_precision(A), observe=observe)
     Q = start * space.from_host(1.0 / start_norms(space, start))
     del start
     # Blocks are let go as soon as they have served.

@@ -18,9 +18,10 @@ from hessops.algorithms._common import (
     require_tolerance,
     self_adjoint_operator,
 )
+from hessops.algorithms._precision import product_precision
 from hessops.algorithms.solvers._lock_step import masked
 from hessops.algorithms.solvers.linear_solve_state import LinearSolveState
-from hessops.arrays import Array, HostArray, eps, is_array
+from hessops.arrays import Array, HostArray, is_array
 from hessops.counted import counted
 from hessops.errors import NonFiniteError
 from hessops.operator import LinearOperator
@@ -233,7 +234,7 @@ class _Progress:
 def solve_tolerance(operator: LinearOperator, tol: float | None, power: float) -> float:
     """Return the tolerance, a power of the precision where not given."""
     if tol is None:
-        return float(eps(operator.xp, operator.dtype) ** power)
+        return float(product_precision(operator) ** power)
     require_tolerance(tol=tol)
     return float(tol)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive, self_adjoint_operator, warn_if_failed
+from hessops.algorithms._precision import widened
 from hessops.algorithms.spectrum._spectrum_goal import SpectrumGoal
 from hessops.algorithms.spectrum.spectrum_steps import (
     SpectrumState,
@@ -218,4 +219,5 @@ def _extremes(
         eps(operator.xp, operator.dtype),
     )
     vectors = None if state.block is None else state.block.vectors(chosen)
+    bounds = widened(bounds, operator, float(np.max(np.abs(values))))
     return values[chosen], residuals[chosen], bounds, vectors

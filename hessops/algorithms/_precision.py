@@ -1,0 +1,45 @@
+"""How precise products are: as their dtype, or less where an operator says that it computes in less."""
+
+from __future__ import annotations
+
+from hessops.arrays import HostArray, eps
+from hessops.operator import LinearOperator
+
+__all__ = ["product_precision", "widened"]
+
+
+def product_precision(operator: LinearOperator) -> float:
+    """Return the relative precision of products, of which half the digits tell a law from its breach.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        The operator.
+
+    Returns
+    -------
+    float
+        The larger of machine epsilon and the operator's `product_error`.
+    """
+    return max(eps(operator.xp, operator.dtype), operator.product_error)
+
+
+def widened(bounds: HostArray, operator: LinearOperator, size: float) -> HostArray:
+    """Return bounds on errors of eigenvalues or singular values, with the error of products in them.
+
+    Parameters
+    ----------
+    bounds : numpy.ndarray, shape (k,)
+        What residuals bound, of products as they were computed.
+    operator : LinearOperator
+        The operator.
+    size : float
+        Its largest Ritz value in modulus.
+
+    Returns
+    -------
+    numpy.ndarray, shape (k,)
+        Larger if products are in a lower precision: by twice their error, which is measured by few
+        vectors and may be larger for others.
+    """
+    return bounds + 2 * operator.product_error * size
