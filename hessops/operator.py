@@ -62,8 +62,7 @@ class LinearOperator(ABC):
 
     returns_own_memory: bool = False
     """Whether a product lies in memory that nothing else refers to, so that it may be overwritten."""
-    product_error: float = 0.0
-    """Relative error of a product beyond rounding in its dtype: not 0 if it is computed in less."""
+    _product_error: float = 0.0
 
     asymmetry: tuple[float, float] | None = None
     """Largest moduli in A - A^H and in A, of an operator whose entries were looked at."""
@@ -89,6 +88,16 @@ class LinearOperator(ABC):
     def dtype(self) -> DType:
         """Return the dtype of the vectors it multiplies, an object of their library."""
         return self.domain.dtype
+
+    @property
+    def product_error(self) -> float:
+        """Return the relative error of a product beyond rounding in its dtype.
+
+        0 but for products that are computed in a lower precision, for which bounds on eigenvalues and
+        looks at symmetry allow. Residual norms are those of products as they were computed. The same on
+        all ranks, which may have to find it out together.
+        """
+        return self._product_error
 
     @property
     def xp(self) -> ModuleType:

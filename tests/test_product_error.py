@@ -20,7 +20,7 @@ class Rounded(LinearOperator):
         super().__init__(ArraySpace(len(matrix)), structure=SELF_ADJOINT)
         self.matrix = matrix
         self.error = error
-        self.product_error = error if told else 0.0
+        self._product_error = error if told else 0.0
 
     def _apply(self, X):
         # As where vectors and matrix are rounded to a few digits: errors depend on both.

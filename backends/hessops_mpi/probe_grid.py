@@ -345,7 +345,7 @@ class _LaterProbes(LinearOperator):
         )
         self.operator = operator
         self.returns_own_memory = operator.returns_own_memory
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
 
     def _apply(self, X: Array) -> Array:
         return self.operator.apply(X)

@@ -58,7 +58,7 @@ class Sum(LinearOperator):
         structure = PROPAGATION["sum"]([operator.structure for operator in flat])
         super().__init__(domain, codomain, structure=structure)
         # That of a difference is of the parts, not of what they leave.
-        self.product_error = max(operator.product_error for operator in flat)
+        self._product_error = max(operator.product_error for operator in flat)
 
     def _apply(self, X: Array) -> Array:
         return add_up(part.apply(X) for part in self.operators)
@@ -100,7 +100,7 @@ class Scaled(LinearOperator):
         self.factor: complex = factor
         self.num_samples = operator.num_samples
         self.held_by = operator.held_by
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
         structure: Structure = PROPAGATION["scaled"](operator.structure, factor)
         domain, codomain = operator.domain, operator.codomain
         if isinstance(factor, complex):
@@ -167,7 +167,7 @@ class Product(LinearOperator):
         if complex_valued:
             domain, codomain = complexified(domain), complexified(codomain)
         super().__init__(domain, codomain, structure=_palindrome(self.operators))
-        self.product_error = sum(operator.product_error for operator in flat)
+        self._product_error = sum(operator.product_error for operator in flat)
 
     def _apply(self, X: Array) -> Array:
         for operator in reversed(self.operators):
@@ -196,7 +196,7 @@ class Adjoint(LinearOperator):
         self.operator = operator
         structure = PROPAGATION["adjoint"](operator.structure)
         super().__init__(operator.codomain, operator.domain, structure=structure)
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
         self.num_samples = operator.num_samples
         self.held_by = operator.held_by
 
@@ -245,7 +245,7 @@ class Shifted(LinearOperator):
         if isinstance(shift, complex):
             space = complexified(space)
         super().__init__(space, structure=structure)
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
 
     def _apply(self, X: Array) -> Array:
         return self.operator.apply(X) - X * self.shift

@@ -45,7 +45,7 @@ class BlockDiagonal(LinearOperator):
         space = ArraySpace(sum(s.dim for s in spaces), dtype, first.xp, first.device)
         structure = PROPAGATION["block diagonal"]([operator.structure for operator in operators])
         super().__init__(space, structure=structure)
-        self.product_error = max(operator.product_error for operator in operators)
+        self._product_error = max(operator.product_error for operator in operators)
 
     def _apply(self, X: Array) -> Array:
         return self._stack([op.apply(part) for op, part in self._parts(X)])

@@ -108,7 +108,7 @@ class Checkpointed(LinearOperator):
         super().__init__(operator.domain, operator.codomain, structure=operator.structure)
         self.operator = operator
         self.num_samples = operator.num_samples
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
         self.folder = Path(folder)
         ranks = Ranks(operator.domain, operator.codomain)
         self._record = Record(self.folder, _description(operator, ranks), ranks, restart=restart)
@@ -236,7 +236,7 @@ class _CheckpointedTerm(LinearOperator):
         self.whole = whole
         self.index = index
         self.num_samples = term.num_samples
-        self.product_error = term.product_error
+        self._product_error = term.product_error
         self.operator = term if term.held_by is None else _MadeKnown(term)
 
     def _apply(self, X: Array) -> Array:

@@ -114,7 +114,7 @@ class DataParallel(LinearOperator):
         super().__init__(domain, None if square else codomain, structure=structure)
         self.part = part
         self.comm = comm
-        self.product_error = float(table(comm, [part.product_error]).max())
+        self._product_error = float(table(comm, [part.product_error]).max())
         self._samples: list[tuple[int, float]] | None = None
 
     def _apply(self, X: Array) -> Array:
@@ -186,7 +186,7 @@ class _Term(LinearOperator):
         super().__init__(whole.domain, None if square else whole.codomain, structure=structure)
         self.term = term
         self.error = error
-        self.product_error = whole.product_error
+        self._product_error = whole.product_error
         self.num_samples = count
         self.held_by = holder if whole.comm.size > 1 else None
 

@@ -343,7 +343,7 @@ class DeclaredOperator(LinearOperator):
         self.operator = operator
         self.num_samples = operator.num_samples
         self.held_by = operator.held_by
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
         self.returns_own_memory = operator.returns_own_memory
 
     def _apply(self, X: Array) -> Array:

@@ -60,7 +60,7 @@ class FiniteSum(LinearOperator):
         structures = [operator.structure for operator in operators]
         structure = PROPAGATION["finite sum"](structures, self.weights)
         super().__init__(domain, codomain, structure=structure)
-        self.product_error = max(operator.product_error for operator in operators)
+        self._product_error = max(operator.product_error for operator in operators)
 
     def _apply(self, X: Array) -> Array:
         return add_up(part.apply(X) for part in self._parts())

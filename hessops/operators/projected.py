@@ -45,7 +45,7 @@ class Projected(LinearOperator):
         super().__init__(space, structure=structure)
         self.num_samples = operator.num_samples
         self.held_by = operator.held_by
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
 
     def _apply(self, X: Array) -> Array:
         return self._project(self.operator.apply(self._project(X)))

@@ -127,7 +127,7 @@ class Sharded(LinearOperator):
         self.operator = operator
         self.share = share
         self.num_samples = operator.num_samples
-        self.product_error = float(table(comm, [operator.product_error]).max())
+        self._product_error = float(table(comm, [operator.product_error]).max())
         self._comm, self._rows, self._columns = comm, rows, columns
 
     def _apply(self, X: Array) -> Array:

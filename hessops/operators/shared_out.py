@@ -51,7 +51,7 @@ class SharedOut(LinearOperator):
         self.operator = operator
         self.num_samples = operator.num_samples
         self.asymmetry = operator.asymmetry
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
         self.comm = comm
         self._mine = share(comm, operator.shape[0])
         self._rows: Any = None

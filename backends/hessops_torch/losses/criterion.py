@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.losses.contract import describe_value, of_the_user, require_scalar
+from hessops_torch.model.precision import FULL, Calls
 
 __all__ = ["CriterionLoss"]
 
 _OF_NUMBERS = (
     nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss,
 )  # fmt: skip
+
+_FORWARD = "the forward function is called as forward(model, batch)"
+_MODEL = "the model is called with the first item of a batch (input, target)"
 
 
 class CriterionLoss:
@@ -31,6 +36,8 @@ class CriterionLoss:
         Functions that take other batches apart: the outputs, of (model, batch), and the target, of
         the batch.
     """
+
+    calls: Calls = FULL
 
     def __init__(
         self,
@@ -60,12 +67,11 @@ class CriterionLoss:
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the model's outputs for a batch."""
         if self._functions is not None:
-            with of_the_user("the forward function is called as forward(model, batch)"):
-                output = self._functions[0](model, batch)
+            hint, call, given = _FORWARD, partial(self._functions[0], model), batch
         else:
-            inputs, _target = _input_and_target(batch)
-            with of_the_user("the model is called with the first item of a batch (input, target)"):
-                output = model(inputs)
+            hint, call, given = _MODEL, model, _input_and_target(batch)[0]
+        with of_the_user(hint), self.calls.rounding():
+            output = self.calls.outputs(call(given))
         if not torch.is_tensor(output):
             raise TypeError(
                 f"the model returned {describe_value(output)}, not a tensor that a criterion takes; "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.losses.contract import describe_value, of_the_user, sum_and_count
+from hessops_torch.model.precision import FULL, Calls
 
 __all__ = ["FunctionLoss", "SplitLoss"]
 
@@ -23,6 +24,7 @@ class FunctionLoss:
     """
 
     averages = True
+    calls: Calls = FULL
 
     def __init__(self, function: Callable[[nn.Module, Any], Any]) -> None:
         self.function = function
@@ -34,7 +36,10 @@ class FunctionLoss:
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
         """Return the sum of the loss over a batch and the count to divide by."""
-        with of_the_user("a function is called as loss(model, batch) and returns (sum, count)"):
+        with (
+            of_the_user("a function is called as loss(model, batch) and returns (sum, count)"),
+            self.calls.rounding(),
+        ):
             returned = self.function(model, batch)
         return sum_and_count(returned)
 
@@ -74,6 +79,7 @@ class SplitLoss:
     """
 
     averages = True
+    calls: Calls = FULL
 
     def __init__(
         self,
@@ -107,8 +113,11 @@ class SplitLoss:
 
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the model's outputs for a batch."""
-        with of_the_user("the forward function is called as forward(model, batch)"):
-            outputs = self.forward(model, batch)
+        with (
+            of_the_user("the forward function is called as forward(model, batch)"),
+            self.calls.rounding(),
+        ):
+            outputs = self.calls.outputs(self.forward(model, batch))
         if not torch.is_tensor(outputs):
             raise TypeError(
                 f"the forward function returned {describe_value(outputs)}, not a tensor"

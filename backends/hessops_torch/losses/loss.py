@@ -7,6 +7,7 @@ Averaging the batches' means instead weighs a short last batch, or one with many
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -15,8 +16,9 @@ from torch.nn import functional as F  # noqa: N812 - the field's name
 from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.function import FunctionLoss, SplitLoss
+from hessops_torch.model.precision import Calls
 
-__all__ = ["Loss", "as_batch_loss"]
+__all__ = ["Loss", "as_batch_loss", "with_calls"]
 
 Loss: TypeAlias = nn.Module | SplitLoss | Callable[..., Any]
 """A standard criterion, a function of (model, batch) that returns (sum, count), or a `SplitLoss`."""
@@ -79,3 +81,10 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
             "torch.nn.CrossEntropyLoss(), or a function of (model, batch) that returns (sum, count)"
         )
     return FunctionLoss(loss)
+
+
+def with_calls(loss: BatchLoss, calls: Calls) -> BatchLoss:
+    """Return a loss that calls the model in another precision; the given one stays as it is."""
+    other = copy(loss)
+    other.calls = calls
+    return other

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hessops_torch.data.random_state import preserved_global_rng
 from hessops_torch.model.embeddings import plain_embeddings
+from hessops_torch.model.precision import Precision, kernels
 
 __all__ = [
     "Mode",
@@ -30,7 +31,10 @@ _told: set[str] = set()
 
 @contextmanager
 def second_order(
-    model: nn.Module, parameters: Iterable[nn.Parameter], mode: Mode | None
+    model: nn.Module,
+    parameters: Iterable[nn.Parameter],
+    mode: Mode | None,
+    precision: Precision | None = None,
 ) -> Iterator[None]:
     """Make a model ready for second derivatives, and put everything back afterwards.
 
@@ -42,6 +46,8 @@ def second_order(
         Those to differentiate by; no other gets a gradient graph.
     mode : {'eval', 'train'} or None
         Of all its modules; as they are if None.
+    precision : {'tf32', 'bf16'} or None
+        In which products are asked for; that of the model if None.
 
     Yields
     ------
@@ -54,6 +60,7 @@ def second_order(
         stack.enter_context(torch.enable_grad())
         # Products have the precision of the model, also within somebody's mixed-precision training.
         stack.enter_context(torch.autocast(chosen[0].device.type, enabled=False))
+        stack.enter_context(kernels(precision, chosen[0].device.type))
         stack.enter_context(_mode(model, mode))
         stack.enter_context(_gradients_for(model, chosen))
         stack.enter_context(_own_buffers(model))

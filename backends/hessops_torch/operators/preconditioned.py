@@ -101,7 +101,7 @@ class Preconditioned(LinearOperator):
         self.scale = scale
         self.num_samples = operator.num_samples
         self.held_by = operator.held_by
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
 
     def _apply(self, X: Any) -> Any:
         scale = self.scale[:, None]

@@ -7,7 +7,6 @@ mode takes one forward pass and, for each vector, two more. It keeps nothing bet
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any, Literal, get_args
 
@@ -205,13 +204,8 @@ def _objection(tangents: OutputTangents, graph: OutputGraph, index: int, batch: 
             return f"fails ({type(cause).__name__}: {lines[0][:200]})"
         tangents.chunk_size = 1
         return _objection(tangents, graph, index, batch)
-    difference, size = (
-        float(torch.linalg.vector_norm(x, dtype=torch.float64))
-        for x in (found - expected, expected)
-    )
-    if difference <= math.sqrt(torch.finfo(found.dtype).eps) * size:
-        return None
-    return f"gives a product that differs from theirs by {difference:.3g} of {size:.3g}"
+    difference = difference_of(found, expected, tangents.objective.epsilon)
+    return None if difference is None else f"gives a product that differs from theirs by {difference}"
 
 
 class _OutputsOfParameters:

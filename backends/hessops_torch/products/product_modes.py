@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from functools import partial
 from typing import Any, Literal, get_args
@@ -16,6 +15,7 @@ from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.objective.objective import Objective
 from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
+from hessops_torch.products.difference import difference_of
 from hessops_torch.products.functional_product import FunctionalProduct
 
 __all__ = ["ProductMode", "check_product", "find_product"]
@@ -164,16 +164,10 @@ class _Trial:
             return self.objection(product)
         if isinstance(product, CompiledProduct) and product.failure is not None:
             return f"cannot be compiled ({_short(product.failure)})"
-        difference, size = (
-            float(torch.linalg.vector_norm(x, dtype=torch.float64))
-            for x in (found - self.expected, self.expected)
-        )
-        if difference <= math.sqrt(torch.finfo(found.dtype).eps) * size:
+        difference = difference_of(found, self.expected, self.objective.epsilon)
+        if difference is None:
             return None
-        return (
-            f"gives products that differ from those of the double backward pass by {difference:.3g} "
-            f"of {size:.3g}"
-        )
+        return f"gives products that differ from those of the double backward pass by {difference}"
 
     def seconds(self, product: FunctionalProduct) -> float:
         """Return how long the product with the block takes."""

@@ -133,7 +133,7 @@ class InverseOperator(LinearOperator):
     ) -> None:
         super().__init__(operator.domain, structure=operator.structure)
         self.operator = operator
-        self.product_error = operator.product_error
+        self._product_error = operator.product_error
         self.tol = tol
         self.method: Literal["cg", "minres"] = method
         self.preconditioner = preconditioner
