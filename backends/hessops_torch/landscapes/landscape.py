@@ -24,6 +24,7 @@ from hessops_torch.landscapes.slice_losses import SliceLosses
 from hessops_torch.losses.loss import Loss
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.passes import summed_gradient
 from hessops_torch.operators.arguments import objective_of
@@ -292,7 +293,7 @@ def _derivatives(objective: Objective, columns: Tensor) -> tuple[HostArray, Host
     """Return slopes and curvatures at the centre."""
     with objective.ready():
         gradient, totals, counts = summed_gradient(objective)
-        objective.require_finite(totals)
+        require_finite_losses(totals)
         gradient /= objective.divisor(counts)
     products = cast(Tensor, Hessian(objective).apply(columns))
     wide = columns.double()

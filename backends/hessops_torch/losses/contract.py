@@ -11,8 +11,6 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.model.precision import Calls
-
 __all__ = [
     "BatchLoss",
     "EvaluationError",
@@ -35,9 +33,6 @@ class BatchLoss(Protocol):
     @property
     def parts(self) -> tuple[Any, ...]:
         """Return the objects whose attributes make the loss what it is."""
-
-    calls: Calls
-    """How it calls the model: in what precision."""
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor | float]:
         """Return the sum of the loss over a batch and the count to divide by."""

@@ -67,9 +67,10 @@ class CriterionLoss:
     def outputs(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the model's outputs for a batch."""
         if self._functions is not None:
-            hint, call, given = _FORWARD, partial(self._functions[0], model), batch
+            call: Callable[[Any], Any] = partial(self._functions[0], model)
+            hint, given = _FORWARD, batch
         else:
-            hint, call, given = _MODEL, model, _input_and_target(batch)[0]
+            call, hint, given = model, _MODEL, _input_and_target(batch)[0]
         with of_the_user(hint), self.calls.rounding():
             output = self.calls.outputs(call(given))
         if not torch.is_tensor(output):

@@ -16,9 +16,9 @@ from torch.nn import functional as F  # noqa: N812 - the field's name
 from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.criterion import CriterionLoss
 from hessops_torch.losses.function import FunctionLoss, SplitLoss
-from hessops_torch.model.precision import Calls
+from hessops_torch.model.precision import FULL, Calls
 
-__all__ = ["Loss", "as_batch_loss", "with_calls"]
+__all__ = ["Loss", "as_batch_loss"]
 
 Loss: TypeAlias = nn.Module | SplitLoss | Callable[..., Any]
 """A standard criterion, a function of (model, batch) that returns (sum, count), or a `SplitLoss`."""
@@ -36,7 +36,7 @@ _FUNCTIONAL: dict[Any, type[nn.Module]] = {
 }
 
 
-def as_batch_loss(loss: Loss) -> BatchLoss:
+def as_batch_loss(loss: Loss, calls: Calls = FULL) -> BatchLoss:
     """Return what computes (sum, count) of a batch.
 
     Parameters
@@ -44,6 +44,8 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
     loss : torch.nn.Module or callable
         A criterion with a `reduction` of 'mean', 'sum' or 'batchmean', the functional form of one,
         or a function of (model, batch) that returns (sum, count).
+    calls : Calls
+        How it calls the model: in what precision.
 
     Returns
     -------
@@ -57,10 +59,16 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
     TypeError
         If `loss` is neither.
     """
+    found = _as_batch_loss(loss)
+    found.calls = calls
+    return found
+
+
+def _as_batch_loss(loss: Loss) -> CriterionLoss | SplitLoss | FunctionLoss:
     if isinstance(loss, SplitLoss) and loss.target is not None:
         return CriterionLoss(loss.loss, (loss.forward, loss.target))
     if isinstance(loss, SplitLoss):
-        return loss
+        return copy(loss)
     if isinstance(loss, type):
         raise TypeError(
             f"the loss is the class {loss.__name__}: pass an instance, {loss.__name__}()"
@@ -81,10 +89,3 @@ def as_batch_loss(loss: Loss) -> BatchLoss:
             "torch.nn.CrossEntropyLoss(), or a function of (model, batch) that returns (sum, count)"
         )
     return FunctionLoss(loss)
-
-
-def with_calls(loss: BatchLoss, calls: Calls) -> BatchLoss:
-    """Return a loss that calls the model in another precision; the given one stays as it is."""
-    other = copy(loss)
-    other.calls = calls
-    return other

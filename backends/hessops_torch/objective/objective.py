@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 
 from hessops.comm import Communicator, SerialComm
 from hessops.counted import counted
-from hessops.errors import NonFiniteError
 from hessops.row_collectives import jointly
 from hessops.some_of import SAME_DATA
 from hessops.together import require_same
@@ -27,6 +26,7 @@ from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.loss import Loss, as_batch_loss
 from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.model.precision import Precision, calls_in, check_precision, epsilon
 from hessops_torch.model.selection import ParameterSelection, Selection
 from hessops_torch.model.snapshot import Snapshot
 from hessops_torch.model.state import (
@@ -67,6 +67,8 @@ class Objective:
     memory_budget : int, optional
         Bytes of graphs that an operator may keep between products; half of the free memory of the
         device where not given, none if 0.
+    precision : {'tf32', 'bf16'}, optional
+        In which matrices and convolutions are multiplied; that of the model where not given.
     comm : Communicator, optional
         Ranks that call this together, each with its part of the data (`shard`) and the same model.
 
@@ -102,6 +104,7 @@ class Objective:
         mode: Mode | None = None,
         micro_batch_size: int | None = None,
         memory_budget: int | None = None,
+        precision: Precision | None = None,
         comm: Communicator | None = None,
     ) -> None:
         comm = comm or SerialComm()
@@ -112,7 +115,16 @@ class Objective:
         jointly(
             comm,
             lambda: self._prepare(
-                model, loss, data, params, mode, micro_batch_size, memory_budget, comm, beside
+                model,
+                loss,
+                data,
+                params,
+                mode,
+                micro_batch_size,
+                memory_budget,
+                precision,
+                comm,
+                beside,
             ),
         )
         self.ranks = DataRanks(comm, len(self.batches), self.batches.checksum())
@@ -130,6 +142,7 @@ class Objective:
         mode: Mode | None,
         micro_batch_size: int | None,
         memory_budget: int | None,
+        precision: Precision | None,
         comm: Communicator,
         beside: int,
     ) -> None:
@@ -140,6 +153,7 @@ class Objective:
         self.mode = mode
         self.selection = Selection(model, params)
         self.parameters = self.selection.current()
+        check_precision(precision, next(iter(self.parameters.values())))
         if (
             micro_batch_size is None
             and isinstance(data, Dataset)
@@ -155,7 +169,8 @@ class Objective:
         self.batches = MicroBatches(
             data, self.domain.device, micro_batch_size, free // 4, is_part=comm.size > 1
         )
-        self.loss: BatchLoss = as_batch_loss(loss)
+        self._given = loss
+        self._compute_in(precision)
         # The data never changes and its counts are looked at once, as long as the loss is the same.
         self._counts: tuple[float, ...] | None = None
         # What else operators found in all the data that depends on nothing but the loss.
@@ -175,6 +190,7 @@ class Objective:
                 "the number of parameters": self.domain.dim,
                 "mode": mode,
                 "micro_batch_size": self.batches.micro_batch_size,
+                "precision": str(self.precision),
             }
         )
         self.ranks.require_same_loss(self.loss)
@@ -207,6 +223,21 @@ class Objective:
         other._loss_state = Snapshot(self.loss.parts)
         return other
 
+    def in_full_precision(self) -> Objective:
+        """Return the same loss on the same data, computed in the precision of the model."""
+        other = copy(self)
+        other._compute_in(None)
+        return other
+
+    def _compute_in(self, precision: Precision | None) -> None:
+        self.precision = precision
+        self.loss: BatchLoss = as_batch_loss(self._given, calls_in(precision, self.domain.device))
+
+    @property
+    def epsilon(self) -> float:
+        """Return machine epsilon of the precision that products are computed in."""
+        return epsilon(self.precision, self.domain.dtype)
+
     @contextmanager
     def ready(self, *caches: GraphCache[Any]) -> Iterator[None]:
         """Have the model to oneself, in the state that second derivatives need.
@@ -231,7 +262,7 @@ class Objective:
                 self._counts = None
                 self.found.clear()
                 self._loss_state = Snapshot(self.loss.parts)
-            with second_order(self.model, self.parameters.values(), self.mode):
+            with second_order(self.model, self.parameters.values(), self.mode, self.precision):
                 yield
             for cache in caches:
                 cache.settle()
@@ -345,38 +376,6 @@ class Objective:
         """Return what sums over the data are divided by: the total of `counts`, or 1."""
         counts = self.counts(found)
         return 1.0 if counts is None else math.fsum(counts)
-
-    def require_finite(
-        self, totals: Sequence[Tensor | None], cache: GraphCache[Any] | None = None, first: int = 0
-    ) -> None:
-        """Raise if a loss that was computed is NaN or infinite, by one synchronisation.
-
-        Parameters
-        ----------
-        totals : sequence of torch.Tensor or None
-            Of micro-batches, in their order; None for what was not computed.
-        cache : GraphCache, optional
-            Emptied then: of a graph that is kept nobody would hear again.
-        first : int
-            Index of the first of them.
-
-        Raises
-        ------
-        NonFiniteError
-            Naming the micro-batch.
-        """
-        computed = {first + i: total for i, total in enumerate(totals) if total is not None}
-        if not computed:
-            return
-        values = torch.stack([total.to(torch.float64) for total in computed.values()]).tolist()
-        for index, value in zip(computed, values, strict=True):
-            if not math.isfinite(value):
-                if cache is not None:
-                    cache.clear()
-                raise NonFiniteError(
-                    f"the loss of {name_of(index)} is {value}: look for NaN or infinity in its data, "
-                    "and for a division or a logarithm of 0 in the model or the loss"
-                )
 
     def describe(self) -> str:
         """Return the number of micro-batches and the mode, as operators show them."""

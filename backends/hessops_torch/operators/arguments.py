@@ -8,6 +8,7 @@ from torch import nn
 
 from hessops.comm import Communicator
 from hessops_torch.losses.loss import Loss
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
@@ -24,12 +25,13 @@ def objective_of(
     micro_batch_size: int | None,
     memory_budget: int | None,
     comm: Communicator | None = None,
+    precision: Precision | None = None,
 ) -> Objective:
     """Return the objective of an operator, from a function's arguments of these names.
 
     Parameters
     ----------
-    model, loss, data, params, mode, micro_batch_size, memory_budget, comm : object
+    model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision : object
         As `Objective` takes them.
 
     Returns
@@ -50,5 +52,6 @@ def objective_of(
         mode=mode,
         micro_batch_size=micro_batch_size,
         memory_budget=memory_budget,
+        precision=precision,
         comm=comm,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -11,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from hessops.algorithms._common import level_outside
 from hessops.operator import LinearOperator
 from hessops.operators.algebra import Scaled
 from hessops.operators.elementary import Identity
@@ -18,9 +20,12 @@ from hessops.structure import SELF_ADJOINT, Structure
 from hessops.together import tried
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
+from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
+from hessops_torch.operators.precision_trial import objection, product_error
 
 __all__ = ["DataSum"]
 
@@ -62,6 +67,28 @@ class DataSum(LinearOperator):
             {"the operator": type(self).__name__, "weight_decay": weight_decay}
         )
         self._start_over()
+
+    @property
+    def precision(self) -> Precision | None:
+        """Return what products are computed in if it is less than the precision of the model."""
+        return self.objective.precision
+
+    @property
+    def product_error(self) -> float:
+        """Return the relative error of products in a lower precision than the model's, 0 in its own.
+
+        As measured once, with three random vectors and the first micro-batch (of every rank), before
+        the first product: then all ranks have to be here.
+        """
+        self._look_at_precision()
+        return self._product_error
+
+    def in_full_precision(self) -> Self:
+        """Return this operator, computed in the precision of the model."""
+        other = copy(self)
+        other.objective = self.objective.in_full_precision()
+        other._start_over()
+        return other
 
     @property
     def space(self) -> ParameterSpace:
@@ -114,6 +141,40 @@ class DataSum(LinearOperator):
         self.graphs: GraphCache[Any] = self.objective.new_cache(budget)
         # All that has to be given up when model or loss change.
         self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
+        self._product_error = 0.0
+        self._precision_seen = self.precision is None
+
+    def _look_at_precision(self) -> None:
+        """Hold products in a lower precision against exact ones, once; collective.
+
+        Warns
+        -----
+        RuntimeWarning
+            If they are too far off: then the precision of the model is taken.
+        """
+        if self._precision_seen:
+            return
+        self._precision_seen = True
+        exact = self._for_comparison()
+        error = product_error(
+            self.objective, self._add_products, exact.objective, exact._add_products
+        )
+        reason = objection(self.objective, error)
+        if reason is None:
+            self._product_error = error
+            return
+        warnings.warn(
+            f"precision={self.precision!r} {reason}: the operator computes in {self.domain.dtype} "
+            "instead",
+            RuntimeWarning,
+            stacklevel=level_outside(),
+        )
+        self.objective = exact.objective
+        self._start_over()
+
+    def _for_comparison(self) -> Self:
+        """Return what computes the plainest products in the precision of the model."""
+        return self.in_full_precision()
 
     @abstractmethod
     def _add_products(
@@ -195,6 +256,7 @@ class DataSum(LinearOperator):
 
     def terms(self) -> Iterator[LinearOperator]:
         """Yield the micro-batches' shares of the operator, of all ranks, and the weight decay."""
+        self._look_at_precision()
         self._meet()
         ranks = self.objective.ranks
         samples = self.objective.num_samples()
@@ -208,6 +270,7 @@ class DataSum(LinearOperator):
             yield Scaled(Identity(self.domain), self.weight_decay)
 
     def _apply(self, X: Any) -> Any:
+        self._look_at_precision()
         self._meet()
         objective, ranks = self.objective, self.objective.ranks
         # What is made in inference mode cannot be written to while the model is ready.
@@ -231,7 +294,7 @@ class DataSum(LinearOperator):
                 self._add_products(index, batch, columns, out)
                 for index, batch in enumerate(self.objective.batches.here())
             ]
-            self.objective.require_finite([total for _, total in added], self.graphs)
+            require_finite_losses([total for _, total in added], self.graphs)
         return [found for found, _ in added]
 
     def _read_here(self) -> Iterator[tuple[int, Any, Exception | None]]:
@@ -251,7 +314,8 @@ class DataSum(LinearOperator):
 
     def _describe(self) -> str:
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
-        return f"{self.objective.describe()}{decay}"
+        precision = f", {self.precision}" if self.precision else ""
+        return f"{self.objective.describe()}{decay}{precision}"
 
 
 class _Share(LinearOperator):
@@ -266,6 +330,7 @@ class _Share(LinearOperator):
         self.batch = batch
         self.error = error
         self.num_samples = num_samples
+        self._product_error = whole.product_error
         comm = whole.objective.ranks.comm
         self.held_by = comm.rank if comm.size > 1 else None
 
@@ -283,7 +348,7 @@ class _Share(LinearOperator):
             out = torch.zeros_like(columns)
             _count, total = whole._add_products(self.index, self.batch, columns, out)
             out /= whole._divisor()
-            objective.require_finite([total], whole.graphs, self.index)
+            require_finite_losses([total], whole.graphs, self.index)
         return out.T
 
 
@@ -292,6 +357,7 @@ class _ShareElsewhere(LinearOperator):
 
     def __init__(self, whole: DataSum, holder: int, num_samples: float) -> None:
         super().__init__(whole.domain, structure=whole.structure)
+        self._product_error = whole.product_error
         self.held_by = holder
         self.num_samples = num_samples
 

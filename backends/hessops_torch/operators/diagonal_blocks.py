@@ -90,6 +90,8 @@ class DiagonalBlocks(DataSum):
     """
 
     def __init__(self, whole: DataSum, blocks: Mapping[str, Sequence[str]]) -> None:
+        # What it finds out may be that another precision is taken.
+        whole._look_at_precision()
         super().__init__(
             whole.objective, weight_decay=whole.weight_decay, structure=whole.structure
         )
@@ -98,6 +100,7 @@ class DiagonalBlocks(DataSum):
         self.graphs = whole.graphs
         self.caches = whole.caches
         places = {name: place for place, name in enumerate(whole.domain.sections)}
+        self._product_error, self._precision_seen = whole.product_error, True
         self._places = [[places[name] for name in names] for names in self.blocks.values()]
 
     def restricted(self, params: ParameterSelection) -> DiagonalBlocks:

@@ -11,6 +11,7 @@ from hessops.comm import Communicator
 from hessops.structure import POSITIVE_SEMIDEFINITE, SELF_ADJOINT
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.unit_gradients import UnitGradients, check_sample_axes, unit_gradients
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
@@ -32,6 +33,7 @@ def empirical_fisher(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> EmpiricalFisher:
     """Return the empirical Fisher matrix of a loss over a data set.
@@ -67,6 +69,8 @@ def empirical_fisher(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    precision : {'tf32', 'bf16'}, optional
+        Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data, as for
         `hessian`.
@@ -107,7 +111,9 @@ def empirical_fisher(
             [0., 8.]])
     """
     check_weight_decay(weight_decay)
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    objective = objective_of(
+        model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
+    )
     return EmpiricalFisher(objective, sample_axes=sample_axes, weight_decay=weight_decay)
 
 

@@ -24,6 +24,7 @@ from hessops_torch.losses.output_hessian import (
     has_nonnegative_weights,
     is_plain,
 )
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
@@ -49,6 +50,7 @@ def fisher(
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
     product: JacobianMode | None = None,
+    precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> Fisher:
     """Return the Fisher information matrix of a model over a data set.
@@ -93,6 +95,8 @@ def fisher(
     product : {'backward', 'forward'}, optional
         How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
         as for `ggn`.
+    precision : {'tf32', 'bf16'}, optional
+        Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data, as for
         `hessian`.
@@ -133,7 +137,9 @@ def fisher(
             [-1.,  1.]])
     """
     check_weight_decay(weight_decay)
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    objective = objective_of(
+        model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
+    )
     return Fisher(
         objective, num_draws=num_draws, rng=rng, weight_decay=weight_decay, product=product
     )

@@ -20,6 +20,7 @@ from hessops_torch.losses.output_hessian import (
     differentiated,
     is_convex,
 )
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
@@ -43,6 +44,7 @@ def ggn(
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
     product: JacobianMode | None = None,
+    precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> GaussNewton:
     """Return the generalized Gauss-Newton matrix of a loss over a data set.
@@ -77,6 +79,8 @@ def ggn(
         How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
         which keeps half as much and on a CPU takes half the time for convolutions; it is compared once
         with the other. Where not given, by forward mode if convolutions have some of the parameters.
+    precision : {'tf32', 'bf16'}, optional
+        Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data, as for
         `hessian`.
@@ -124,7 +128,9 @@ def ggn(
             [0., 1.]]), True)
     """
     check_weight_decay(weight_decay)
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    objective = objective_of(
+        model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
+    )
     return GaussNewton(objective, weight_decay=weight_decay, product=product)
 
 

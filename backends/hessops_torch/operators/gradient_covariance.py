@@ -16,6 +16,7 @@ from hessops.together import summed_together, tried
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.unit_gradients import UnitGradients, unit_gradients
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
@@ -38,6 +39,7 @@ def gradient_covariance(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> GradientCovariance:
     """Return the covariance matrix of the gradient of a single sample.
@@ -72,6 +74,8 @@ def gradient_covariance(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    precision : {'tf32', 'bf16'}, optional
+        Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data, as for
         `hessian`.
@@ -114,7 +118,9 @@ def gradient_covariance(
     tensor([[ 1., -2.],
             [-2.,  4.]])
     """
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    objective = objective_of(
+        model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
+    )
     return GradientCovariance(objective, centred=centred, sample_axes=sample_axes)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.loss import Loss
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
@@ -35,6 +36,7 @@ def hessian(
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
     product: ProductMode = "backward",
+    precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> Hessian:
     """Return the Hessian of a loss over a data set, by the parameters of a model.
@@ -74,6 +76,11 @@ def hessian(
         be kept; by function transforms, several columns at a time within `memory_budget`; by the
         first of these compiled, which takes a minute at first; or by what is fastest in a short
         trial at the first product. Each but the first is compared with it once.
+    precision : {'tf32', 'bf16'}, optional
+        Multiply matrices and convolutions in a lower precision than the model's: on a GPU by its
+        tensor cores, in bfloat16 by autocast as in mixed-precision training. Products are held against
+        exact ones once (`product_error`), and where they are off by half their digits, the precision of
+        the model is taken.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data
         (`hessops_torch.shard`); the operator is that of all the data, the same on every rank.
@@ -100,7 +107,7 @@ def hessian(
     -----
     RuntimeWarning
         At the first product, if `product` fails there or gives another result than the plain one,
-        which is then taken.
+        which is then taken. Likewise if products in a lower `precision` are too far off.
 
     Notes
     -----
@@ -124,7 +131,9 @@ def hessian(
     """
     check_weight_decay(weight_decay)
     check_product(product)
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    objective = objective_of(
+        model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
+    )
     return Hessian(objective, weight_decay=weight_decay, product=product)
 
 
@@ -151,13 +160,23 @@ class Hessian(DataSum):
         check_product(product)
         self.product: ProductMode = product
         super().__init__(objective, weight_decay=weight_decay)
-        self.loss: BatchLoss = objective.loss
+
+    def _for_comparison(self) -> Self:
+        plain = self.in_full_precision()
+        plain.product = "backward"
+        plain._start_over()
+        return plain
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
         self._seems_symmetric = False
         self._product_found = self.product == "backward"
         self._functional: FunctionalProduct | None = None
+
+    @property
+    def loss(self) -> BatchLoss:
+        """Return the loss that is differentiated."""
+        return self.objective.loss
 
     @property
     def product_found(self) -> ProductMode:

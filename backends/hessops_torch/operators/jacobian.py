@@ -24,6 +24,7 @@ from hessops_torch.losses.function import SplitLoss
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
+from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.passes import output_shapes
 from hessops_torch.operators.arguments import objective_of
@@ -283,7 +284,7 @@ class Jacobian(LinearOperator):
                 graph, total = self._graph(index, batch)
                 add(index, graph, columns, out)
                 totals.append(total)
-            self.objective.require_finite(totals, self.graphs, first)
+            require_finite_losses(totals, self.graphs, first)
         return out.T
 
     def _graph(self, index: int, batch: Any) -> tuple[OutputGraph, Tensor | None]:

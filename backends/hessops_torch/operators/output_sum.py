@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from hessops.structure import Structure
 from hessops_torch.graphs.output_graph import OutputGraph
-from hessops_torch.losses.contract import require_outputs
+from hessops_torch.losses.contract import OutputLoss, require_outputs
 from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.output_hessian import OutputMatrix
 from hessops_torch.objective.objective import Objective
@@ -65,9 +65,13 @@ class OutputSum(DataSum):
         self._seems_adjoint = False
         # What multiplies by forward mode, once that is found to be right.
         self._tangents: OutputTangents | None = None
-        loss = require_outputs(objective.loss, type(self).__name__)
+        require_outputs(objective.loss, type(self).__name__)
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
-        self.loss = loss
+
+    @property
+    def loss(self) -> OutputLoss:
+        """Return the loss in its two parts."""
+        return cast("OutputLoss", self.objective.loss)
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)

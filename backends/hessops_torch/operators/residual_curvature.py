@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from hessops.comm import Communicator
 from hessops_torch.losses.contract import BatchLoss, OutputLoss, require_outputs
 from hessops_torch.losses.loss import Loss
 from hessops_torch.losses.output_gradient import output_gradient
+from hessops_torch.model.precision import Precision
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.objective import Objective
@@ -28,6 +29,7 @@ def residual_curvature(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> ResidualCurvature:
     """Return the Hessian of a loss minus its Gauss-Newton matrix.
@@ -57,6 +59,8 @@ def residual_curvature(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    precision : {'tf32', 'bf16'}, optional
+        Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data, as for
         `hessian`.
@@ -92,7 +96,9 @@ def residual_curvature(
     >>> int(hessops_torch.residual_curvature(model, torch.nn.MSELoss(), data).to_dense().norm())
     0
     """
-    objective = objective_of(model, loss, data, params, mode, micro_batch_size, memory_budget, comm)
+    objective = objective_of(
+        model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
+    )
     return ResidualCurvature(objective)
 
 
@@ -112,7 +118,12 @@ class ResidualCurvature(Hessian):
 
     def __init__(self, objective: Objective) -> None:
         super().__init__(objective)
-        self.loss = _LinearizedLoss(objective.loss)
+        require_outputs(objective.loss, "the residual curvature")
+
+    @property
+    def loss(self) -> BatchLoss:
+        """Return the loss, of which only the model's curvature is left."""
+        return _LinearizedLoss(self.objective.loss)
 
 
 class _LinearizedLoss:
@@ -125,7 +136,7 @@ class _LinearizedLoss:
     """
 
     def __init__(self, loss: BatchLoss) -> None:
-        self.loss: OutputLoss = require_outputs(loss, "the residual curvature")
+        self.loss = cast("OutputLoss", loss)
 
     @property
     def averages(self) -> bool:

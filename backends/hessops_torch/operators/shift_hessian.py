@@ -15,6 +15,7 @@ from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.failures import name_of
 from hessops_torch.model.parameters import ParameterSpace
+from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.shift_points import InputTensor, ModuleOutputs
 
@@ -137,7 +138,7 @@ class ShiftHessian(LinearOperator):
                 for one, piece in zip(rows, torch.split(product, sizes, dim=1), strict=True):
                     out[:, one] = piece
             out /= objective.divisor([count for count, _ in found])
-            objective.require_finite([total for _, total in found], self.graphs)
+            require_finite_losses([total for _, total in found], self.graphs)
         return out.T
 
     def _add_products(

@@ -21,6 +21,7 @@ from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.model.functional import called_with
 from hessops_torch.objective.loss_module import OutputsModule
 from hessops_torch.objective.objective import Objective
+from hessops_torch.products.difference import difference_of
 from hessops_torch.products.functional_product import Named, attributes_kept, named_views
 
 __all__ = [
@@ -205,7 +206,9 @@ def _objection(tangents: OutputTangents, graph: OutputGraph, index: int, batch: 
         tangents.chunk_size = 1
         return _objection(tangents, graph, index, batch)
     difference = difference_of(found, expected, tangents.objective.epsilon)
-    return None if difference is None else f"gives a product that differs from theirs by {difference}"
+    return (
+        None if difference is None else f"gives a product that differs from theirs by {difference}"
+    )
 
 
 class _OutputsOfParameters:

@@ -23,6 +23,7 @@ from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.output_factor import OutputFactor, output_factor
 from hessops_torch.model.state import uses_batch_statistics
+from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.traces.sample_gradients import (
     HookedGradients,
@@ -164,7 +165,7 @@ class SquaredGradients:
         with torch.no_grad():
             # Into a copy a loss may write.
             total, _count = self.loss.of_outputs(gradients.outputs.clone(), part)
-        self.objective.require_finite([total], first=index)
+        require_finite_losses([total], first=index)
 
     def _parts(self, batch: Any) -> Iterable[Any]:
         count = num_samples(batch)

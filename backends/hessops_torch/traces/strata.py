@@ -22,6 +22,7 @@ from hessops_torch.data.batch import leaves, map_tensors, num_samples, taken, te
 from hessops_torch.losses.contract import EvaluationError, OutputLoss
 from hessops_torch.losses.output_factor import output_factor
 from hessops_torch.losses.output_gradient import output_gradient
+from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 
 __all__ = ["StrataBatches", "Stratum", "strata_of"]
@@ -155,7 +156,7 @@ def _scores(objective: Objective, loss: OutputLoss, index: int, batch: Any) -> H
         return None
     with objective.applying(index, batch):
         total, size, gradient = output_gradient(loss, outputs, batch)
-    objective.require_finite([total], first=index)
+    require_finite_losses([total], first=index)
     with torch.no_grad():
         parts = [torch.arange(i, count, 2) for i in range(min(2, count))]
         try:

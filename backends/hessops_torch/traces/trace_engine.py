@@ -29,6 +29,7 @@ from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.curvature_graph import CurvatureGraph
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.losses.failures import name_of
+from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.traces.allocation import allocate
 from hessops_torch.traces.goals import TraceGoal
@@ -305,7 +306,7 @@ class TraceEngine:
             objective = self.objective
             parameters = list(objective.parameters.values())
             graph = CurvatureGraph(objective.model, self.loss, batch, parameters, name_of(number))
-            objective.require_finite([graph.total], self.graphs, number)
+            require_finite_losses([graph.total], self.graphs, number)
             if not self._symmetric:
                 self._symmetric = graph.shows_symmetry()
             self.graphs.offer(number, graph)

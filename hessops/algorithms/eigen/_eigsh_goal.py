@@ -77,6 +77,12 @@ def goal_tolerance(operator: LinearOperator, tol: float | None) -> float:
     if tol is None:
         tol = max(eps(operator.xp, operator.dtype) ** (2 / 3), operator.product_error)
     require_tolerance(tol=tol)
+    if tol < operator.product_error:
+        raise ValueError(
+            f"tol={tol:g} is not to be had: products with {operator} are off by "
+            f"{operator.product_error:.2g} of their norm; ask for no less than that, or compute them "
+            "in full precision"
+        )
     return float(tol)
 
 
