@@ -24,7 +24,7 @@ from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.functional_product import FunctionalProduct
 
-__all__ = ["MicroBatchCost", "measure_micro_batch"]
+__all__ = ["MicroBatchCost", "measure_micro_batch", "rebuilt_and_kept", "work_of"]
 
 # Columns that are measured at most; further ones cost as much each.
 _WIDEST = 8
@@ -124,19 +124,19 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         counted_bytes = _graph_bytes(operator, index, batch) if by_budget else 0
         width = min(len(columns), chunk or len(columns))
         with memory, _uncompiled(operator):
-            first_work = _work(lambda: product(1))
+            first_work = work_of(lambda: product(1))
             first_peak, graph_bytes = memory.peak, memory.now
             counted_bytes = counted_bytes or operator.graphs.num_bytes
             memory.reset_peak()
-            next_work = _work(lambda: product(1))
+            next_work = work_of(lambda: product(1))
             next_peak = memory.peak - graph_bytes
             memory.reset_peak()
-            wide_work = _work(lambda: product(width))
+            wide_work = work_of(lambda: product(width))
             wide_peak = memory.peak - graph_bytes
         with torch.no_grad():
-            forward_work = _work(lambda: objective.evaluate(index, batch))
-        gradient_work = _work(gradient)
-        seconds = [_rebuilt_and_kept(product, forget, width, device) for _ in range(_ROUNDS)]
+            forward_work = work_of(lambda: objective.evaluate(index, batch))
+        gradient_work = work_of(gradient)
+        seconds = [rebuilt_and_kept(product, forget, width, device) for _ in range(_ROUNDS)]
         forget()
     if gradient_work == 0:
         units = _UNITS_BY_OUTPUTS if isinstance(operator, OutputSum) else _UNITS
@@ -222,15 +222,44 @@ def _graph_bytes(operator: DataSum, index: int, batch: Any) -> int:
     return graph.num_bytes()
 
 
-def _rebuilt_and_kept(
+def rebuilt_and_kept(
     product: Callable[[int], None], forget: Callable[[], None], width: int, device: torch.device
 ) -> tuple[float, ...]:
-    """Return the seconds of a first product with a vector, of a later one, and of one with many."""
+    """Return the seconds of a first product with a vector, of a later one, and of one with many.
+
+    Parameters
+    ----------
+    product : callable
+        Multiplies so many vectors.
+    forget : callable
+        Forgets the graph that was kept.
+    width : int
+        How many are many.
+    device : torch.device
+        Where it goes on.
+
+    Returns
+    -------
+    tuple of float
+        Three of them.
+    """
     forget()
     return tuple(seconds_of(partial(product, count), device) for count in (1, 1, width))
 
 
-def _work(function: Callable[[], object]) -> float:
+def work_of(function: Callable[[], object]) -> float:
+    """Return the floating point operations of matrix products that a function does.
+
+    Parameters
+    ----------
+    function : callable
+        Called once.
+
+    Returns
+    -------
+    float
+        As PyTorch counts them.
+    """
     with FlopCounterMode(display=False) as counter:
         function()
     return float(counter.get_total_flops())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hessops.algorithms._common import require_positive
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.hessian import Hessian
+from hessops_torch.planning.layer_plan import plan_of_traces
 from hessops_torch.planning.result import Plan
 from hessops_torch.planning.search import plan_of_products
 from hessops_torch.planning.work import Work
@@ -88,6 +89,8 @@ def plan(
     if work is None:
         work = Work(num_products=num_products or 0, block_size=block_size, num_vectors=block_size)
     planned = _with_fastest_product(operator) if calibrate else operator
+    if work.asked is not None:
+        return plan_of_traces(planned, work, work.asked, memory_limit)
     return plan_of_products(operator, work, memory_limit, planned)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from hessops_torch.data.batch import length_of, num_samples, split_batch
 from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.operators.data_sum import DataSum
@@ -14,7 +16,11 @@ from hessops_torch.operators.diagonal_blocks import whole_of
 from hessops_torch.operators.gradient_covariance import GradientCovariance
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.output_sum import OutputSum
-from hessops_torch.planning.micro_batch_cost import MicroBatchCost, measure_micro_batch
+from hessops_torch.planning.micro_batch_cost import (
+    MicroBatchCost,
+    measure_micro_batch,
+    work_of,
+)
 from hessops_torch.planning.result import Plan
 from hessops_torch.planning.run_bytes import (
     kept_graphs,
@@ -24,7 +30,7 @@ from hessops_torch.planning.run_bytes import (
 )
 from hessops_torch.planning.work import Work
 
-__all__ = ["cut", "plan_of_products", "survey"]
+__all__ = ["cut", "gradient_work", "plan_of_products", "survey"]
 
 # Vectors to a product beyond which sharing a graph gains nothing: it is a sixtieth of their work.
 _MOST_COLUMNS = 32
@@ -310,3 +316,27 @@ def _product_of(operator: DataSum) -> str | None:
     if type(operator) is Hessian:
         return operator.product_found
     return operator.product if isinstance(operator, OutputSum) else None
+
+
+def gradient_work(operator: DataSum) -> float:
+    """Return the floating point operations of a gradient by an operator's parameters.
+
+    Parameters
+    ----------
+    operator : DataSum
+        The operator.
+
+    Returns
+    -------
+    float
+        Of the largest micro-batch; 3 where none is counted.
+    """
+    objective = operator.objective
+    _, largest, batch = survey(operator)
+
+    def gradient() -> None:
+        total, _count = objective.evaluate(largest, batch)
+        torch.autograd.grad(total, list(objective.parameters.values()), allow_unused=True)
+
+    with objective.ready():
+        return work_of(gradient) or 3.0
