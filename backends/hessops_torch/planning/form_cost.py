@@ -73,6 +73,9 @@ def measure_forms(engine: TraceEngine, index: int, batch: Any, width: int) -> Fo
             next_work = work_of(partial(work.forms, 1))
             next_peak = memory.peak - graph_bytes
             memory.reset_peak()
+            work.forms(min(width, 2))
+            pair_peak = memory.peak - graph_bytes
+            memory.reset_peak()
             wide_work = work_of(partial(work.forms, width))
             wide_peak = memory.peak - graph_bytes
             memory.reset_peak()
@@ -98,6 +101,7 @@ def measure_forms(engine: TraceEngine, index: int, batch: Any, width: int) -> Fo
         counted_bytes=counted_bytes,
         first_peak=first_peak,
         next_peak=next_peak,
+        pair_peak=pair_peak,
         wide_peak=wide_peak,
         width=width,
         chunk=None,
@@ -123,7 +127,7 @@ class _Steps:
 
     def squares(self) -> None:
         if self.engine.squares.num_columns:
-            self.engine.squares.sampled(self._rows(), self.index, self.engine.stream, range(1))
+            self.engine.squares.sampled(self._rows(), self.index, self.engine.stream, range(2))
 
     def forward(self) -> None:
         with torch.no_grad():

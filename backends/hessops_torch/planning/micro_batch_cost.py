@@ -49,9 +49,9 @@ class MicroBatchCost:
         What the first product keeps for others.
     counted_bytes : int
         The same as a memory budget counts it, which looks at the whole of what a batch is cut from.
-    first_peak, next_peak, wide_peak : int
-        The most bytes of tensors at a time during a first and a later product with one vector, and a
-        later one with `width`, without the vectors and their products.
+    first_peak, next_peak, pair_peak, wide_peak : int
+        The most bytes of tensors at a time during a first and a later product with one vector, and
+        later ones with two and with `width`, without the vectors and their products.
     width : int
         Most vectors of a product that was measured.
     chunk : int or None
@@ -71,6 +71,7 @@ class MicroBatchCost:
     counted_bytes: int
     first_peak: int
     next_peak: int
+    pair_peak: int
     wide_peak: int
     width: int
     chunk: int | None
@@ -81,8 +82,11 @@ class MicroBatchCost:
 
     def peak(self, columns: int) -> float:
         """Return the most bytes during a later product with some vectors."""
-        each = (self.wide_peak - self.next_peak) / max(self.width - 1, 1)
-        return self.next_peak + max(each, 0.0) * (columns - 1)
+        if columns == 1 or self.width == 1:
+            return self.next_peak
+        # The second vector may be the one for which the graph is held on to.
+        each = (self.wide_peak - self.pair_peak) / max(self.width - 2, 1)
+        return self.pair_peak + max(each, 0.0) * (columns - 2)
 
 
 def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -> MicroBatchCost:
@@ -131,6 +135,9 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
             next_work = work_of(lambda: product(1))
             next_peak = memory.peak - graph_bytes
             memory.reset_peak()
+            product(min(width, 2))
+            pair_peak = memory.peak - graph_bytes
+            memory.reset_peak()
             wide_work = work_of(lambda: product(width))
             wide_peak = memory.peak - graph_bytes
         with torch.no_grad():
@@ -144,7 +151,6 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         wide_work = width * next_work
     firsts, nexts, wides = zip(*seconds, strict=True)
     more = max(width - 1, 1)
-    further = wides if width > 1 else nexts
     return MicroBatchCost(
         forward_work=forward_work,
         gradient_work=gradient_work,
@@ -155,6 +161,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         counted_bytes=counted_bytes,
         first_peak=first_peak,
         next_peak=next_peak,
+        pair_peak=pair_peak,
         wide_peak=wide_peak,
         width=width,
         chunk=chunk,
@@ -162,7 +169,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         first_seconds=firsts,
         next_seconds=nexts,
         column_seconds=tuple(
-            max(w - n, 0.0) / more if width > 1 else n for w, n in zip(further, nexts, strict=True)
+            max(w - n, 0.0) / more if width > 1 else n for w, n in zip(wides, nexts, strict=True)
         ),
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from hessops.algorithms._common import require_positive
+from hessops.operators.algebra import Product
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.hessian import Hessian
+from hessops_torch.operators.jacobian import Jacobian
 from hessops_torch.planning.layer_plan import plan_of_traces
 from hessops_torch.planning.result import Plan
 from hessops_torch.planning.search import plan_of_products
@@ -33,13 +35,20 @@ def plan(
     the micro-batches that a memory limit takes. Memory is that of tensors: a kernel's own
     workspace comes on top.
 
+    For `Work.hessian_trace` and `Work.layer_curvature` it takes two forward passes over the data more,
+    which tell how alike samples are. Whether a run then sees them by plain probes or by gradients of
+    samples, its own pilot chooses: the work is much the same, and the bytes are those of what takes
+    most. Where curvature that is left to probes vanishes, as for linear models, a run stops earlier.
+    What a tolerance takes nobody knows before; the plan then says how much a run costs at the least and
+    at most.
+
     Parameters
     ----------
     operator : DataSum
         What `hessian`, `ggn`, `fisher`, `empirical_fisher`, `gradient_covariance`,
         `residual_curvature` or `block_diagonal` make.
     work : Work, optional
-        The run: ``Work.eigsh(H.space, 5, num_products=40)``, say.
+        The run: ``Work.eigsh(H.space, 5, num_products=40)`` or ``Work.hessian_trace(H.space)``, say.
     num_products : int, optional
         Products of a run that holds nothing else, instead of `work`.
     block_size : int
@@ -60,9 +69,10 @@ def plan(
     Raises
     ------
     ValueError
-        If neither `work` nor `num_products` is given, or both are, or `memory_limit` is not positive.
+        If neither `work` nor `num_products` is given, or both are, `memory_limit` is not positive, or
+        it is given for eigenvalues or densities of blocks.
     TypeError
-        If the operator is of another kind.
+        If the operator is of another kind, or not one that the verb takes.
     RuntimeError
         If its data is dealt out to ranks.
 
@@ -74,12 +84,7 @@ def plan(
     >>> hessops_torch.plan(H, num_products=10).kept_graphs
     4
     """
-    if not isinstance(operator, DataSum):
-        raise TypeError(
-            f"a plan is for an operator on a model, got {type(operator).__name__}: it takes sums over "
-            "data on parameter vectors, such as hessian, ggn, fisher, empirical_fisher, "
-            "gradient_covariance, residual_curvature and block_diagonal make"
-        )
+    _require_plannable(operator)
     require_positive(memory_limit=memory_limit)
     if (work is None) is (num_products is None):
         raise ValueError(
@@ -92,6 +97,30 @@ def plan(
     if work.asked is not None:
         return plan_of_traces(planned, work, work.asked, memory_limit)
     return plan_of_products(operator, work, memory_limit, planned)
+
+
+def _require_plannable(operator: object) -> None:
+    """Raise if an operator is of another kind, or of data that several ranks have."""
+    if isinstance(operator, Product) and any(isinstance(f, Jacobian) for f in operator.operators):
+        raise TypeError(
+            f"a plan is for sums over data on parameter vectors, and {operator} is a product with a "
+            "Jacobian, as ntk makes it: plan ggn with a squared loss, of the same model and data, its "
+            "products go through the same passes; those of ntk take 4 forward passes where graphs are "
+            "kept, and 4 + 4 / k for each of k vectors at a time where they are not"
+        )
+    if not isinstance(operator, DataSum):
+        raise TypeError(
+            f"a plan is for an operator on a model, got {type(operator).__name__}: it takes sums over "
+            "data on parameter vectors, such as hessian, ggn, fisher, empirical_fisher, "
+            "gradient_covariance, residual_curvature and block_diagonal make"
+        )
+    comm = operator.objective.ranks.comm
+    if comm.size > 1:
+        raise RuntimeError(
+            f"a plan is for one process, and the data of {operator} is dealt out to the {comm.size} "
+            "ranks of its comm: make the operator without comm, of one rank's part of the data, and "
+            "plan that; each rank takes as many bytes and, of its own part, as many gradients"
+        )
 
 
 def _with_fastest_product(operator: DataSum) -> DataSum:

@@ -302,10 +302,12 @@ class Work:
         ----------
         space : Space
             The operator's.
-        blocks, each, method, num_probes, max_products, block_size : as for `layer_curvature`
-            What it is asked for.
+        blocks, each, method : as for `layer_curvature`
+            What makes a block, and how traces are estimated.
         tolerance : bool
             Whether `rtol` is given, as for `Work.hessian_trace`.
+        num_probes, max_products, block_size : int, optional
+            What it may spend, as the verb has it where not given.
         num_eigenvalues : int
             Eigenpairs of every block.
         num_block_products : int, optional
