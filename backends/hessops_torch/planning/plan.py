@@ -101,7 +101,7 @@ def plan(
 
 def _require_plannable(operator: object) -> None:
     """Raise if an operator is of another kind, or of data that several ranks have."""
-    if isinstance(operator, Product) and any(isinstance(f, Jacobian) for f in operator.operators):
+    if isinstance(operator, Product) and isinstance(operator.operators[0], Jacobian):
         raise TypeError(
             f"a plan is for sums over data on parameter vectors, and {operator} is a product with a "
             "Jacobian, as ntk makes it: plan ggn with a squared loss, of the same model and data, its "
