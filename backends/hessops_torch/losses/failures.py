@@ -120,6 +120,16 @@ def name_of(index: int) -> str:
 
 
 _ADVICE = {
+    "multi-target not supported": (
+        "the target has an axis that the outputs have not: classes are one number a sample (one-hot "
+        "rows by target.argmax(1), columns by target.squeeze(1)), and where they are one for each "
+        "position of a sequence, the outputs have to be (samples, classes, positions)"
+    ),
+    "xpected target size": (
+        "classes are the second axis of the outputs, (samples, classes, positions), and the target is "
+        "(samples, positions): transpose(1, 2) the outputs, or flatten both by "
+        "hessops_torch.SplitLoss(forward, criterion, target)"
+    ),
     "more than 1 value per channel": (
         "batch norm in train mode needs more than one sample: leave a last batch of one out "
         "(drop_last=True), or use mode='eval'"
