@@ -77,7 +77,7 @@ def test_a_model_that_returns_a_tuple_has_a_jacobian_by_forward(make, paired):
 
 
 def test_a_forward_that_returns_a_tuple_is_told_so():
-    with pytest.raises(TypeError, match="the forward function returned a tuple of 2, .* alone"):
+    with pytest.raises(TypeError, match=r"the forward function returned a tuple of 2, .* alone"):
         jacobian(WithHidden(), [inputs(4, 3)], forward=lambda model, batch: model(batch))
 
 
@@ -122,11 +122,14 @@ def test_a_criterion_of_the_users_own_may_take_a_list():
 def test_a_target_with_more_axes_than_the_outputs(make):
     """PyTorch's own message says 'multi-target not supported', and no more."""
     model, x = nn.Linear(3, 5), inputs(4, 3)
-    message = r"multi-target not supported; the target has an axis .*target\.argmax\(1\)"
-    one_hot = torch.eye(5, dtype=torch.long)[:4]
-    with pytest.raises(RuntimeError, match=message):
-        make(model, nn.CrossEntropyLoss(), [(x, one_hot)])
-    assert make(model, nn.CrossEntropyLoss(), [(x, one_hot.argmax(1))]).shape == (20, 20)
+    classes = torch.arange(4)
+    message = r"multi-target not supported; the target has an axis .*target\.squeeze\(1\)"
+    for target in (classes[:, None], classes[:, None].expand(4, 6)):
+        with pytest.raises(RuntimeError, match=message):
+            make(model, nn.CrossEntropyLoss(), [(x, target)])
+    with pytest.raises(RuntimeError, match=r"class probabilities.*; .*target\.argmax\(1\)"):
+        make(model, nn.CrossEntropyLoss(), [(x, torch.eye(5, dtype=torch.long)[classes])])
+    assert make(model, nn.CrossEntropyLoss(), [(x, classes)]).shape == (20, 20)
 
 
 @pytest.mark.parametrize("make", [hessian, ggn])

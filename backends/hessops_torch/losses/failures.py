@@ -120,9 +120,13 @@ def name_of(index: int) -> str:
 
 
 _ADVICE = {
+    "target with class probabilities": (
+        "one-hot rows become classes by target.argmax(1), or probabilities by target.to(dtype), that "
+        "of the parameters"
+    ),
     "multi-target not supported": (
-        "the target has an axis that the outputs have not: classes are one number a sample (one-hot "
-        "rows by target.argmax(1), columns by target.squeeze(1)), and where they are one for each "
+        "the target has an axis that the outputs have not: classes are one number a sample "
+        "(target.squeeze(1) of a column), and where they are one for each "
         "position of a sequence, the outputs have to be (samples, classes, positions)"
     ),
     "xpected target size": (
