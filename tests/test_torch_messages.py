@@ -141,3 +141,15 @@ def test_outputs_whose_classes_are_the_last_axis(make):
         lambda f, b: f(b[0]).transpose(1, 2), nn.CrossEntropyLoss(), target=lambda b: b[1]
     )
     assert make(model, split, [(tokens, tokens)]).shape == (25, 25)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(), ValueError("\n"), NotImplementedError()], ids=repr
+)
+def test_an_error_without_a_message_has_a_name(error):
+    class Raises(nn.Linear):
+        def forward(self, _x):
+            raise error
+
+    with pytest.raises(Exception, match=rf"cannot be applied .*: {type(error).__name__}$"):
+        hessian(Raises(3, 2), nn.MSELoss(), [(inputs(4, 3), inputs(4, 2))])

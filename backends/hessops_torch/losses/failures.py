@@ -153,7 +153,8 @@ _ADVICE = {
 
 
 def _text(error: BaseException | None) -> str:
-    return str(error).rstrip(". \n")
+    # What is raised without a message has a name.
+    return str(error).rstrip(". \n") or type(error).__name__
 
 
 def _advice(error: BaseException | None) -> str:
