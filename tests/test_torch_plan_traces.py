@@ -8,9 +8,10 @@ import torch
 from doubles import run_on_ranks
 from test_torch_plan import TOLERANCE, allocated, gradient_of, network, operations
 from torch import nn
-from torch_problems import seeded
+from torch_problems import images, seeded
 
 from hessops_torch import (
+    SplitLoss,
     Work,
     block_diagonal,
     ggn,
@@ -213,6 +214,33 @@ def test_where_the_outputs_are_not_seen_it_is_plain_probes():
     adaptive = plan(operator, Work.hessian_trace(operator.space, tolerance=True))
     assert adaptive.work.num_products == 1000
     assert 16 * 1.5 < adaptive.least_gradients < 16 * 2.5
+
+
+def test_where_the_largest_batch_has_no_root_a_plan_says_what_is_spent_at_most():
+    """The first batch bends upwards, and the run finds out that the other does not."""
+    with seeded(0):
+        model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+        data = [torch.randn(count, 3) for count in (8, 24)]
+    loss = SplitLoss(
+        lambda f, x: f(x),
+        lambda z, x: (z.square().sum() * (1 if len(z) < 10 else -1), z.numel()),
+    )
+    operator = hessian(model, loss, data)
+    planned = plan(operator, Work.hessian_trace(operator.space, 16))
+    counted = operations(lambda: hessian_trace(operator, max_products=16, rng=0))
+    gradient = operations(
+        lambda: [torch.autograd.grad(loss(model, x)[0], list(model.parameters())) for x in data]
+    )
+    assert 0 < counted / gradient <= (1 + TOLERANCE) * planned.gradient_equivalents
+
+
+def test_batch_norm_in_train_mode_leaves_batches_whole():
+    problem = images("cpu", train=True)
+    operator = hessian(*problem.arguments)
+    for work in (Work.hessian_trace(operator.space, 12), Work.layer_curvature(operator.space)):
+        planned = plan(operator, work, memory_limit=1000)
+        assert planned.micro_batch_size is None
+        assert not planned.fits
 
 
 def test_other_sums_over_data_have_layers_too():

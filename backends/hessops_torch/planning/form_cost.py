@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from hessops_torch.data.batch import num_samples, taken
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.planning.live_memory import LiveMemory
 from hessops_torch.planning.micro_batch_cost import MicroBatchCost, rebuilt_and_kept, work_of
+from hessops_torch.traces.squared_gradients import NoRootError
 from hessops_torch.traces.trace_engine import TraceEngine
 
 __all__ = ["FormCost", "measure_forms"]
@@ -126,7 +128,11 @@ class _Steps:
         self.engine.forms(self.index, self._rows(), range(count), rows)
 
     def squares(self) -> None:
-        if self.engine.squares.num_columns:
+        if not self.engine.squares.num_columns:
+            return
+        # A run goes on without them, too, where a batch turns out to have no root of M. With two signs
+        # there is what the one before left while the next is computed.
+        with suppress(NoRootError):
             self.engine.squares.sampled(self._rows(), self.index, self.engine.stream, range(2))
 
     def forward(self) -> None:

@@ -130,7 +130,6 @@ class _Run:
         kept = kept_graphs(cost.probes, shares, budget)
         if self.memory_limit is not None and kept == 0:
             budget = 0
-        # The engine has a cache of its own, which copies the model even where none is to be kept.
         memory = standing_bytes(self.operator, keeps=budget > 0)
         memory["kept graphs"] = round(
             sum(cost.probes.graph_bytes * share for share in shares[:kept])
