@@ -1,5 +1,7 @@
 """Plans of `hessian_trace` and `layer_curvature` against what their runs take."""
 
+import copy
+
 import pytest
 
 pytest.importorskip("torch")
@@ -279,10 +281,13 @@ def test_a_kernel_is_refused_with_what_to_plan_instead():
 
 
 def test_ranks_are_refused_with_what_to_plan_instead():
+    # Not drawn on the ranks, which are threads.
+    with seeded(0):
+        model, x = nn.Linear(3, 2), torch.randn(2, 4, 3)
+
     def refused(comm):
-        with seeded(0):
-            model, x = nn.Linear(3, 2), torch.randn(2, 4, 3)[comm.rank]
-        H = hessian(model, nn.MSELoss(), [(x, torch.zeros(4, 2))], comm=comm)
+        data = [(x[comm.rank], torch.zeros(4, 2))]
+        H = hessian(copy.deepcopy(model), nn.MSELoss(), data, comm=comm)
         with pytest.raises(RuntimeError, match=r"dealt out to the 2 ranks of its comm: make the"):
             plan(H, num_products=3)
 
