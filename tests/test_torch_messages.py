@@ -1,155 +1,276 @@
-"""Messages name what the user called and gave, and say what to do; what they say to do works."""
+"""Arguments of the wrong kind and failures on the way: value, batch and a way out are named."""
 
+import copy
+import functools
+
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 import torch
 from torch import nn
-from torch_problems import seeded
-
-from hessops_torch import (
-    SplitLoss,
-    empirical_fisher,
-    fisher,
-    ggn,
-    gradient_covariance,
-    hessian,
-    jacobian,
-    ntk,
-    residual_curvature,
+from torch.nn import functional as F  # noqa: N812 - the field's name
+from torch_problems import (
+    assert_is_hessian,
+    build,
+    cut,
+    dense_hessian,
+    every_device,
+    mlp,
+    normal,
+    regression,
 )
 
+import hessops
+from hessops_torch import convert, hessian
 
-class WithHidden(nn.Module):
-    """A model that returns a tuple, as recurrent layers do."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
-
-    def forward(self, x):
-        return self.layer(x), x
+SQUARES = nn.MSELoss()
 
 
-def inputs(*shape):
-    with seeded(0):
-        return torch.randn(*shape)
+def example(device, count=8):
+    """Return a model and one batch of data."""
+    problem = regression(device, sizes=(count,))
+    return problem.model, problem.batches[0]
 
 
-@pytest.mark.parametrize("make", [ggn, empirical_fisher, gradient_covariance])
-def test_what_was_called_is_named(make):
-    x = inputs(4, 3)
-
-    def loss(model, batch):
-        return model(batch[0]).square().sum(), 4
-
-    with pytest.raises(TypeError, match=rf"^{make.__name__} is not for this loss: .*SplitLoss"):
-        make(nn.Linear(3, 2), loss, [(x, x)])
+NO_MODELS = {
+    "name": ("resnet", "must be a torch.nn.Module, got 'resnet'; put"),
+    "function": (lambda x: x, "must be a torch.nn.Module, got a function"),
+    "class": (nn.Linear, r"model is the class Linear: pass an instance"),
+    "nothing": (None, "must be a torch.nn.Module, got a NoneType"),
+}
 
 
-def test_others_are_named_in_neutral_words():
-    x = inputs(4, 3)
+@pytest.mark.parametrize("name", NO_MODELS)
+def test_models_that_are_none(name):
+    model, sentence = NO_MODELS[name]
+    with pytest.raises(TypeError, match=sentence):
+        hessian(model, SQUARES, example("cpu")[1])
 
-    def loss(model, batch):
-        return model(batch[0]).square().sum(), 4
 
-    for make, words in (
-        (fisher, "of this loss it is not known"),
-        (residual_curvature, "the residual"),
+NO_LOSSES = {
+    "list": ([1], "must be a criterion or a function, got list; pass one such as"),
+    "class": (nn.MSELoss, r"loss is the class MSELoss: pass an instance, MSELoss\(\)"),
+}
+
+
+@pytest.mark.parametrize("name", NO_LOSSES)
+def test_losses_that_are_none(name):
+    loss, sentence = NO_LOSSES[name]
+    model, batch = example("cpu")
+    with pytest.raises(TypeError, match=sentence):
+        hessian(model, loss, batch)
+
+
+CALLED_OTHERWISE = {
+    "lengths": (nn.CTCLoss(), "input_lengths.*called as loss\\(output, target\\)"),
+    "three": (nn.TripletMarginLoss(), "negative.*pass a function of \\(model, batch\\)"),
+    "partial": (functools.partial(F.cross_entropy), "called as loss\\(model, batch\\) and returns"),
+    "functional": (F.kl_div, "called as loss\\(model, batch\\) and returns \\(sum, count\\)"),
+}
+
+
+@every_device
+@pytest.mark.filterwarnings("ignore:reduction")
+@pytest.mark.parametrize("name", CALLED_OTHERWISE)
+def test_losses_that_are_called_otherwise(device, name):
+    loss, sentence = CALLED_OTHERWISE[name]
+    model, batch = example(device)
+    with pytest.raises(
+        TypeError, match=rf"to the first batch \(\(8, 3\) torch.float64.*{sentence}"
     ):
-        with pytest.raises(TypeError, match=f"^{words}"):
-            make(nn.Linear(3, 2), loss, [(x, x)])
+        hessian(model, loss, batch)
 
 
-@pytest.mark.parametrize("make", [jacobian, ntk])
-@pytest.mark.parametrize("paired", [False, True])
-def test_a_model_that_returns_a_tuple_has_a_jacobian_by_forward(make, paired):
-    model, x = WithHidden(), inputs(4, 3)
-    data = [(x, x) if paired else x]
-    advice = r"returned a tuple of 2, not a tensor; pass forward=, a function of \(model, batch\)"
-    with pytest.raises(TypeError, match=advice):
-        make(model, data)
-    operator = make(
-        model, data, forward=lambda model, batch: model(batch[0] if paired else batch)[0]
-    )
-    torch.testing.assert_close(operator.to_dense(), make(model.layer, data).to_dense())
+COUNTS = {
+    "text": ("8", TypeError, "count '8'; it must be a real number or a tensor"),
+    "nothing": (None, TypeError, "count None; it must be a real number"),
+    "complex": (3j, TypeError, "count 3j; it must be a real number"),
+    "vector": (torch.ones(8), ValueError, r"count a tensor of shape \(8,\).*one real number"),
+    "complex tensor": (torch.tensor(3j), ValueError, "complex64; it must be one real number"),
+}
 
 
-def test_a_forward_that_returns_a_tuple_is_told_so():
-    with pytest.raises(TypeError, match=r"the forward function returned a tuple of 2, .* alone"):
-        jacobian(WithHidden(), [inputs(4, 3)], forward=lambda model, batch: model(batch))
+@every_device
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_that_are_none(device, name):
+    count, error, sentence = COUNTS[name]
+    model, batch = example(device)
+    with pytest.raises(error, match=sentence):
+        hessian(model, lambda f, b: (F.mse_loss(f(b[0]), b[1], reduction="sum"), count), batch)
 
 
-def test_a_criterion_of_a_model_that_returns_a_tuple_goes_by_split_loss():
-    model, batch = WithHidden(), (inputs(4, 3), inputs(4, 2))
-    with pytest.raises(TypeError, match=r"model returned a tuple of 2.*SplitLoss\(forward, crit"):
-        ggn(model, nn.MSELoss(), [batch])
-    split = SplitLoss(lambda f, b: f(b[0])[0], nn.MSELoss(), target=lambda b: b[1])
-    expected = ggn(model.layer, nn.MSELoss(), [batch]).to_dense()
-    torch.testing.assert_close(ggn(model, split, [batch]).to_dense(), expected)
-
-
-@pytest.mark.parametrize("make", [hessian, ggn])
-@pytest.mark.parametrize("kind", [list, tuple])
-def test_a_target_that_is_no_tensor(make, kind):
-    model, x = nn.Linear(3, 2), inputs(4, 3)
-    message = (
-        rf"the target is a {kind.__name__} of 4, and CrossEntropyLoss takes a tensor: .*as_tensor"
-    )
-    with pytest.raises(TypeError, match=message):
-        make(model, nn.CrossEntropyLoss(), [(x, kind([0, 1, 1, 0]))])
-    rows = kind(inputs(4, 2))
-    with pytest.raises(TypeError, match=r"MSELoss takes a tensor: convert it by torch\.stack"):
-        make(model, nn.MSELoss(), [(x, rows)])
-    assert make(model, nn.MSELoss(), [(x, torch.stack(tuple(rows)))]).shape == (8, 8)
-
-
-def test_a_criterion_of_the_users_own_may_take_a_list():
-    class Pairs(nn.Module):
-        reduction = "mean"
-
-        def forward(self, outputs, target):
-            values = (outputs - torch.stack(target, dim=1)).square()
-            return values if self.reduction == "none" else values.mean()
-
-    y = inputs(4, 2)
-    found = hessian(nn.Linear(3, 2), Pairs(), [(inputs(4, 3), list(y.T))])
-    assert found.shape == (8, 8)
-
-
-@pytest.mark.parametrize("make", [hessian, ggn])
-def test_a_target_with_more_axes_than_the_outputs(make):
-    """PyTorch's own message says 'multi-target not supported', and no more."""
-    model, x = nn.Linear(3, 5), inputs(4, 3)
-    classes = torch.arange(4)
-    message = r"multi-target not supported; the target has an axis .*target\.squeeze\(1\)"
-    for target in (classes[:, None], classes[:, None].expand(4, 6)):
-        with pytest.raises(RuntimeError, match=message):
-            make(model, nn.CrossEntropyLoss(), [(x, target)])
-    with pytest.raises(RuntimeError, match=r"class probabilities.*; .*target\.argmax\(1\)"):
-        make(model, nn.CrossEntropyLoss(), [(x, torch.eye(5, dtype=torch.long)[classes])])
-    assert make(model, nn.CrossEntropyLoss(), [(x, classes)]).shape == (20, 20)
-
-
-@pytest.mark.parametrize("make", [hessian, ggn])
-def test_outputs_whose_classes_are_the_last_axis(make):
-    model, tokens = nn.Embedding(5, 5), torch.arange(15).reshape(3, 5)[:, :4] % 5
-    with pytest.raises(RuntimeError, match=r"xpected target size.*transpose\(1, 2\) the outputs"):
-        make(model, nn.CrossEntropyLoss(), [(tokens, tokens)])
-    split = SplitLoss(
-        lambda f, b: f(b[0]).transpose(1, 2), nn.CrossEntropyLoss(), target=lambda b: b[1]
-    )
-    assert make(model, split, [(tokens, tokens)]).shape == (25, 25)
-
-
+@every_device
 @pytest.mark.parametrize(
-    "error", [RuntimeError(), ValueError("\n"), NotImplementedError()], ids=repr
+    "form", [int, float, np.float32, np.int64, torch.tensor, lambda n: torch.ones(1) * n]
 )
-def test_an_error_without_a_message_has_a_name(error):
-    class Raises(nn.Linear):
-        def forward(self, _x):
-            raise error
+def test_counts_of_every_kind(device, form):
+    problem = regression(device)
 
-    with pytest.raises(Exception, match=rf"cannot be applied .*: {type(error).__name__}$"):
-        hessian(Raises(3, 2), nn.MSELoss(), [(inputs(4, 3), inputs(4, 2))])
+    def loss(model, batch):
+        x, y = batch
+        return F.mse_loss(model(x), y, reduction="sum"), form(y.numel())
+
+    operator = hessian(problem.model, loss, problem.batches)
+    assert_is_hessian(operator, problem.dense())
+    assert_is_hessian(operator, problem.dense())
+
+
+@every_device
+@pytest.mark.parametrize("wrap", [lambda batch: batch, lambda batch: [batch]])
+def test_numpy_batches(device, wrap):
+    model, (x, y) = example(device)
+    arrays = x.cpu().numpy(), y.cpu().numpy()
+    sentence = r"input of a batch is a NumPy array of float64.*torch\.as_tensor"
+    with pytest.raises(TypeError, match=sentence):
+        hessian(model, SQUARES, wrap(arrays))
+    with pytest.raises(TypeError, match="target of a batch is a NumPy array"):
+        hessian(model, SQUARES, wrap((x, arrays[1])))
+
+    def loss(model, batch):
+        x, y = (torch.as_tensor(array, device=device) for array in batch)
+        return F.mse_loss(model(x), y, reduction="sum"), y.numel()
+
+    # A function gets them as they are.
+    expected = dense_hessian(model, lambda f: F.mse_loss(f(x), y))
+    assert_is_hessian(hessian(model, loss, wrap(arrays)), expected)
+
+
+@every_device
+def test_batches_of_numbers(device):
+    model, _ = example(device)
+    with pytest.raises(TypeError, match=r"first batch \(float, float; .*must be Tensor, not float"):
+        hessian(model, SQUARES, [[1.0, 2.0], [3.0, 4.0]])
+
+
+@every_device
+def test_a_later_batch_of_another_shape(device):
+    model, (x, y) = example(device)
+    operator = hessian(model, SQUARES, [(x, y), (x, y), (x[:, :2], y)])
+    sentence = r"cannot be applied to micro-batch 2 \(\(8, 2\) .*cannot be multiplied"
+    with pytest.raises(RuntimeError, match=sentence):
+        operator.to_dense()
+    with pytest.raises(RuntimeError, match=sentence):
+        next(operator.terms())
+
+
+class RunsOutOfMemory(nn.Linear):
+    def forward(self, x):
+        raise torch.OutOfMemoryError("too large")
+
+
+def test_a_lack_of_memory_keeps_its_kind():
+    model = RunsOutOfMemory(3, 2).double()
+    with pytest.raises(torch.OutOfMemoryError, match=r"^too large$"):
+        hessian(model, SQUARES, example("cpu")[1])
+
+
+@every_device
+def test_batch_norm_with_a_batch_of_one(device):
+    model = build(
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), 0, device
+    )
+    _, (x, y) = example(device)
+    operator = hessian(model.train(), SQUARES, cut([7, 1], x, y))
+    with pytest.raises(ValueError, match=r"to micro-batch 1 .*Expected more.*drop_last=True"):
+        operator.to_dense()
+
+
+@every_device
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_later_batch_without_a_finite_loss(device, value):
+    model, (x, y) = example(device)
+    operator = hessian(model, SQUARES, [(x, y), (x, y * value)])
+    sentence = f"the loss of micro-batch 1 is {value}: look for NaN or infinity in its data"
+    term = list(operator.terms())[1]
+    for product in (operator, operator, term, term):
+        with pytest.raises(hessops.NonFiniteError, match=sentence):
+            product.to_dense()
+
+
+@every_device
+def test_a_model_made_in_inference_mode(device):
+    _, (x, y) = example(device)
+    with torch.inference_mode():
+        model = mlp().to(device, torch.float64)
+    with pytest.raises(ValueError, match=r"0.weight was made in torch.inference_mode.*deepcopy"):
+        hessian(model, SQUARES, (x, y))
+    copied = copy.deepcopy(model)
+    expected = dense_hessian(copied, lambda f: F.mse_loss(f(x), y))
+    assert_is_hessian(hessian(copied, SQUARES, (x, y)), expected)
+
+
+@every_device
+def test_buffers_made_in_inference_mode(device):
+    problem = regression(device)
+    with torch.inference_mode():
+        shift = normal(3, 2, device=device)
+    problem.model[2].register_buffer("shift", shift)
+    operator = hessian(*problem.arguments)
+    assert_is_hessian(operator, problem.dense())
+    assert_is_hessian(operator, problem.dense())
+
+
+@every_device
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_models_of_half_precision(device, dtype):
+    model, batch = example(device)
+    with pytest.raises(ValueError, match=rf"0.weight is {dtype}: .*torch.float32 or torch.float64"):
+        hessian(model.to(dtype), SQUARES, tuple(t.to(dtype) for t in batch))
+
+
+OPTIONS = [
+    ({"mode": [1]}, r"mode=\[1\] is unknown; choose 'eval' or 'train'"),
+    ({"micro_batch_size": 2.5}, "micro_batch_size=2.5 must be a positive integer"),
+    ({"micro_batch_size": "2"}, "micro_batch_size='2' must be a positive integer"),
+    ({"micro_batch_size": True}, "micro_batch_size=True must be a positive integer"),
+    ({"weight_decay": None}, "weight_decay=None must be a finite real number"),
+    ({"weight_decay": "0.1"}, "weight_decay='0.1' must be a finite real number"),
+    ({"weight_decay": 1j}, "weight_decay=1j must be a finite real number"),
+    ({"memory_budget": "1"}, "memory_budget='1' must be a number of bytes, not negative"),
+    ({"memory_budget": -1}, "memory_budget=-1 must be a number of bytes, not negative"),
+    ({"memory_budget": float("nan")}, "memory_budget=nan must be a number of bytes"),
+]
+
+
+@pytest.mark.parametrize(("options", "sentence"), OPTIONS)
+def test_options_of_another_kind(options, sentence):
+    model, batch = example("cpu")
+    with pytest.raises(ValueError, match=sentence):
+        hessian(model, SQUARES, batch, **options)
+
+
+def test_numbers_of_every_library():
+    problem = regression("cpu", sizes=(8,))
+    options = {
+        "micro_batch_size": np.int64(3),
+        "memory_budget": 1e9,
+        "weight_decay": np.float32(0.5),
+    }
+    operator = hessian(*problem.arguments, **options)
+    assert len(operator.objective.batches) == 3
+    assert_is_hessian(operator, problem.dense() + 0.5 * torch.eye(20, dtype=torch.float64))
+
+
+TUPLES = {
+    "two": (
+        lambda m, b: (m, b),
+        r"tuple of 2 that begins with a model.*pass \(model, loss, data\)",
+    ),
+    "a list of two": (lambda m, b: [m, b], "list of 2 that begins with a model"),
+    "five": (lambda m, b: (m, SQUARES, b, {}, {}), "tuple of 5"),
+    "options": (lambda m, b: (m, SQUARES, b, "train"), "fourth item.*dict of options, got 'train'"),
+}
+
+
+@pytest.mark.parametrize("name", TUPLES)
+def test_tuples_that_are_no_operators(name):
+    make, sentence = TUPLES[name]
+    with pytest.raises(TypeError, match=sentence):
+        convert(make(*example("cpu")))
+
+
+def test_a_list_of_model_loss_and_data():
+    problem = regression("cpu")
+    assert_is_hessian(convert(list(problem.arguments)), problem.dense())
