@@ -10,6 +10,7 @@ from test_torch_ggn import assert_is_ggn
 from test_torch_losses import LOSSES, criterion_of, labels_with_holes
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the field's name
+from torch.utils.checkpoint import checkpoint
 from torch_outputs import unit_gradients
 from torch_problems import (
     assert_same,
@@ -298,3 +299,43 @@ def test_data_without_a_label_is_refused(reduction):
     operator = gradient_covariance(model, nn.CrossEntropyLoss(reduction=reduction), batch)
     with pytest.raises(ValueError, match=r"labels of all samples are ignored|nothing to average"):
         operator.to_dense()
+
+
+class Checkpointed(nn.Module):
+    """A layer behind a checkpoint, of inputs with a gradient by a layer before or of their own."""
+
+    def __init__(self, *, reentrant, before):
+        super().__init__()
+        self.first, self.inner, self.last = (nn.Linear(3, 3) for _ in range(3))
+        self.reentrant, self.before = reentrant, before
+
+    def forward(self, x):
+        x = self.first(x) if self.before else self.first(x).detach().requires_grad_()
+        if self.reentrant is None:
+            return self.last(torch.tanh(self.inner(x)))
+        inner = checkpoint(lambda h: torch.tanh(self.inner(h)), x, use_reentrant=self.reentrant)
+        return self.last(inner)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.CrossEntropyLoss()], ids=str)
+def test_a_reentrant_checkpoint_is_refused_and_another_is_not(centred, before, loss):
+    model = build(lambda: Checkpointed(reentrant=True, before=before), 0, "cpu")
+    x, y = (normal(seed, 6, 3, device="cpu") for seed in (1, 2))
+    data = [(part, target.softmax(1)) for part, target in zip(x.split(3), y.split(3), strict=True)]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="use_reentrant=False"):
+        gradient_covariance(model, loss, data, centred=centred).to_dense()
+    assert model.training
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(state[name], now) for name, now in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    found = []
+    for model.reentrant in (False, None):
+        found.append(gradient_covariance(model, loss, data, centred=centred).to_dense())
+    assert_same(*found)
+    assert torch.count_nonzero(found[0]) > 0

@@ -312,3 +312,28 @@ def test_language_models_can_be_sliced():
     assert found.center == pytest.approx(
         float(problem.total_loss(problem.model).detach()), rel=1e-12
     )
+
+
+def test_the_legend_of_contours_shows_what_is_drawn():
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot as plt
+    from matplotlib.colors import to_rgba
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    problem = regression("cpu")
+    ax = landscape(*problem.arguments, dimension=2, num_points=5, rng=0).plot()
+    (label,) = (text.get_text() for text in ax.get_legend().get_texts())
+    assert label == "quadratic at the centre, same levels"
+    artists = ax.get_legend().findobj
+    (line,) = artists(Line2D)
+    (swatch,) = artists(lambda one: isinstance(one, Patch) and one.get_facecolor()[:3] != (1, 1, 1))
+    drawn = ax.collections[-1]
+    assert to_rgba(line.get_color()) == tuple(drawn.get_edgecolor()[0])
+    assert line.get_linestyle() in ("--", "dashed")
+    assert line.get_linewidth() == drawn.get_linewidth()[0]
+    # On a colour of the losses, on which white is seen.
+    filled = ax.collections[0]
+    assert swatch.get_facecolor() in [filled.get_cmap()(share) for share in np.arange(256)]
+    assert max(swatch.get_facecolor()[:3]) < 0.6
+    plt.close(ax.figure)

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+import re
 import warnings
 
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import hessops
-from hessops_torch import empirical_fisher, fisher, ggn, gradient_covariance
+from hessops_torch import empirical_fisher, fisher, ggn, gradient_covariance, hessian
 
 
 def convolutional(*, norm="none"):
@@ -161,6 +162,47 @@ def test_a_forward_mode_that_fails_or_is_wrong_is_not_taken(function, says):
         by_rule = ggn(model, nn.MSELoss(), data).to_dense()
     assert torch.equal(asked, plain)
     assert torch.equal(by_rule, plain)
+
+
+class Fails(nn.Module):
+    """A model that raises something under function transforms, and is right without."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.error = error
+
+    def forward(self, x):
+        outputs = self.layer(x)
+        if torch._C._functorch.is_functorch_wrapped_tensor(outputs):
+            raise self.error
+        return outputs
+
+
+ERRORS = [
+    RuntimeError(), RuntimeError("  \n "), ValueError(""), NotImplementedError(), AssertionError(),
+    KeyError(), TypeError(), StopIteration(), Exception(), ZeroDivisionError("\n\nthe reason\nmore"),
+    RuntimeError("the reason"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+@pytest.mark.parametrize(("make", "product"), [(ggn, "forward"), (hessian, "forward-over-reverse")])
+def test_why_a_way_fails_is_never_left_empty(make, product, error):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Fails(error).double()
+        data = [(torch.randn(4, 3).double(), torch.randn(4, 2).double())]
+    plain = make(model, nn.MSELoss(), data, product="backward").to_dense()
+    with pytest.warns(RuntimeWarning, match=f"product='{product}' ") as caught:
+        found = make(model, nn.MSELoss(), data, product=product).to_dense()
+    assert torch.equal(found, plain)
+    (message,) = (str(one.message) for one in caught)
+    kind, reason = re.search(r"fails \((\w+): (.*?)\)", message).groups()
+    if make is ggn:
+        assert kind == type(error).__name__
+        assert reason == ("the reason" if "reason" in str(error) else "it says no more")
+    assert reason.strip()
 
 
 def test_an_unknown_way_is_named():

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["plot_landscape"]
 
 _LEVELS = 12
+_DASHES: dict[str, Any] = {"color": "white", "linewidth": 1.0, "linestyle": "dashed"}
+# Where among the colours of the losses the legend's is.
+_OF_SWATCH = 0.3
 
 
 def plot_landscape(found: Landscape, ax: Axes | None = None, *, surface: bool = False) -> Axes:
@@ -89,14 +92,27 @@ def _draw_contours(found: Landscape, ax: Axes) -> None:
     fine = [np.linspace(axis[0], axis[-1], 101) for axis in (x, y)]
     quadratic = found.quadratic(*np.meshgrid(*fine))
     ax.contour(
-        *fine, quadratic, levels=levels, colors="white", linewidths=1.0, linestyles="dashed"
+        *fine, quadratic, levels=levels, colors=_DASHES["color"],
+        linewidths=_DASHES["linewidth"], linestyles=_DASHES["linestyle"],
     )  # fmt: skip
     ax.plot([0], [0], "o", color="white", markeredgecolor="black", markersize=6)
-    ax.plot([], [], "--", color="gray", label="quadratic at the centre, same levels")
     ax.figure.colorbar(filled, ax=ax, label="loss")
     ax.set_xlabel(_axis_name(found, 0))
     ax.set_ylabel(_axis_name(found, 1))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, 1.1), frameon=False, fontsize="small")
+    _add_legend(ax, filled.get_cmap())
+
+
+def _add_legend(ax: Axes, colors: Any) -> None:
+    """Say what white dashes are, as they are drawn: on a colour of the losses."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    swatch = Patch(facecolor=colors(_OF_SWATCH)), Line2D([], [], **_DASHES)
+    ax.legend(
+        [swatch], ["quadratic at the centre, same levels"],
+        loc="upper center", bbox_to_anchor=(0.5, 1.1), frameon=False, fontsize="small",
+        handlelength=2.5, handleheight=1.0,
+    )  # fmt: skip
 
 
 def _draw_surface(found: Landscape, ax: Any) -> None:

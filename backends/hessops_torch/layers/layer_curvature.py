@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from numbers import Integral
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from hessops.agreement import agreed_seed
-from hessops.algorithms._common import (
-    default_block_size,
-    require_positive,
-    require_real,
-    square_operator,
-    warn_if_failed,
-)
+from hessops.algorithms._common import default_block_size, require_positive, warn_if_failed
 from hessops.algorithms.eigen.eigsh import Which, eigsh
 from hessops.algorithms.krylov.slq import spectral_density
-from hessops.arrays import is_complex
 from hessops.density.spectral_density import SpectralDensity
 from hessops.errors import ConvergenceWarning
 from hessops.operator import LinearOperator
@@ -27,24 +18,21 @@ from hessops.random import ProbeKind, Purpose, RandomState, Stream, draw
 from hessops.record import Callback
 from hessops.results.eigenpairs import EigenResult
 from hessops.statistics import t_quantile
-from hessops_torch.layers.result import LayerCurvature
-from hessops_torch.layers.traces import (
-    LayerRequest,
-    LayerTraces,
-    by_gauss_newton,
-    by_probes,
-    shows_gauss_newton,
+from hessops_torch.layers.arguments import (
+    LayerMethod,
+    layer_budget,
+    members_of,
+    real_operator,
+    require_fitting,
+    require_not_negative,
+    size_of,
+    way_of_traces,
 )
-from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
-from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.layers.result import LayerCurvature
+from hessops_torch.layers.traces import LayerRequest
+from hessops_torch.model.parameter_blocks import BlockSelection, Each
 
-__all__ = ["LayerMethod", "layer_curvature"]
-
-LayerMethod = Literal["auto", "probes", "gauss-newton"]
-"""Ways to estimate the traces of blocks."""
-
-_PRODUCTS, _MOST_PRODUCTS = 32, 1000
-_LEAST_PRODUCTS = 8
+__all__ = ["layer_curvature"]
 
 
 @runtime_checkable
@@ -178,11 +166,11 @@ def layer_curvature(
     ({'0': 16, '2': 5}, ['0', '2'])
     """
     clock = time.perf_counter()
-    operator = _real_operator(H)
-    members = _members(operator, blocks, each)
+    operator = real_operator(H)
+    members = members_of(operator, blocks, each)
     require_positive(num_probes=num_probes, max_products=max_products, block_size=block_size)
-    _require_fitting(method, rtol, num_probes, max_products)
-    _require_not_negative(num_eigenvalues=num_eigenvalues, num_density_steps=num_density_steps)
+    require_fitting(method, rtol, num_probes, max_products)
+    require_not_negative(num_eigenvalues=num_eigenvalues, num_density_steps=num_density_steps)
     t_quantile(confidence, 1.0)
     if (num_eigenvalues or num_density_steps) and not isinstance(operator, _Divisible):
         raise TypeError(
@@ -193,8 +181,8 @@ def layer_curvature(
     stream = Stream(seed, Purpose.TRACE)
     draw(stream, 0, 0, 0, probe, complex_valued=False)
     given = (num_probes, stratify, block_size) != (None, None, None) or probe != "rademacher"
-    budget = num_probes or max_products or (_MOST_PRODUCTS if rtol else _PRODUCTS)
-    taken = _taken(operator, method, budget, plain=given)
+    budget = layer_budget(rtol, num_probes, max_products)
+    taken = way_of_traces(operator, method, budget, plain=given)
     found = taken(
         operator,
         members,
@@ -228,7 +216,7 @@ def layer_curvature(
     parts: list[EigenResult | SpectralDensity] = [*pairs.values(), *densities.values()]
     return LayerCurvature(
         blocks=members,
-        sizes={block: _size(operator, names) for block, names in members.items()},
+        sizes={block: size_of(operator, names) for block, names in members.items()},
         trace=found.trace,
         traces=found.traces,
         shares=found.shares,
@@ -249,87 +237,6 @@ def layer_curvature(
         seed=seed,
         seconds=time.perf_counter() - clock,
     )
-
-
-def _require_not_negative(**counts: int) -> None:
-    for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
-            raise ValueError(f"{name}={count!r} must not be negative, and whole; 0 leaves them out")
-
-
-def _require_fitting(
-    method: str, rtol: float | None, num_probes: int | None, max_products: int | None
-) -> None:
-    if method not in get_args(LayerMethod):
-        raise ValueError(
-            f"method={method!r} is unknown; choose one of {', '.join(get_args(LayerMethod))}"
-        )
-    if rtol is not None:
-        require_real(rtol=rtol)
-        if not (math.isfinite(rtol) and rtol > 0):
-            raise ValueError(f"rtol={rtol} must be positive and finite")
-    if num_probes is not None and (method == "gauss-newton" or max_products is not None):
-        raise ValueError(
-            f"num_probes={num_probes} counts the probes of method='probes': give max_products alone "
-            "for method='gauss-newton'"
-        )
-
-
-def _taken(
-    operator: LinearOperator, method: str, budget: int, *, plain: bool
-) -> Callable[[Any, Mapping[str, tuple[str, ...]], LayerRequest], LayerTraces]:
-    """Return what estimates the traces."""
-    fits = shows_gauss_newton(operator)
-    if method == "gauss-newton":
-        if not fits:
-            raise TypeError(
-                "method='gauss-newton' is for what hessops_torch.hessian makes, in one process, of a "
-                f"loss that shows the outputs, and {operator} is not: take method='probes'"
-            )
-        if plain:
-            raise ValueError(
-                "method='gauss-newton' chooses its own probes: leave probe, stratify and block_size "
-                "out"
-            )
-        if budget < _LEAST_PRODUCTS:
-            raise ValueError(
-                f"max_products={budget} does not pay for a pilot: give {_LEAST_PRODUCTS} or more, or "
-                "take method='probes'"
-            )
-        return by_gauss_newton
-    pays = fits and not plain and budget >= _LEAST_PRODUCTS
-    return by_gauss_newton if pays and method == "auto" else by_probes
-
-
-def _real_operator(H: Any) -> LinearOperator:
-    operator = square_operator(H, "layer_curvature")
-    if is_complex(operator.xp, operator.dtype):
-        raise ValueError(f"{operator} is complex, and a network's layers are real")
-    if operator.domain.is_split:
-        raise ValueError(
-            f"the vectors of {operator} are split over ranks, and layers are looked at on whole ones: "
-            "pass the operator that sharded was given"
-        )
-    return operator
-
-
-def _members(H: LinearOperator, blocks: BlockSelection, each: Each) -> dict[str, tuple[str, ...]]:
-    """Return the sections of the operator's space in every block."""
-    sections = H.domain.sections
-    if not sections:
-        raise TypeError(f"{H} acts on a space without sections, so that it has no layers")
-    if isinstance(H, DataSum):
-        return parameter_blocks(H.objective.model, sections, blocks, each)
-    if blocks is not None:
-        raise TypeError(
-            f"blocks={blocks!r} names parameters of a model, and {H} knows none: leave it out to have "
-            "one block for every section"
-        )
-    return {name: (name,) for name in sections}
-
-
-def _size(H: LinearOperator, names: tuple[str, ...]) -> int:
-    return sum(stop - start for start, stop in (H.domain.sections[name] for name in names))
 
 
 def _eigenpairs(

@@ -34,10 +34,17 @@ from hessops_torch.operators.hessian import Hessian
 from hessops_torch.traces.goals import BlockGoal, worst
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
-__all__ = ["LayerRequest", "LayerTraces", "by_gauss_newton", "by_probes", "shows_gauss_newton"]
+__all__ = [
+    "FIRST_STAGE",
+    "LayerRequest",
+    "LayerTraces",
+    "by_gauss_newton",
+    "by_probes",
+    "shows_gauss_newton",
+]
 
 _PRODUCT, _GRADIENT = 6.0, 3.0
-_FIRST_STAGE = 16
+FIRST_STAGE = 16
 _FIRST_AIM = 2.0
 
 
@@ -282,7 +289,7 @@ class _Rounds:
         self._asked = asked
         self._columns = range(1, 1 + num_blocks)
         self._aim = _FIRST_AIM
-        self._wanted = min(asked.budget, _FIRST_STAGE) if asked.rtol else asked.budget
+        self._wanted = min(asked.budget, FIRST_STAGE) if asked.rtol else asked.budget
 
     def limit(self) -> int:
         """Return the probes to draw, as far as is known."""

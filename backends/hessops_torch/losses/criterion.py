@@ -74,9 +74,11 @@ class CriterionLoss:
         with of_the_user(hint), self.calls.rounding():
             output = self.calls.outputs(call(given))
         if not torch.is_tensor(output):
+            what = "model" if self._functions is None else "forward function"
             raise TypeError(
-                f"the model returned {describe_value(output)}, not a tensor that a criterion takes; "
-                "pass a function of (model, batch) that returns (sum, count)"
+                f"the {what} returned {describe_value(output)}, not a tensor that a criterion takes; "
+                "pass a function of (model, batch) that returns (sum, count), or "
+                "hessops_torch.SplitLoss(forward, criterion, target), whose forward returns a tensor"
             )
         return output
 
@@ -91,6 +93,7 @@ class CriterionLoss:
         """Return the sum of the loss over a batch, by its outputs, and the count to divide by."""
         _require_known_reduction(self.criterion)
         target = self.target(batch)
+        _require_tensor_target(self.criterion, target)
         _require_floating_target(self.criterion, outputs, target)
         # Copied each time, so that a setting of the criterion may be changed between products.
         unreduced = copy.copy(self.criterion)
@@ -179,6 +182,23 @@ def _require_known_reduction(criterion: Any) -> None:
         raise ValueError(
             f"{type(criterion).__name__} has reduction={criterion.reduction!r}; use 'mean' or 'sum'"
         )
+
+
+def _require_tensor_target(criterion: Any, target: Any) -> None:
+    """Raise where a criterion of PyTorch's own is given a list, a tuple or a number for a target."""
+    if torch.is_tensor(target) or not _is_of_torch(criterion):
+        return
+    tensors = (
+        isinstance(target, list | tuple)
+        and len(target) > 0
+        and all(torch.is_tensor(one) for one in target)
+    )
+    how = "torch.stack(target)" if tensors else "torch.as_tensor(target)"
+    raise TypeError(
+        f"the target is {describe_value(target)}, and {type(criterion).__name__} takes a tensor: "
+        f"convert it by {how}, in the data or by a collate_fn of the loader, or pass a function of "
+        "(model, batch) that returns (sum, count)"
+    )
 
 
 def _require_floating_target(criterion: Any, output: Tensor, target: Any) -> None:

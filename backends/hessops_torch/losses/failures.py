@@ -120,6 +120,20 @@ def name_of(index: int) -> str:
 
 
 _ADVICE = {
+    "target with class probabilities": (
+        "one-hot rows become classes by target.argmax(1), or probabilities by target.to(dtype), that "
+        "of the parameters"
+    ),
+    "multi-target not supported": (
+        "the target has an axis that the outputs have not: classes are one number a sample "
+        "(target.squeeze(1) of a column), and where they are one for each "
+        "position of a sequence, the outputs have to be (samples, classes, positions)"
+    ),
+    "xpected target size": (
+        "classes are the second axis of the outputs, (samples, classes, positions), and the target is "
+        "(samples, positions): transpose(1, 2) the outputs, or flatten both by "
+        "hessops_torch.SplitLoss(forward, criterion, target)"
+    ),
     "more than 1 value per channel": (
         "batch norm in train mode needs more than one sample: leave a last batch of one out "
         "(drop_last=True), or use mode='eval'"
@@ -139,7 +153,8 @@ _ADVICE = {
 
 
 def _text(error: BaseException | None) -> str:
-    return str(error).rstrip(". \n")
+    # What is raised without a message has a name.
+    return str(error).rstrip(". \n") or type(error).__name__
 
 
 def _advice(error: BaseException | None) -> str:

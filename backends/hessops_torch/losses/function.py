@@ -120,7 +120,8 @@ class SplitLoss:
             outputs = self.calls.outputs(self.forward(model, batch))
         if not torch.is_tensor(outputs):
             raise TypeError(
-                f"the forward function returned {describe_value(outputs)}, not a tensor"
+                f"the forward function returned {describe_value(outputs)}, not a tensor: have it "
+                "return the outputs alone"
             )
         return outputs
 

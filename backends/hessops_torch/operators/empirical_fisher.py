@@ -130,6 +130,8 @@ class EmpiricalFisher(OutputSum):
         Multiple of the identity to add.
     """
 
+    _made_by = "empirical_fisher"
+
     def __init__(
         self,
         objective: Objective,

@@ -169,6 +169,8 @@ class Fisher(OutputSum):
         If `num_draws` is not positive, or if `rng` is given and nothing is drawn.
     """
 
+    _made_by = "fisher"
+
     def __init__(
         self,
         objective: Objective,

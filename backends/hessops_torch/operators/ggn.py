@@ -147,6 +147,8 @@ class GaussNewton(OutputSum):
         How to multiply by the Jacobian, as for `ggn`.
     """
 
+    _made_by = "ggn"
+
     def __init__(
         self,
         objective: Objective,

@@ -137,6 +137,8 @@ class GradientCovariance(EmpiricalFisher):
         Axes of the outputs that tell samples apart.
     """
 
+    _made_by = "gradient_covariance"
+
     def __init__(
         self, objective: Objective, *, centred: bool = True, sample_axes: Sequence[int] = (0,)
     ) -> None:

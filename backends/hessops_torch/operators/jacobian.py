@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from typing import Any, TypeAlias
 
+import torch
 from array_api_compat import torch as torch_namespace
 from torch import Tensor, nn
 
@@ -367,7 +368,12 @@ def _first_item(model: nn.Module, batch: Any) -> Tensor:
             f"a batch is an input or a tuple that begins with one, got {describe_value(batch)}; pass "
             "forward, a function of (model, batch) that returns the outputs"
         )
-    outputs: Tensor = model(inputs)
+    outputs: Any = model(inputs)
+    if not torch.is_tensor(outputs):
+        raise TypeError(
+            f"the model returned {describe_value(outputs)}, not a tensor; pass forward=, a function of "
+            "(model, batch) that returns the outputs alone, lambda model, batch: model(batch)[0] say"
+        )
     return outputs
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor
 
@@ -52,6 +52,9 @@ class OutputSum(DataSum):
         If `product` is unknown.
     """
 
+    _made_by: ClassVar[str]
+    """The function that users call."""
+
     def __init__(
         self,
         objective: Objective,
@@ -65,7 +68,8 @@ class OutputSum(DataSum):
         self._seems_adjoint = False
         # What multiplies by forward mode, once that is found to be right.
         self._tangents: OutputTangents | None = None
-        require_outputs(objective.loss, type(self).__name__)
+        what = f"{self._made_by} is not for this loss: {type(self).__name__}"
+        require_outputs(objective.loss, what)
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
 
     @property

@@ -24,7 +24,7 @@ from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.functional_product import FunctionalProduct
 
-__all__ = ["MicroBatchCost", "measure_micro_batch"]
+__all__ = ["MicroBatchCost", "measure_micro_batch", "rebuilt_and_kept", "work_of"]
 
 # Columns that are measured at most; further ones cost as much each.
 _WIDEST = 8
@@ -49,9 +49,9 @@ class MicroBatchCost:
         What the first product keeps for others.
     counted_bytes : int
         The same as a memory budget counts it, which looks at the whole of what a batch is cut from.
-    first_peak, next_peak, wide_peak : int
-        The most bytes of tensors at a time during a first and a later product with one vector, and a
-        later one with `width`, without the vectors and their products.
+    first_peak, next_peak, pair_peak, wide_peak : int
+        The most bytes of tensors at a time during a first and a later product with one vector, and
+        later ones with two and with `width`, without the vectors and their products.
     width : int
         Most vectors of a product that was measured.
     chunk : int or None
@@ -71,6 +71,7 @@ class MicroBatchCost:
     counted_bytes: int
     first_peak: int
     next_peak: int
+    pair_peak: int
     wide_peak: int
     width: int
     chunk: int | None
@@ -81,8 +82,11 @@ class MicroBatchCost:
 
     def peak(self, columns: int) -> float:
         """Return the most bytes during a later product with some vectors."""
-        each = (self.wide_peak - self.next_peak) / max(self.width - 1, 1)
-        return self.next_peak + max(each, 0.0) * (columns - 1)
+        if columns == 1 or self.width == 1:
+            return self.next_peak
+        # The second vector may be the one for which the graph is held on to.
+        each = (self.wide_peak - self.pair_peak) / max(self.width - 2, 1)
+        return self.pair_peak + max(each, 0.0) * (columns - 2)
 
 
 def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -> MicroBatchCost:
@@ -124,19 +128,22 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         counted_bytes = _graph_bytes(operator, index, batch) if by_budget else 0
         width = min(len(columns), chunk or len(columns))
         with memory, _uncompiled(operator):
-            first_work = _work(lambda: product(1))
+            first_work = work_of(lambda: product(1))
             first_peak, graph_bytes = memory.peak, memory.now
             counted_bytes = counted_bytes or operator.graphs.num_bytes
             memory.reset_peak()
-            next_work = _work(lambda: product(1))
+            next_work = work_of(lambda: product(1))
             next_peak = memory.peak - graph_bytes
             memory.reset_peak()
-            wide_work = _work(lambda: product(width))
+            product(min(width, 2))
+            pair_peak = memory.peak - graph_bytes
+            memory.reset_peak()
+            wide_work = work_of(lambda: product(width))
             wide_peak = memory.peak - graph_bytes
         with torch.no_grad():
-            forward_work = _work(lambda: objective.evaluate(index, batch))
-        gradient_work = _work(gradient)
-        seconds = [_rebuilt_and_kept(product, forget, width, device) for _ in range(_ROUNDS)]
+            forward_work = work_of(lambda: objective.evaluate(index, batch))
+        gradient_work = work_of(gradient)
+        seconds = [rebuilt_and_kept(product, forget, width, device) for _ in range(_ROUNDS)]
         forget()
     if gradient_work == 0:
         units = _UNITS_BY_OUTPUTS if isinstance(operator, OutputSum) else _UNITS
@@ -144,7 +151,6 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         wide_work = width * next_work
     firsts, nexts, wides = zip(*seconds, strict=True)
     more = max(width - 1, 1)
-    further = wides if width > 1 else nexts
     return MicroBatchCost(
         forward_work=forward_work,
         gradient_work=gradient_work,
@@ -155,6 +161,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         counted_bytes=counted_bytes,
         first_peak=first_peak,
         next_peak=next_peak,
+        pair_peak=pair_peak,
         wide_peak=wide_peak,
         width=width,
         chunk=chunk,
@@ -162,7 +169,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         first_seconds=firsts,
         next_seconds=nexts,
         column_seconds=tuple(
-            max(w - n, 0.0) / more if width > 1 else n for w, n in zip(further, nexts, strict=True)
+            max(w - n, 0.0) / more if width > 1 else n for w, n in zip(wides, nexts, strict=True)
         ),
     )
 
@@ -222,15 +229,44 @@ def _graph_bytes(operator: DataSum, index: int, batch: Any) -> int:
     return graph.num_bytes()
 
 
-def _rebuilt_and_kept(
+def rebuilt_and_kept(
     product: Callable[[int], None], forget: Callable[[], None], width: int, device: torch.device
 ) -> tuple[float, ...]:
-    """Return the seconds of a first product with a vector, of a later one, and of one with many."""
+    """Return the seconds of a first product with a vector, of a later one, and of one with many.
+
+    Parameters
+    ----------
+    product : callable
+        Multiplies so many vectors.
+    forget : callable
+        Forgets the graph that was kept.
+    width : int
+        How many are many.
+    device : torch.device
+        Where it goes on.
+
+    Returns
+    -------
+    tuple of float
+        Three of them.
+    """
     forget()
     return tuple(seconds_of(partial(product, count), device) for count in (1, 1, width))
 
 
-def _work(function: Callable[[], object]) -> float:
+def work_of(function: Callable[[], object]) -> float:
+    """Return the floating point operations of matrix products that a function does.
+
+    Parameters
+    ----------
+    function : callable
+        Called once.
+
+    Returns
+    -------
+    float
+        As PyTorch counts them.
+    """
     with FlopCounterMode(display=False) as counter:
         function()
     return float(counter.get_total_flops())

@@ -40,6 +40,9 @@ class Plan:
     fitting_probes : int or None
         Where the run does not fit and all its probes go at once, as for a density: how many would
         fit, 0 if none; None otherwise.
+    least_gradients : float or None
+        Where a tolerance may end the run early: what it costs at the least, up to the first look at its
+        error. All else is then what it costs at most. None where there is no tolerance.
     """
 
     work: Work
@@ -53,6 +56,7 @@ class Plan:
     gradient_equivalents: float
     seconds: tuple[float, float, float]
     fitting_probes: int | None = None
+    least_gradients: float | None = None
 
     @property
     def block_size(self) -> int:
@@ -86,12 +90,13 @@ class Plan:
         batches = f"{self.num_micro_batches} micro-batches, {size}; {self.kept_graphs} graphs kept"
         way = "" if self.product is None else f"; product {self.product}"
         chosen = "" if work.of_block_size is None else f" (block_size={work.block_size})"
+        at_most = "" if self.least_gradients is None else "at most "
         lines = [
             f"{work.verb}: {work.num_products} products, {work.block_size} at a time{chosen}",
             f"  batches  {batches}{way}",
             f"  memory   {_in_bytes(self.peak_bytes)}: {parts}",
-            f"  work     {self.gradient_equivalents:.4g} gradients, {per_product:.3g} a product",
-            f"  time     {median:.2g} s ({least:.2g} to {most:.2g} s) for the products",
+            f"  work     {self._gradients()}, {per_product:.3g} a product",
+            f"  time     {at_most}{median:.2g} s ({least:.2g} to {most:.2g} s) for the products",
         ]
         if not self.fits:
             lines.append(
@@ -101,6 +106,15 @@ class Plan:
             if self.fitting_probes:
                 lines[-1] += f"; num_probes={self.fitting_probes} would fit"
         return "\n".join(lines)
+
+    def _gradients(self) -> str:
+        most = f"{self.gradient_equivalents:.4g} gradients"
+        if self.least_gradients is None:
+            return most
+        return (
+            f"{self.least_gradients:.4g} gradients, then as many as the tolerance takes, at most "
+            f"{most} in all"
+        )
 
 
 def _in_bytes(size: float) -> str:

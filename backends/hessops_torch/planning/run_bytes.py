@@ -13,7 +13,13 @@ from hessops_torch.operators.gradient_covariance import GradientCovariance
 from hessops_torch.planning.micro_batch_cost import MicroBatchCost
 from hessops_torch.planning.work import Work
 
-__all__ = ["kept_graphs", "standing_bytes", "vectors_and_scratch", "working_bytes"]
+__all__ = [
+    "inner_product_bytes",
+    "kept_graphs",
+    "standing_bytes",
+    "vectors_and_scratch",
+    "working_bytes",
+]
 
 _ENTRIES_AT_A_TIME = 2**18
 _DOUBLE = 8
@@ -70,12 +76,31 @@ def vectors_and_scratch(operator: DataSum, work: Work, working: int) -> tuple[in
     between = work.between * domain.dim * item
     if not work.inner_products:
         return max(during, (between, 0), key=sum)
-    # Inner products, which are summed in double precision part by part; a trace's by parameter.
-    longest = max(stop - start for start, stop in domain.sections.values())
-    length = longest if work.per_term else domain.dim
-    entries = min(widest * length, _ENTRIES_AT_A_TIME)
-    of_doubles = (1 if item >= _DOUBLE else 3) * _DOUBLE * entries
+    of_doubles = inner_product_bytes(operator, widest, by_section=work.per_term)
     return max(during, (between, of_doubles), key=sum)
+
+
+def inner_product_bytes(operator: DataSum, columns: int, *, by_section: bool) -> int:
+    """Return the bytes of inner products, which are summed in double precision part by part.
+
+    Parameters
+    ----------
+    operator : DataSum
+        The operator.
+    columns : int
+        Vectors on either side.
+    by_section : bool
+        Whether they are computed for every parameter tensor.
+
+    Returns
+    -------
+    int
+        Of what is converted at a time.
+    """
+    domain = operator.domain
+    longest = max(stop - start for start, stop in domain.sections.values())
+    entries = min(columns * (longest if by_section else domain.dim), _ENTRIES_AT_A_TIME)
+    return (1 if _item(operator) >= _DOUBLE else 3) * _DOUBLE * entries
 
 
 def working_bytes(

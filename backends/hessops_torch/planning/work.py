@@ -7,10 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from hessops.algorithms._common import default_block_size, require_count
+from hessops.algorithms._common import default_block_size, require_count, require_positive
 from hessops.algorithms.eigen._basis_limit import basis_limit
 from hessops.arrays import numpy_dtype
 from hessops.space import Space
+from hessops_torch.layers.arguments import (
+    LayerMethod,
+    layer_budget,
+    require_fitting,
+    require_not_negative,
+)
+from hessops_torch.model.parameter_blocks import BlockSelection, Each
+from hessops_torch.planning.asked import LayersAsked, TracesAsked
+from hessops_torch.traces.hessian_trace import trace_budget
 
 __all__ = ["Work"]
 
@@ -44,6 +53,8 @@ class Work:
         From a block size to the same run with that; where given, a plan chooses it.
     of_num_probes : callable, optional
         From a number of probes to a smaller run, where all probes go at once.
+    asked : TracesAsked, optional
+        What a verb is asked for whose products depend on the operator; a plan finds out which.
 
     Raises
     ------
@@ -67,6 +78,7 @@ class Work:
     verb: str = "products"
     of_block_size: Callable[[int], Work] | None = field(default=None, repr=False, compare=False)
     of_num_probes: Callable[[int], Work] | None = field(default=None, repr=False, compare=False)
+    asked: TracesAsked | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         require_count(
@@ -230,6 +242,125 @@ class Work:
             of_num_probes=partial(_density, num_steps),
         )
 
+    @classmethod
+    def hessian_trace(
+        cls,
+        space: Space,
+        max_products: int | None = None,
+        *,
+        tolerance: bool = False,
+        sections: bool = False,
+    ) -> Work:
+        """Return the work of `hessops_torch.hessian_trace`.
+
+        Parameters
+        ----------
+        space : Space
+            The operator's.
+        max_products : int, optional
+            What it may spend; as the verb has it where not given.
+        tolerance : bool
+            Whether `rtol` or `atol` is given. What that takes depends on variances that no plan knows:
+            it then says what the run costs at the least, up to the end of its pilot, and at most.
+        sections : bool
+            Whether the trace of every parameter tensor is wanted.
+
+        Returns
+        -------
+        Work
+            Whose products a plan splits into graphs, probes and gradients of samples.
+        """
+        require_positive(max_products=max_products)
+        budget = trace_budget(max_products, adaptive=tolerance)
+        return cls(
+            num_products=budget,
+            block_size=default_block_size(space, budget),
+            verb=f"hessian_trace, {_of_budget(budget, tolerance)}",
+            asked=TracesAsked(budget=budget, adaptive=tolerance, sections=sections),
+        )
+
+    @classmethod
+    def layer_curvature(
+        cls,
+        space: Space,
+        blocks: BlockSelection = None,
+        *,
+        each: Each = "module",
+        method: LayerMethod = "auto",
+        tolerance: bool = False,
+        num_probes: int | None = None,
+        max_products: int | None = None,
+        block_size: int | None = None,
+        num_eigenvalues: int = 0,
+        num_block_products: int | None = None,
+        num_density_steps: int = 0,
+        num_density_probes: int = 4,
+    ) -> Work:
+        """Return the work of `hessops_torch.layer_curvature`.
+
+        Parameters
+        ----------
+        space : Space
+            The operator's.
+        blocks, each, method : as for `layer_curvature`
+            What makes a block, and how traces are estimated.
+        tolerance : bool
+            Whether `rtol` is given, as for `Work.hessian_trace`.
+        num_probes, max_products, block_size : int, optional
+            What it may spend, as the verb has it where not given.
+        num_eigenvalues : int
+            Eigenpairs of every block.
+        num_block_products : int, optional
+            Products that those of one block take, which no plan knows; with `num_eigenvalues`.
+        num_density_steps, num_density_probes : int
+            Of the density of every block.
+
+        Returns
+        -------
+        Work
+            Of the sweep, and of each block by itself.
+
+        Raises
+        ------
+        ValueError
+            If options do not go with each other, or `num_block_products` is missing.
+        """
+        require_positive(
+            num_probes=num_probes,
+            max_products=max_products,
+            block_size=block_size,
+            num_block_products=num_block_products,
+        )
+        require_fitting(method, None, num_probes, max_products)
+        require_not_negative(num_eigenvalues=num_eigenvalues, num_density_steps=num_density_steps)
+        if num_eigenvalues and num_block_products is None:
+            raise ValueError(
+                f"how many products num_eigenvalues={num_eigenvalues} takes for each block, no plan "
+                "knows: give num_block_products, 20 say"
+            )
+        budget = layer_budget(1.0 if tolerance else None, num_probes, max_products)
+        return cls(
+            num_products=budget,
+            block_size=min(block_size or default_block_size(space, budget), budget),
+            verb=f"layer_curvature, {_of_budget(budget, tolerance)}",
+            asked=TracesAsked(
+                budget=budget,
+                adaptive=tolerance,
+                sections=True,
+                layers=LayersAsked(
+                    blocks=blocks,
+                    each=each,
+                    method=method,
+                    plain=(num_probes, block_size) != (None, None),
+                    block_size=block_size,
+                    num_eigenvalues=num_eigenvalues,
+                    num_block_products=num_block_products or 0,
+                    num_density_steps=num_density_steps,
+                    num_density_probes=num_density_probes,
+                ),
+            ),
+        )
+
 
 # Of a diagonal, in double precision: what is kept of every entry (of the terms before, and of the
 # blocks of probes before), what merging it takes, and what is made of each probe.
@@ -246,3 +377,7 @@ def _diagonal(space: Space, num_probes: int, block_size: int) -> Work:
 
 def _density(num_steps: int, num_probes: int) -> Work:
     return Work.density(num_probes=num_probes, num_steps=num_steps)
+
+
+def _of_budget(budget: int, tolerance: bool) -> str:
+    return f"{'at most ' if tolerance else ''}max_products={budget}"

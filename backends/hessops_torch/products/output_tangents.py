@@ -200,8 +200,8 @@ def _objection(tangents: OutputTangents, graph: OutputGraph, index: int, batch: 
     except Exception as error:
         if tangents.chunk_size == 1:
             # An error of the model's own comes without a text, around what was raised.
-            cause = error.__cause__ if isinstance(error, EvaluationError) else error
-            lines = str(cause).strip().splitlines() or [""]
+            cause = (isinstance(error, EvaluationError) and error.__cause__) or error
+            lines = str(cause).strip().splitlines() or ["it says no more"]
             return f"fails ({type(cause).__name__}: {lines[0][:200]})"
         tangents.chunk_size = 1
         return _objection(tangents, graph, index, batch)

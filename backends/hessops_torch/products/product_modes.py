@@ -202,5 +202,5 @@ class _Trial:
 
 
 def _short(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
+    lines = str(error).strip().splitlines() or ["it says no more"]
     return f"{type(error).__name__}: {lines[0][:200]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from scipy.special import ndtr
 from hessops import lanczos
 from hessops.arrays import HostArray, to_numpy
 from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.record import History
+from hessops.result import Result
 from hessops_torch.sampling.error import SamplesNeeded, SamplingError
 from hessops_torch.sampling.sample import Sample, require_two_probes, sample_of
 
@@ -23,7 +26,7 @@ _HIDDEN = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DensitySamplingError:
+class DensitySamplingError(Result):
     """The distribution of eigenvalues of a sample, and how far it is from that of the whole.
 
     Parameters
@@ -38,6 +41,8 @@ class DensitySamplingError:
         Expected Wasserstein distance between the distributions of the sample and of the whole.
     mean_modulus : float
         Mean modulus of the eigenvalues, by which the distance is measured.
+    converged : bool
+        Whether the distance is known: the probes' noise hides the scatter at few points.
     """
 
     points: HostArray
@@ -75,21 +80,16 @@ class DensitySamplingError:
             freedom=np.min(self.cdf.freedom),
             # What is hidden adds nothing to the distance, which is then too short.
             scatter_freedom=np.asarray(
-                np.median(self.cdf.scatter_freedom) if self._hidden <= _HIDDEN else 0.0
+                np.median(self.cdf.scatter_freedom) if _hidden(self.cdf) <= _HIDDEN else 0.0
             ),
         )
         return as_error.samples_needed(relative_distance)
 
-    @property
-    def _hidden(self) -> float:
-        """Return the share of points at which no scatter shows above the probes' noise."""
-        return float(np.mean(self.cdf.scatter_freedom == 0))
-
     def __str__(self) -> str:
         share = self.distance / self.mean_modulus
         noise = (
-            f"; the probes' noise hides it at {self._hidden:.0%} of the points: take more probes"
-            if self._hidden > _HIDDEN
+            f"; the probes' noise hides it at {_hidden(self.cdf):.0%} of the points: take more probes"
+            if _hidden(self.cdf) > _HIDDEN
             else ""
         )
         return (
@@ -169,6 +169,7 @@ def density_sampling_error(
     >>> 0 < error.distance < error.mean_modulus
     True
     """
+    clock = time.perf_counter()
     sample = sample_of(operator, population)
     require_two_probes(num_probes)
     if num_points < 2 or (width is not None and not width > 0):
@@ -184,13 +185,25 @@ def density_sampling_error(
     cdf = _as_error(
         sample, values, np.stack([run.shares(points, width) for run in runs]), confidence, num_steps
     )
+    # Of a normal deviation the mean modulus is this much of its standard deviation.
+    distance = float(math.sqrt(2 / math.pi) * np.trapezoid(cdf.sampling_error, points))
+    seconds = time.perf_counter() - clock
+    about: dict[str, Any] = {
+        "converged": _hidden(cdf) <= _HIDDEN,
+        "history": History([(num_steps, cdf.num_products, distance, math.nan, seconds)]),
+        "seed": stream.seed,
+        "seconds": seconds,
+    }
+    cdf = replace(cdf, **about)
     return DensitySamplingError(
         points=points,
         width=width,
         cdf=cdf,
-        # Of a normal deviation the mean modulus is this much of its standard deviation.
-        distance=float(math.sqrt(2 / math.pi) * np.trapezoid(cdf.sampling_error, points)),
+        distance=distance,
         mean_modulus=float(np.mean([run.weights @ np.abs(run.nodes) for run in runs])),
+        num_products=cdf.num_products,
+        status=cdf.status,
+        **about,
     )
 
 
@@ -256,3 +269,8 @@ def _as_error(
         num_products=num_probes * (num_steps + 1),
         status="to first order, and for the smoothed function",
     )
+
+
+def _hidden(cdf: SamplingError) -> float:
+    """Return the share of points at which no scatter shows above the probes' noise."""
+    return float(np.mean(cdf.scatter_freedom == 0))

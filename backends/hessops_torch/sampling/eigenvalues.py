@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Literal
 
 import numpy as np
@@ -92,6 +93,7 @@ def eigenvalue_sampling_error(
     >>> bool(error.interval.low[0] < 2 * 9 < error.interval.high[0])
     True
     """
+    clock = time.perf_counter()
     sample = sample_of(operator, population)
     dim = sample.operator.shape[0]
     require_count(k=k)
@@ -120,6 +122,10 @@ def eigenvalue_sampling_error(
         confidence=confidence,
         num_products=pairs.num_products + k,
         status=_status(together, converged=pairs.converged),
+        converged=pairs.converged,
+        history=pairs.history,
+        seed=pairs.seed,
+        seconds=time.perf_counter() - clock,
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hessops.arrays import HostArray
-from hessops.result import Interval
+from hessops.record import History
+from hessops.result import Interval, Result
 from hessops.results.numbers import estimate_text, interval_text
 from hessops.statistics import t_quantile
 
@@ -31,7 +32,7 @@ class SamplesNeeded(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SamplingError:
+class SamplingError(Result):
     """Values on a sample of data, and how far they may be from those on the whole of it.
 
     Parameters
@@ -57,10 +58,16 @@ class SamplingError:
         Samples of the whole, N, or infinity.
     confidence : float
         Nominal coverage of the intervals.
-    num_products : int
-        Products with the whole operator.
     status : str
         A sentence: what to trust, and what to do.
+    converged : bool
+        Whether the sampling error is known: the probes' noise hides nothing, eigenvalues converged.
+    history : History
+        Of the computing.
+    seed : int or None
+        Passing it as `rng` repeats the run.
+    seconds : float
+        Wall time.
     """
 
     value: HostArray
@@ -73,8 +80,10 @@ class SamplingError:
     num_batches: int
     population: float
     confidence: float
-    num_products: int
-    status: str
+    converged: bool = True
+    history: History = field(default_factory=History, repr=False)
+    seed: int | None = None
+    seconds: float = math.nan
 
     @property
     def standard_error(self) -> HostArray:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
 from hessops.random import Purpose, RandomState, Stream, seed_from
+from hessops.record import History
 from hessops.statistics import length
 from hessops_torch.sampling.error import SamplingError
 from hessops_torch.sampling.sample import Sample, require_two_probes, sample_of
@@ -72,13 +75,22 @@ def trace_sampling_error(
     >>> bool(error.interval.low < 2 * (3 + 1) < error.interval.high)
     True
     """
+    clock = time.perf_counter()
     sample = sample_of(operator, population)
     require_two_probes(num_probes)
     stream = Stream(seed_from(rng), Purpose.TRACE)
     (state,) = hutchinson_steps(
         sample.operator, stream=stream, stratify=True, block_size=num_probes, num_probes=num_probes
     )
-    return _as_error(sample, state, confidence)
+    seconds = time.perf_counter() - clock
+    return replace(
+        _as_error(sample, state, confidence),
+        history=History(
+            [(1, state.num_products, state.estimate(), state.standard_error(), seconds)]
+        ),
+        seed=stream.seed,
+        seconds=seconds,
+    )
 
 
 def _as_error(sample: Sample, state: HutchinsonState, confidence: float) -> SamplingError:
@@ -111,6 +123,7 @@ def _as_error(sample: Sample, state: HutchinsonState, confidence: float) -> Samp
         population=sample.population,
         confidence=confidence,
         num_products=state.num_products,
+        converged=seen,
         status=(
             "the scatter between micro-batches shows above the probes' noise"
             if seen

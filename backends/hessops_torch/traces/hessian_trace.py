@@ -22,7 +22,7 @@ from hessops_torch.operators.residual_curvature import ResidualCurvature
 from hessops_torch.traces.goals import WholeGoal
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
-__all__ = ["HessianTraceResult", "hessian_trace"]
+__all__ = ["HessianTraceResult", "hessian_trace", "require_hessian", "trace_budget"]
 
 _PRODUCT = 6.0
 """Forward passes that a Hessian product costs through a graph that was kept."""
@@ -141,12 +141,7 @@ def hessian_trace(
     2.0
     """
     clock = time.perf_counter()
-    # A Hessian minus its Gauss-Newton matrix is one of something else than its objective's loss.
-    if not isinstance(H, Hessian) or isinstance(H, ResidualCurvature):
-        raise TypeError(
-            f"hessian_trace takes what hessops_torch.hessian makes, got {type(H).__name__}: for any "
-            "other operator use hessops.trace"
-        )
+    require_hessian(H)
     if H.domain.comm.size > 1:
         raise ValueError(
             "hessian_trace sorts all samples in one process: make the Hessian without comm, of all the "
@@ -155,12 +150,7 @@ def hessian_trace(
     require_positive(max_products=max_products)
     tolerances = _checked(rtol, atol, confidence)
     adaptive = any(tolerances)
-    budget = max_products or (_DEFAULT_WITH_TOLERANCE if adaptive else _DEFAULT)
-    if budget < _LEAST:
-        raise ValueError(
-            f"max_products={budget} does not pay for a pilot: give {_LEAST} or more, or use "
-            "hessops.trace"
-        )
+    budget = trace_budget(max_products, adaptive=adaptive)
     loss = H.objective.loss
     if not isinstance(loss, OutputLoss):
         return _plain(H, rtol, atol, budget, confidence, rng, callback)
@@ -178,6 +168,56 @@ def hessian_trace(
     result = _result(H, engine, outcome, tolerances, confidence, time.perf_counter() - clock)
     warn_if_failed(result.converged, result.status, H.domain.comm)
     return result
+
+
+def require_hessian(H: object) -> None:
+    """Raise if an operator is not the Hessian of its own objective's loss.
+
+    Parameters
+    ----------
+    H : object
+        What `hessian_trace` is given.
+
+    Raises
+    ------
+    TypeError
+        If it is no Hessian of a network.
+    """
+    # A Hessian minus its Gauss-Newton matrix is one of something else than its objective's loss.
+    if not isinstance(H, Hessian) or isinstance(H, ResidualCurvature):
+        raise TypeError(
+            f"hessian_trace takes what hessops_torch.hessian makes, got {type(H).__name__}: for any "
+            "other operator use hessops.trace"
+        )
+
+
+def trace_budget(max_products: int | None, *, adaptive: bool) -> int:
+    """Return the products that `hessian_trace` spends, at most if there is a tolerance.
+
+    Parameters
+    ----------
+    max_products : int or None
+        What is asked for.
+    adaptive : bool
+        Whether there is a tolerance.
+
+    Returns
+    -------
+    int
+        In units of a Hessian product through a kept graph.
+
+    Raises
+    ------
+    ValueError
+        If the pilot alone takes more.
+    """
+    budget = max_products or (_DEFAULT_WITH_TOLERANCE if adaptive else _DEFAULT)
+    if budget < _LEAST:
+        raise ValueError(
+            f"max_products={budget} does not pay for a pilot: give {_LEAST} or more, or use "
+            "hessops.trace"
+        )
+    return budget
 
 
 def _checked(rtol: float | None, atol: float | None, confidence: float) -> tuple[float, float]:

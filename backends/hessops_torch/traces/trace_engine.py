@@ -186,7 +186,7 @@ class TraceEngine:
             One round further.
         """
         for seen in self.seen:
-            self._probe(seen, self._pilot(seen.stratum, budget))
+            self._probe(seen, self.pilot(seen.stratum, budget))
         state = self.state()
         yield state
         for number in range(_MOST_ROUNDS):
@@ -235,7 +235,7 @@ class TraceEngine:
             ways=tuple(seen.way for seen in self.seen),
         )
 
-    def _pilot(self, stratum: Stratum, budget: float) -> int:
+    def pilot(self, stratum: Stratum, budget: float) -> int:
         """Return how many probes are to show a stratum's variances: more, where they are cheap."""
         terms = len(stratum.groups)
         least = max(LEAST_PROBES, 1 + math.ceil(_LEAST_FREEDOM / terms))
@@ -285,7 +285,7 @@ class TraceEngine:
             rows = self.space.zeros(len(indices)).T if self.num_groups else None
             with self.objective.ready(self.graphs):
                 for number, batch in self.strata.batches(seen.stratum):
-                    forms.append(self._forms(number, batch, indices, rows))
+                    forms.append(self.forms(number, batch, indices, rows))
             block = np.stack(forms, axis=1)
             require_finite(block, indices.stop, self.operator)
             if rows is not None:
@@ -294,7 +294,7 @@ class TraceEngine:
             self.passes += len(indices) * seen.stratum.num_samples
             self.units += self.product_cost() * len(indices) * seen.stratum.num_samples
 
-    def _forms(
+    def forms(
         self, number: int, batch: object, indices: range, rows: Tensor | None = None
     ) -> HostArray:
         """Return one micro-batch's forms of H - G, G and H, shape (3, 1 + C, k).
