@@ -25,6 +25,7 @@ from hessops.operator import LinearOperator
 from hessops.random import MAX_SEED
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.trace import TraceResult
+from hessops.trace_estimator import TraceEstimator
 
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 
@@ -261,6 +262,18 @@ def _trace(analysis: Analysis, progress: Progress) -> dict[str, Any]:
             operator, analysis.known, confidence=settings.confidence, seed=settings.seed
         )
         return {"trace": exact}
+    estimator = _own_estimator(operator, settings)
+    if estimator is not None:
+        with progress.bar("trace", None) as advance:
+            own = estimator(
+                max_products=settings.trace_probes,
+                rtol=settings.rtol,
+                confidence=settings.confidence,
+                sections=True,
+                rng=settings.seed,
+                callback=advance,
+            )
+        return {"trace": own}
     with progress.bar("trace", settings.trace_probes) as advance:
         trace = hessops.trace(
             operator,
@@ -272,6 +285,13 @@ def _trace(analysis: Analysis, progress: Progress) -> dict[str, Any]:
             callback=advance,
         )
     return {"trace": trace}
+
+
+def _own_estimator(operator: LinearOperator, settings: Settings) -> TraceEstimator | None:
+    """Return the operator's own way to its trace, unless a number of probes is asked for."""
+    if settings.trace_probes is not None and settings.rtol is None:
+        return None
+    return operator.trace_estimator(settings.trace_probes)
 
 
 def _density(analysis: Analysis, progress: Progress) -> dict[str, Any]:

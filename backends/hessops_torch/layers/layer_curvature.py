@@ -33,10 +33,10 @@ from hessops_torch.layers.traces import (
     LayerTraces,
     by_gauss_newton,
     by_probes,
-    shows_gauss_newton,
 )
 from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
 from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.traces.hessian_trace import shows_gauss_newton
 
 __all__ = ["LayerMethod", "layer_curvature"]
 

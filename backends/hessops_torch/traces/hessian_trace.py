@@ -5,24 +5,27 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import hessops
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive, require_real, warn_if_failed
+from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, run
 from hessops.result import Estimate, Interval
 from hessops.results.numbers import estimate_text, interval_text
 from hessops.results.trace import TraceResult
 from hessops.statistics import t_quantile
+from hessops.trace_estimator import TraceEstimator
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.residual_curvature import ResidualCurvature
 from hessops_torch.traces.goals import WholeGoal
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
-__all__ = ["HessianTraceResult", "hessian_trace"]
+__all__ = ["HessianTraceResult", "hessian_trace", "shows_gauss_newton", "trace_estimator_of"]
 
 _PRODUCT = 6.0
 """Forward passes that a Hessian product costs through a graph that was kept."""
@@ -178,6 +181,46 @@ def hessian_trace(
     result = _result(H, engine, outcome, tolerances, confidence, time.perf_counter() - clock)
     warn_if_failed(result.converged, result.status, H.domain.comm)
     return result
+
+
+def shows_gauss_newton(operator: LinearOperator) -> TypeGuard[Hessian]:
+    """Tell whether an operator is a Hessian whose loss shows the outputs, of data in one place.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Any.
+
+    Returns
+    -------
+    bool
+        Whether its Gauss-Newton matrix can help.
+    """
+    # Subclasses are Hessians of something else than their objective's loss.
+    return (
+        type(operator) is Hessian
+        and isinstance(operator.objective.loss, OutputLoss)
+        and operator.objective.ranks.comm.size == 1
+    )
+
+
+def trace_estimator_of(H: Hessian, max_products: int | None = None) -> TraceEstimator | None:
+    """Return `hessian_trace` of a Hessian, where it does more than plain probes.
+
+    Parameters
+    ----------
+    H : Hessian
+        Whose trace is wanted.
+    max_products : int, optional
+        What may be spent; the estimator is to be called with the same.
+
+    Returns
+    -------
+    TraceEstimator or None
+        None where plain probes are all there is, or the budget does not pay for a pilot.
+    """
+    pays = max_products is None or max_products >= _LEAST
+    return partial(hessian_trace, H) if pays and shows_gauss_newton(H) else None
 
 
 def _checked(rtol: float | None, atol: float | None, confidence: float) -> tuple[float, float]:

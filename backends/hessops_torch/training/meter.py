@@ -123,9 +123,22 @@ class CurvatureMeter:
         return found
 
     def trace(self, num_probes: int, pairs: EigenResult) -> TraceResult:
-        """Return the trace, with probes for what some eigenpairs leave."""
+        """Return the trace for the price of so many products, with the help of G where there is one.
+
+        Plain probes see what the eigenpairs leave, unless the products with these, which the traces of
+        sections need, would take more than half of the budget.
+        """
+        estimator = self.operator.trace_estimator(num_probes)
+        if estimator is not None:
+            # It keeps graphs of its own.
+            self.operator.graphs.clear()
+            return estimator(max_products=num_probes, rng=self._generator)
+        fits = 2 * len(pairs.eigenvalues) <= num_probes
         return hessops.trace(
-            self.operator, num_probes=num_probes, deflate=pairs, rng=self._generator
+            self.operator,
+            num_probes=num_probes,
+            deflate=pairs if fits else None,
+            rng=self._generator,
         )
 
     def density(self, **options: Any) -> SpectralDensity:
