@@ -90,7 +90,7 @@ def _trace_table(trace: TraceResult) -> ResultTable:
             "standard error": error,
             f"{trace.confidence:.0%} interval": interval_text(*trace.interval),
             "estimator": trace.method,
-            "random probes": f"{trace.num_probes} ({trace.probe})",
+            "random probes": _probes(trace),
         }
         note = (
             "The sum of all eigenvalues, estimated at random; the standard error is of that "
@@ -110,6 +110,12 @@ def _trace_table(trace: TraceResult) -> ResultTable:
         )
     columns = {"quantity": list(named), "value": list(named.values())}
     return result_table("Trace", columns, note, result=trace)
+
+
+def _probes(trace: TraceResult) -> str:
+    # A probe of all the data is a product; there are more where some were of a part of it.
+    most = "up to " if trace.num_probes > trace.num_products else ""
+    return f"{most}{trace.num_probes} ({trace.probe})"
 
 
 def _exactly(trace: TraceResult) -> str:

@@ -170,9 +170,12 @@ def trace_words(trace: TraceResult) -> str:
     Returns
     -------
     str
-        The estimator, its probes, and why it, unless it was asked for.
+        The estimator, what it cost, and why it, unless it was asked for.
     """
-    words = f"trace by {trace.method}, {counted(trace.num_probes, 'probe')}"
+    cost = counted(trace.num_products, "product")
+    if isinstance(trace, HessianTraceResult):
+        cost = f"{trace.num_gradients:.1f} gradients"
+    words = f"trace by {trace.method}, {cost}"
     return words if trace.reason == "asked for" else f"{words} ({trace.reason})"
 
 
