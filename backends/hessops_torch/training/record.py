@@ -57,7 +57,7 @@ class CurvatureRecord:
     trace_standard_error : float
         Of its probes.
     trace_low, trace_high : float
-        Its 95 % interval; with the Gauss-Newton matrix as help, and 8 products, in truth one of 92 %.
+        Its 95 % interval.
     num_products : int
         Products with the Hessian that this record took, or other work worth as much: gradients by two.
     num_skipped : int
