@@ -10,15 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import Any, ClassVar, overload
 
 from hessops.arrays import Array, DType, as_real_pair, dtype_name, is_array, is_complex, namespace
 from hessops.scalars import as_number, is_scalar
 from hessops.space import Space
 from hessops.structure import GENERAL, Structure
-
-if TYPE_CHECKING:
-    from hessops.trace_estimator import TraceEstimator
 
 __all__ = ["Algebra", "LinearOperator"]
 
@@ -170,25 +167,6 @@ class LinearOperator(ABC):
         known by its products.
         """
         return ()
-
-    def trace_estimator(self, max_products: int | None = None) -> TraceEstimator | None:
-        """Return a better way to the trace than products with random vectors, if one is known.
-
-        ``hessops analyze`` takes it; `hessops.trace` works with products alone, whatever it is given.
-
-        Parameters
-        ----------
-        max_products : int, optional
-            What may be spent, in units of a product; as `hessops.trace` does where not given.
-
-        Returns
-        -------
-        TraceEstimator or None
-            None where nothing but products is known, or where the budget is too small for more. Every
-            rank returns the same.
-        """
-        del max_products
-        return None
 
     def to_dense(self, *, block_size: int = 256) -> Array:
         """Return the matrix, by products with the columns of the identity.

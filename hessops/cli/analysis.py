@@ -15,6 +15,7 @@ from hessops.algorithms._common import self_adjoint_operator
 from hessops.algorithms.eigen._eigsh_goal import Goal
 from hessops.algorithms.eigen.eigsh import Which
 from hessops.algorithms.eigen.eigsh_state import EigshState
+from hessops.algorithms.trace.trace_estimator import TraceEstimator, trace_estimator_of
 from hessops.arrays import HostArray, eps
 from hessops.blocks.rounding import rounding
 from hessops.cli.known_traces import exact_trace, known_traces
@@ -25,7 +26,6 @@ from hessops.operator import LinearOperator
 from hessops.random import MAX_SEED
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.trace import TraceResult
-from hessops.trace_estimator import TraceEstimator
 
 __all__ = ["Analysis", "Settings", "analyze_operator"]
 
@@ -291,7 +291,7 @@ def _own_estimator(operator: LinearOperator, settings: Settings) -> TraceEstimat
     """Return the operator's own way to its trace, unless a number of probes is asked for."""
     if settings.trace_probes is not None and settings.rtol is None:
         return None
-    return operator.trace_estimator(settings.trace_probes)
+    return trace_estimator_of(operator, settings.trace_probes)
 
 
 def _density(analysis: Analysis, progress: Progress) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hessops.algorithms.trace.trace_estimator import TraceEstimator
 from hessops.comm import Communicator
-from hessops.trace_estimator import TraceEstimator
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.failures import name_of
@@ -169,9 +169,9 @@ class Hessian(DataSum):
             does not pay for a pilot, or this is the Hessian of something else than a loss.
         """
         # It takes Hessians, so that this file cannot import it.
-        from hessops_torch.traces.hessian_trace import trace_estimator_of
+        from hessops_torch.traces.hessian_trace import gauss_newton_estimator
 
-        return trace_estimator_of(self, max_products)
+        return gauss_newton_estimator(self, max_products)
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import hessops
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive, require_real, warn_if_failed
+from hessops.algorithms.trace.trace_estimator import TraceEstimator
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, run
@@ -18,14 +19,13 @@ from hessops.result import Estimate, Interval
 from hessops.results.numbers import estimate_text, interval_text
 from hessops.results.trace import TraceResult
 from hessops.statistics import t_quantile
-from hessops.trace_estimator import TraceEstimator
 from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.residual_curvature import ResidualCurvature
 from hessops_torch.traces.goals import WholeGoal
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
-__all__ = ["HessianTraceResult", "hessian_trace", "shows_gauss_newton", "trace_estimator_of"]
+__all__ = ["HessianTraceResult", "gauss_newton_estimator", "hessian_trace", "shows_gauss_newton"]
 
 _PRODUCT = 6.0
 """Forward passes that a Hessian product costs through a graph that was kept."""
@@ -204,7 +204,7 @@ def shows_gauss_newton(operator: LinearOperator) -> TypeGuard[Hessian]:
     )
 
 
-def trace_estimator_of(H: Hessian, max_products: int | None = None) -> TraceEstimator | None:
+def gauss_newton_estimator(H: Hessian, max_products: int | None = None) -> TraceEstimator | None:
     """Return `hessian_trace` of a Hessian, where it does more than plain probes.
 
     Parameters
