@@ -51,7 +51,7 @@ class CurvatureTracker:
     A record costs about a dozen products for a few eigenvalues, and at most `num_probes` for the
     trace; a product costs 2 gradients on `data`, the first of a record 3. The trace is that of
     `hessian_trace` where the loss shows the outputs; in small trained networks it had a fifth of the
-    error of plain probes, but two to seven times the time in the smallest of them. Eigenvalues start from the
+    error of plain probes, but two to seven times the time in the smallest. Eigenvalues start from the
     last eigenvectors (and some noise, for what has come up since), which saved 11 to 19 % of their
     products on small networks; one more than asked for is computed, as at a loose tolerance the last
     may be passed over (more seldom so, and not never).
