@@ -48,7 +48,7 @@ def loaders(device):
     return shuffled, fixed
 
 
-def train(device, make_optimizer, track, num_epochs=3):
+def train(device, make_optimizer, track, num_epochs=3, num_probes=2):
     """Return everything that a training leaves behind."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
@@ -58,7 +58,7 @@ def train(device, make_optimizer, track, num_epochs=3):
     tracker = None
     if track:
         tracker = CurvatureTracker(
-            model, nn.MSELoss(), fixed, every=3, k=2, num_probes=2, density_every=9,
+            model, nn.MSELoss(), fixed, every=3, k=2, num_probes=num_probes, density_every=9,
             optimizer=optimizer, max_share=None, rng=0, memory_budget=track.get("memory_budget"),
         )  # fmt: skip
         tracker.measure()
@@ -105,6 +105,24 @@ def test_a_training_is_the_same_bit_for_bit(device, make_optimizer, memory_budge
     assert [record.step for record in tracker.records] == [0, 3, 6, 9, 12, 15]
     assert sorted(tracker.densities) == [9]
     assert not len(tracker._meter.operator.graphs)
+
+
+@every_device
+@pytest.mark.parametrize("memory_budget", [None, 0])
+def test_it_is_so_where_the_trace_comes_of_gradients_of_samples(device, memory_budget):
+    alone, _, _ = train(device, with_momentum, None)
+    options = {"memory_budget": memory_budget}
+    tracked, training, tracker = train(device, with_momentum, options, num_probes=8)
+    assert training is True
+    assert len(alone) == len(tracked)
+    for a, b in zip(alone, tracked, strict=True):
+        assert torch.equal(a, b)
+    # 'gauss-newton' or 'stratified', as variances and costs have it.
+    assert all(" gradients (" in record.status for record in tracker.records)
+    assert not len(tracker._meter.operator.graphs)
+    assert not any(
+        module._forward_hooks for module in tracker._meter.operator.objective.model.modules()
+    )
 
 
 @every_device

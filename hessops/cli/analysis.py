@@ -15,6 +15,7 @@ from hessops.algorithms._common import self_adjoint_operator
 from hessops.algorithms.eigen._eigsh_goal import Goal, goal_tolerance
 from hessops.algorithms.eigen.eigsh import Which
 from hessops.algorithms.eigen.eigsh_state import EigshState
+from hessops.algorithms.trace.trace_estimator import TraceEstimator, trace_estimator_of
 from hessops.arrays import HostArray
 from hessops.blocks.rounding import rounding
 from hessops.cli.known_traces import exact_trace, known_traces
@@ -261,6 +262,18 @@ def _trace(analysis: Analysis, progress: Progress) -> dict[str, Any]:
             operator, analysis.known, confidence=settings.confidence, seed=settings.seed
         )
         return {"trace": exact}
+    estimator = _own_estimator(operator, settings)
+    if estimator is not None:
+        with progress.bar("trace", None) as advance:
+            own = estimator(
+                max_products=settings.trace_probes,
+                rtol=settings.rtol,
+                confidence=settings.confidence,
+                sections=True,
+                rng=settings.seed,
+                callback=advance,
+            )
+        return {"trace": own}
     with progress.bar("trace", settings.trace_probes) as advance:
         trace = hessops.trace(
             operator,
@@ -272,6 +285,13 @@ def _trace(analysis: Analysis, progress: Progress) -> dict[str, Any]:
             callback=advance,
         )
     return {"trace": trace}
+
+
+def _own_estimator(operator: LinearOperator, settings: Settings) -> TraceEstimator | None:
+    """Return the operator's own way to its trace, unless a number of probes is asked for."""
+    if settings.trace_probes is not None and settings.rtol is None:
+        return None
+    return trace_estimator_of(operator, settings.trace_probes)
 
 
 def _density(analysis: Analysis, progress: Progress) -> dict[str, Any]:

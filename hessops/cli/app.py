@@ -117,7 +117,7 @@ def demo(
     traceback: Traceback = False,
 ) -> None:
     """Train a small network on handwritten digits and print the spectrum of its Hessian."""
-    settings = Settings(seed=seed, density_probes=6, density_steps=48, trace_probes=24)
+    settings = Settings(seed=seed, density_probes=6, density_steps=48)
     with _one_line_errors(traceback) as comm:
         console, progress = _console(comm), Progress()
         settings.require_sound()

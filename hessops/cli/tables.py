@@ -90,11 +90,11 @@ def _trace_table(trace: TraceResult) -> ResultTable:
             "standard error": error,
             f"{trace.confidence:.0%} interval": interval_text(*trace.interval),
             "estimator": trace.method,
-            "random probes": f"{trace.num_probes} ({trace.probe})",
+            "random probes": _probes(trace),
         }
         note = (
-            "The sum of all eigenvalues, estimated from random probe vectors; the standard error is "
-            "of these probes alone."
+            "The sum of all eigenvalues, estimated at random; the standard error is of that "
+            "randomness alone."
         )
     if trace.num_probes and trace.reason and trace.reason != "asked for":
         note += f" Why {trace.method}: {trace.reason}."
@@ -102,12 +102,20 @@ def _trace_table(trace: TraceResult) -> ResultTable:
         named["batches, or other terms"] = f"{trace.num_terms}"
         if not math.isnan(trace.term_scatter):
             named["scatter between them"] = f"{trace.term_scatter:.2g}"
+        note += " Each batch had probes of its own"
         note += (
-            " Each batch had probes of its own; the scatter between batches is a property of the "
-            "data and no error of the trace."
+            "."
+            if math.isnan(trace.term_scatter)
+            else "; the scatter between batches is a property of the data and no error of the trace."
         )
     columns = {"quantity": list(named), "value": list(named.values())}
     return result_table("Trace", columns, note, result=trace)
+
+
+def _probes(trace: TraceResult) -> str:
+    # A probe of all the data is a product; there are more where some were of a part of it.
+    most = "up to " if trace.num_probes > trace.num_products else ""
+    return f"{most}{trace.num_probes} ({trace.probe})"
 
 
 def _exactly(trace: TraceResult) -> str:

@@ -20,6 +20,7 @@ from hessops_torch.data.batch import (
     tensors_in,
     versions,
 )
+from hessops_torch.data.copies import ahead, to_device
 from hessops_torch.data.random_state import preserved_global_rng
 
 __all__ = ["MicroBatches"]
@@ -94,8 +95,9 @@ class MicroBatches:
             self._require_untouched(self._resident)
             yield from self._resident
             return
-        for batch in _with_global_rng_preserved(self._checked_pass()):
-            yield from self._micro_batches(batch)
+        batches = _with_global_rng_preserved(self._checked_pass())
+        parts = (part for batch in batches for part in split_batch(batch, self.micro_batch_size))
+        yield from ahead(parts, self.device)
 
     def __len__(self) -> int:
         return self._count
@@ -143,15 +145,8 @@ class MicroBatches:
         if count < len(self._prints):
             raise ValueError(_difference(count))
 
-    def _micro_batches(self, batch: Any) -> Iterator[Any]:
-        for part in split_batch(batch, self.micro_batch_size):
-            yield map_tensors(self._on_device, part)
-
     def _on_device(self, tensor: Tensor) -> Tensor:
-        # What was made in inference mode cannot be saved for a backward pass; its copy can.
-        with torch.inference_mode(mode=False):
-            moved = tensor.to(self.device, non_blocking=True)
-            return moved.clone() if moved.is_inference() else moved
+        return to_device(tensor, self.device)
 
 
 def _with_global_rng_preserved(batches: Iterator[Any]) -> Iterator[Any]:

@@ -10,15 +10,10 @@ from typing import Any, Literal, get_args
 from hessops.algorithms._common import require_real, square_operator
 from hessops.arrays import is_complex
 from hessops.operator import LinearOperator
-from hessops_torch.layers.traces import (
-    LayerRequest,
-    LayerTraces,
-    by_gauss_newton,
-    by_probes,
-    shows_gauss_newton,
-)
+from hessops_torch.layers.traces import LayerRequest, LayerTraces, by_gauss_newton, by_probes
 from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
 from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.traces.hessian_trace import shows_gauss_newton
 
 __all__ = [
     "LayerMethod",
@@ -135,7 +130,8 @@ def way_of_traces(
         if not fits:
             raise TypeError(
                 "method='gauss-newton' is for what hessops_torch.hessian makes, in one process, of a "
-                f"loss that shows the outputs, and {operator} is not: take method='probes'"
+                "loss that shows the outputs and in the precision of the model, and "
+                f"{operator} is not: take method='probes'"
             )
         if plain:
             raise ValueError(

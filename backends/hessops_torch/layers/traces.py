@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import numpy as np
 
@@ -34,14 +33,7 @@ from hessops_torch.operators.hessian import Hessian
 from hessops_torch.traces.goals import BlockGoal, worst
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
-__all__ = [
-    "FIRST_STAGE",
-    "LayerRequest",
-    "LayerTraces",
-    "by_gauss_newton",
-    "by_probes",
-    "shows_gauss_newton",
-]
+__all__ = ["FIRST_STAGE", "LayerRequest", "LayerTraces", "by_gauss_newton", "by_probes"]
 
 _PRODUCT, _GRADIENT = 6.0, 3.0
 FIRST_STAGE = 16
@@ -115,27 +107,6 @@ class LayerTraces:
     status: str
     converged: bool
     history: History
-
-
-def shows_gauss_newton(operator: LinearOperator) -> TypeGuard[Hessian]:
-    """Tell whether an operator is a Hessian whose loss shows the outputs, of data in one place.
-
-    Parameters
-    ----------
-    operator : LinearOperator
-        Any.
-
-    Returns
-    -------
-    bool
-        Whether `by_gauss_newton` does for it.
-    """
-    # Subclasses are Hessians of something else than their objective's loss.
-    return (
-        type(operator) is Hessian
-        and isinstance(operator.objective.loss, OutputLoss)
-        and operator.objective.ranks.comm.size == 1
-    )
 
 
 def by_probes(

@@ -128,6 +128,25 @@ class DataSum(LinearOperator):
         block._start_over(besides=self.graphs.num_bytes)
         return block
 
+    def require_full_precision(self, verb: str) -> None:
+        """Raise if products are in a lower precision than the model's.
+
+        Parameters
+        ----------
+        verb : str
+            What has no error for such products.
+
+        Raises
+        ------
+        ValueError
+            If they are.
+        """
+        if self.precision is not None:
+            raise ValueError(
+                f"{verb} knows no error of products in precision={self.precision!r}: pass what the "
+                "operator's in_full_precision() returns, or use hessops.trace or hessops.diagonal"
+            )
+
     def _start_over(self, besides: int = 0) -> None:
         """Know nothing of earlier products; subclasses add what they know of them.
 

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from hessops.algorithms.trace.trace_estimator import TraceEstimator
 from hessops.comm import Communicator
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.contract import BatchLoss
@@ -166,6 +167,25 @@ class Hessian(DataSum):
         plain.product = "backward"
         plain._start_over()
         return plain
+
+    def trace_estimator(self, max_products: int | None = None) -> TraceEstimator | None:
+        """Return `hessian_trace` of this operator, where it does more than plain probes.
+
+        Parameters
+        ----------
+        max_products : int, optional
+            What may be spent; as `hessian_trace` does where not given.
+
+        Returns
+        -------
+        TraceEstimator or None
+            None if the loss does not show the outputs, the data is that of several ranks, the budget
+            does not pay for a pilot, or this is the Hessian of something else than a loss.
+        """
+        # It takes Hessians, so that this file cannot import it.
+        from hessops_torch.traces.hessian_trace import gauss_newton_estimator
+
+        return gauss_newton_estimator(self, max_products)
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)

@@ -172,6 +172,7 @@ def gauss_newton_diagonal(G: GaussNewton) -> Tensor:
 def _require_gauss_newton(G: object, verb: str) -> None:
     if not isinstance(G, GaussNewton):
         raise TypeError(f"{verb} takes what hessops_torch.ggn makes, got {type(G).__name__}")
+    G.require_full_precision(verb)
 
 
 def _squares(G: GaussNewton) -> SquaredGradients:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, fields
-from typing import Any
+from functools import partial
+from typing import Any, TypeGuard
 
 import hessops
 from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_positive, require_real, warn_if_failed
+from hessops.algorithms.trace.trace_estimator import TraceEstimator
+from hessops.operator import LinearOperator
 from hessops.random import Purpose, RandomState, Stream
 from hessops.record import Callback, Outcome, run
 from hessops.result import Estimate, Interval
@@ -22,7 +25,14 @@ from hessops_torch.operators.residual_curvature import ResidualCurvature
 from hessops_torch.traces.goals import WholeGoal
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
 
-__all__ = ["HessianTraceResult", "hessian_trace", "require_hessian", "trace_budget"]
+__all__ = [
+    "HessianTraceResult",
+    "gauss_newton_estimator",
+    "hessian_trace",
+    "require_hessian",
+    "shows_gauss_newton",
+    "trace_budget",
+]
 
 _PRODUCT = 6.0
 """Forward passes that a Hessian product costs through a graph that was kept."""
@@ -104,7 +114,8 @@ def hessian_trace(
     TypeError
         If `H` is no Hessian of a network.
     ValueError
-        If an option is out of range, or `H` is the Hessian of the data of several ranks.
+        If an option is out of range, or `H` is the Hessian of the data of several ranks or in a lower
+        precision than the model's.
     NonFiniteError
         If the loss of a micro-batch or a product is NaN or infinite.
 
@@ -147,6 +158,7 @@ def hessian_trace(
             "hessian_trace sorts all samples in one process: make the Hessian without comm, of all the "
             "data, or use hessops.trace, which adds up over ranks"
         )
+    H.require_full_precision("hessian_trace")
     require_positive(max_products=max_products)
     tolerances = _checked(rtol, atol, confidence)
     adaptive = any(tolerances)
@@ -218,6 +230,47 @@ def trace_budget(max_products: int | None, *, adaptive: bool) -> int:
             "hessops.trace"
         )
     return budget
+
+
+def shows_gauss_newton(operator: LinearOperator) -> TypeGuard[Hessian]:
+    """Tell whether an operator is a Hessian whose loss shows the outputs, of data in one place.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        Any.
+
+    Returns
+    -------
+    bool
+        Whether its Gauss-Newton matrix can help.
+    """
+    # Subclasses are Hessians of something else than their objective's loss.
+    return (
+        type(operator) is Hessian
+        and isinstance(operator.objective.loss, OutputLoss)
+        and operator.objective.ranks.comm.size == 1
+        and operator.precision is None
+    )
+
+
+def gauss_newton_estimator(H: Hessian, max_products: int | None = None) -> TraceEstimator | None:
+    """Return `hessian_trace` of a Hessian, where it does more than plain probes.
+
+    Parameters
+    ----------
+    H : Hessian
+        Whose trace is wanted.
+    max_products : int, optional
+        What may be spent; the estimator is to be called with the same.
+
+    Returns
+    -------
+    TraceEstimator or None
+        None where plain probes are all there is, or the budget does not pay for a pilot.
+    """
+    pays = max_products is None or max_products >= _LEAST
+    return partial(hessian_trace, H) if pays and shows_gauss_newton(H) else None
 
 
 def _checked(rtol: float | None, atol: float | None, confidence: float) -> tuple[float, float]:

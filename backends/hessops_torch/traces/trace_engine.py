@@ -149,7 +149,7 @@ class TraceEngine:
         self.stream, self.sections, self.columns = stream, sections, columns
         self.num_groups = num_groups
         objective = self.objective
-        self.graphs: GraphCache[CurvatureGraph] = objective.new_cache()
+        self.graphs: GraphCache[CurvatureGraph] = objective.new_cache(operator.graphs.memory_budget)
         with objective.ready(self.graphs):
             self.divisor = objective.divisor()
             self.squares = SquaredGradients(objective, loss)

@@ -34,6 +34,10 @@ _NOISE = 0.1
 # eigenvalues to 1 % that befell one from random vectors (by 3 %) and none with one pair more (0.1 %).
 _GUARDS = 1
 _MOST_STEPS = 200
+# Of a record's 95 % interval with the help of G. With as little as 8 products the variances are known
+# by a few probes: of nine networks 94.6 ± 0.5 % of 2,600 nominal intervals held, but of one of them
+# 90 ± 2 %; of intervals that are nominally 97.5 %, 97 % in all and of none less than 94 ± 2 %.
+_NOMINAL = 0.975
 
 
 class CurvatureMeter:
@@ -123,9 +127,23 @@ class CurvatureMeter:
         return found
 
     def trace(self, num_probes: int, pairs: EigenResult) -> TraceResult:
-        """Return the trace, with probes for what some eigenpairs leave."""
+        """Return the trace for the price of so many products, with the help of G where there is one.
+
+        The interval is to hold in 95 % of records. Plain probes see what the eigenpairs leave, unless
+        the products with these, which the traces of sections need, would take more than half of the
+        budget.
+        """
+        estimator = self.operator.trace_estimator(num_probes)
+        if estimator is not None:
+            # It keeps graphs of its own.
+            self.operator.graphs.clear()
+            return estimator(max_products=num_probes, confidence=_NOMINAL, rng=self._generator)
+        fits = 2 * len(pairs.eigenvalues) <= num_probes
         return hessops.trace(
-            self.operator, num_probes=num_probes, deflate=pairs, rng=self._generator
+            self.operator,
+            num_probes=num_probes,
+            deflate=pairs if fits else None,
+            rng=self._generator,
         )
 
     def density(self, **options: Any) -> SpectralDensity:

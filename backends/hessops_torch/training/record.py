@@ -6,12 +6,25 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
+from hessops.counted import counted
+from hessops.results.eigenpairs import EigenResult
 from hessops.results.numbers import estimate_text, interval_text
+from hessops.results.trace import TraceResult
+from hessops_torch.traces.hessian_trace import HessianTraceResult
 
-__all__ = ["CurvatureRecord", "RecordFile", "add_record", "scalars"]
+__all__ = [
+    "CurvatureRecord",
+    "RecordFile",
+    "add_record",
+    "scalars",
+    "trace_words",
+    "with_pairs",
+    "with_trace",
+]
 
 _PER_PAIR = ("eigenvalues", "residual_norms", "error_bounds")
 _INTEGERS = ("step", "num_products", "num_skipped")
@@ -46,13 +59,13 @@ class CurvatureRecord:
     trace_low, trace_high : float
         Its 95 % interval.
     num_products : int
-        Products with the Hessian that this record took.
+        Products with the Hessian that this record took, or other work worth as much: gradients by two.
     num_skipped : int
         Due measurements that were left out before this one, as they would have taken too much time.
     share : float
         What tracking took so far of the time since the tracker was made, this record included.
     status : str
-        A sentence: how it ended.
+        A sentence: how it ended, and how the trace was found.
     """
 
     step: int
@@ -95,6 +108,75 @@ class CurvatureRecord:
             elif field.name != "status":
                 flat[field.name] = value
         return flat
+
+
+def with_pairs(record: CurvatureRecord, pairs: EigenResult, k: int) -> CurvatureRecord:
+    """Return a record with some eigenpairs.
+
+    Parameters
+    ----------
+    record : CurvatureRecord
+        The record.
+    pairs : EigenResult
+        At least `k` of them.
+    k : int
+        How many to record.
+
+    Returns
+    -------
+    CurvatureRecord
+        The same, with these numbers and their products.
+    """
+    found: dict[str, Any] = {n: tuple(map(float, getattr(pairs, n)[:k])) for n in _PER_PAIR}
+    return replace(record, num_products=record.num_products + pairs.num_products, **found)
+
+
+def with_trace(record: CurvatureRecord, trace: TraceResult) -> CurvatureRecord:
+    """Return a record with a trace.
+
+    Parameters
+    ----------
+    record : CurvatureRecord
+        The record.
+    trace : TraceResult
+        The trace.
+
+    Returns
+    -------
+    CurvatureRecord
+        The same, with these numbers and what they cost.
+    """
+    cost = trace.num_products
+    if isinstance(trace, HessianTraceResult):
+        cost = math.ceil(trace.num_gradients / 2)
+    return replace(
+        record,
+        trace=float(trace.value),
+        trace_standard_error=float(trace.standard_error),
+        trace_low=float(trace.interval.low),
+        trace_high=float(trace.interval.high),
+        num_products=record.num_products + cost,
+    )
+
+
+def trace_words(trace: TraceResult) -> str:
+    """Return how a trace was found, as a part of a sentence.
+
+    Parameters
+    ----------
+    trace : TraceResult
+        The trace.
+
+    Returns
+    -------
+    str
+        The estimator, what it cost, and why it, unless it was asked for.
+    """
+    cost = counted(trace.num_products, "product")
+    if isinstance(trace, HessianTraceResult):
+        cost = f"{trace.num_gradients:.1f} gradients"
+    words = f"trace by {trace.method}, {cost}"
+    return words if trace.reason == "asked for" else f"{words} ({trace.reason})"
 
 
 def scalars(record: CurvatureRecord) -> dict[str, float]:
