@@ -25,7 +25,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
-from hessops_torch.operators.precision_trial import objection, product_error
+from hessops_torch.operators.precision_trial import product_error
 
 __all__ = ["DataSum"]
 
@@ -175,10 +175,9 @@ class DataSum(LinearOperator):
             return
         self._precision_seen = True
         exact = self._for_comparison()
-        error = product_error(
+        error, reason = product_error(
             self.objective, self._add_products, exact.objective, exact._add_products
         )
-        reason = objection(self.objective, error)
         if reason is None:
             self._product_error = error
             return
