@@ -31,7 +31,8 @@ FOLDERS = [
     ["products"],
     ["operators"],
     ["traces"],
-    ["layers", "sampling", "landscapes", "training", "planning"],
+    ["layers", "sampling", "landscapes", "training"],
+    ["planning"],
 ]
 # What the core and users import by these names, on top of all.
 DOORS = {"convert", "demo", "lightning", "probes"}

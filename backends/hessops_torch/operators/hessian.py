@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -151,6 +151,9 @@ class Hessian(DataSum):
         How products are computed.
     """
 
+    better_trace: ClassVar[Callable[[Hessian, int | None], TraceEstimator | None]]
+    """Its own way to its trace; ``hessops_torch.traces``, which takes Hessians, sets it."""
+
     def __init__(
         self,
         objective: Objective,
@@ -182,10 +185,7 @@ class Hessian(DataSum):
             None if the loss does not show the outputs, the data is that of several ranks, the budget
             does not pay for a pilot, or this is the Hessian of something else than a loss.
         """
-        # It takes Hessians, so that this file cannot import it.
-        from hessops_torch.traces.hessian_trace import gauss_newton_estimator
-
-        return gauss_newton_estimator(self, max_products)
+        return Hessian.better_trace(self, max_products)
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)

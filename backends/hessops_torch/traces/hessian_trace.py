@@ -364,3 +364,6 @@ def _plain(
         "hessops_torch.SplitLoss shows them"
     )
     return HessianTraceResult(**known, num_gradients=1.0 + 2.0 * found.num_products)
+
+
+Hessian.better_trace = gauss_newton_estimator
