@@ -161,7 +161,8 @@ def test_what_is_too_far_off_is_given_up(device, make):
     arguments = classification(device, make=Cancelling)
     operator = make(*arguments, precision="bf16")
     with pytest.warns(
-        RuntimeWarning, match=r"'bf16' (gives products .* off by .* %|fails .NotSelfAdj.*).*float32 instead"
+        RuntimeWarning,
+        match=r"'bf16' (gives products .* off by .* %|fails .NotSelfAdj.*).*float32 instead",
     ):
         found = operator.to_dense()
     assert torch.equal(found, make(*arguments).to_dense())
