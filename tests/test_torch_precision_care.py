@@ -2,12 +2,14 @@
 
 import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 pytest.importorskip("torch")
 
 import torch
+from doubles import run_on_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_torch_precision import Cancelling, classification
@@ -113,3 +115,41 @@ def test_a_rounded_loss_is_refused_with_what_to_do(device):
         hessian(*arguments, precision="bf16")
     split = SplitLoss(lambda m, b: m(b[0]), lambda o, b: (o.square().sum(), len(b[0])))
     assert hessian(model, split, batches, precision="bf16").product_error > 0
+
+
+@pytest.mark.parametrize("changed", [(0, 1), (1,)])
+def test_ranks_look_again_together(changed):
+    """Of three, of which the last has no data; also where the weights of one alone have changed."""
+    model, loss, batches = classification("cpu")
+
+    def program(comm):
+        mine = copy.deepcopy(model)
+        H = hessian(
+            mine, loss, [[batches[0]], batches[1:], []][comm.rank], precision="bf16", comm=comm
+        )
+        V = torch.ones(H.shape[0], 2)
+        before = H.product_error, H @ V
+        with torch.no_grad():
+            if comm.rank in changed or len(changed) > 1:
+                mine[0].weight.mul_(3.0)
+        H @ V
+        return before[0], H.product_error, H.precision
+
+    found = run_on_ranks(program, 3)
+    assert len(set(found)) == 1
+    assert found[0][0] != found[0][1]
+
+
+@every_device
+@pytest.mark.parametrize("make", [lambda: mlp(8, outputs=3), Cancelling], ids=["kept", "given up"])
+def test_threads_agree_on_the_first_product(device, make):
+    arguments = classification(device, make=make)
+    operator = hessian(*arguments, precision="bf16")
+    V = normal(1, operator.shape[0], 2, device=device).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _: operator @ V, range(8)))
+    assert all(torch.equal(found[0], product) for product in found)
+    assert torch.equal(found[0], operator @ V)
+    assert (operator.product_error > 0) == (operator.precision == "bf16")

@@ -39,12 +39,16 @@ def product_error(
 
     Parameters
     ----------
-    objective, exact : Objective
-        The same loss, in the lower precision and in that of the model.
-    add, add_exact : callable
-        The products of either.
+    objective : Objective
+        The loss in the lower precision.
+    add : callable
+        Its products.
     caches : sequence of GraphCache
-        Graphs in the lower precision, of a model that may have changed since.
+        Their graphs, of a model that may have changed since.
+    exact : Objective
+        The same loss in the precision of the model.
+    add_exact : callable
+        Its products.
 
     Returns
     -------
