@@ -153,3 +153,24 @@ def test_threads_agree_on_the_first_product(device, make):
     assert all(torch.equal(found[0], product) for product in found)
     assert torch.equal(found[0], operator @ V)
     assert (operator.product_error > 0) == (operator.precision == "bf16")
+
+
+@every_device
+def test_a_warning_made_an_error_leaves_exact_products(device):
+    arguments = classification(device, make=Cancelling)
+    operator = hessian(*arguments, precision="bf16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="instead"):
+            operator.to_dense()
+        assert operator.precision is None
+        assert torch.equal(operator.to_dense(), hessian(*arguments).to_dense())
+
+
+@every_device
+def test_errors_are_measured_in_inference_mode(device):
+    arguments = classification(device)
+    with torch.inference_mode():
+        operator = hessian(*arguments, precision="bf16")
+        found = operator.product_error
+    assert found == hessian(*arguments, precision="bf16").product_error > 0

@@ -190,14 +190,15 @@ class DataSum(LinearOperator):
             # Only now, so that what is interrupted does not pass for exact.
             self._product_error, self._tried_with = error, now
             return
+        # Before the warning, which may be an error.
+        self.objective = exact.objective
+        self._start_over()
         warnings.warn(
-            f"precision={self.precision!r} {reason}: the operator computes in {self.domain.dtype} "
-            "instead",
+            f"precision={objective.precision!r} {reason}: the operator computes in "
+            f"{self.domain.dtype} instead",
             RuntimeWarning,
             stacklevel=level_outside(),
         )
-        self.objective = exact.objective
-        self._start_over()
 
     def _for_comparison(self) -> Self:
         """Return what computes the plainest products in the precision of the model."""

@@ -62,7 +62,9 @@ def product_error(
         What products in the precision of the model raise.
     """
     comm = objective.ranks.comm
-    found, failure = jointly(comm, lambda: _compared(objective, add, caches, exact, add_exact))
+    # What is made in inference mode cannot be written to while the model is ready.
+    with torch.inference_mode(mode=False):
+        found, failure = jointly(comm, lambda: _compared(objective, add, caches, exact, add_exact))
     error = max(float(table(comm, [found]).max()), objective.epsilon / 2)
     if math.isinf(error):
         return error, f"fails ({failure or 'on another rank'})"
