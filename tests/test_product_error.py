@@ -105,3 +105,14 @@ def test_a_check_allows_for_it_and_for_no_more(seed):
     matrix = symmetric(seed)
     assert hessops.check_operator(Rounded(matrix, 1e-3), rng=seed).passed
     assert not hessops.check_operator(Rounded(matrix, 1e-3, told=False), rng=seed).passed
+
+
+@pytest.mark.parametrize("method", ["block", "deflated"])
+@given(seed=st.integers(0, 2**32 - 1), digits=st.sampled_from([5, 7, 10]))
+def test_power_iteration_asks_for_what_is_to_be_had(method, seed, digits):
+    operator = Rounded(symmetric(seed), 2.0**-digits)
+    result = hessops.power_iteration(operator, method=method, rng=seed)
+    assert result.converged
+    assert abs(result.eigenvalues[0] - 10.0) <= result.error_bounds[0]
+    with pytest.raises(ValueError, match=r"tol=1e-05 is not to be had: .* off by"):
+        hessops.power_iteration(operator, tol=1e-5, rng=seed)

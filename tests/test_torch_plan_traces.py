@@ -292,3 +292,11 @@ def test_ranks_are_refused_with_what_to_plan_instead():
             plan(H, num_products=3)
 
     run_on_ranks(refused, 2)
+
+
+def test_products_in_lower_precision_are_refused_as_by_the_verb():
+    model, loss, data = network((8, 60))
+    data = [(x.float(), y.float() if y.is_floating_point() else y) for x, y in data]
+    H = hessian(model.float(), loss, data, precision="bf16")
+    with pytest.raises(ValueError, match=r"hessian_trace knows no error .*in_full_precision"):
+        plan(H, Work.hessian_trace(H.space))

@@ -102,6 +102,17 @@ class MicroBatches:
     def __len__(self) -> int:
         return self._count
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies have versions of their own, by which nobody could tell what was written before.
+        if self._resident is not None:
+            self._require_untouched(self._resident)
+        return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._resident is not None:
+            self._versions = [versions(batch) for batch in self._resident]
+
     def checksum(self) -> int:
         """Return a number that tells the data from other data."""
         return zlib.crc32(repr(self._prints).encode())

@@ -44,6 +44,10 @@ class GraphCache(Generic[_Kept]):
         self._snapshot: Snapshot | None = None
         self._full = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tensors of a graph cannot be copied, and without it they are of no use.
+        return {**self.__dict__, "_graphs": {}, "_snapshot": None, "num_bytes": 0, "_full": False}
+
     def __len__(self) -> int:
         return len(self._graphs)
 

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["bytes_behind", "differentiable", "require_second_derivatives"]
+__all__ = ["THROUGH_CHECKPOINT", "bytes_behind", "differentiable", "require_second_derivatives"]
+
+THROUGH_CHECKPOINT = (
+    "the model calls torch.utils.checkpoint.checkpoint with use_reentrant=True, through which no "
+    "Hessian goes: use use_reentrant=False"
+)
 
 
 def differentiable(found: Iterable[Tensor | None]) -> dict[int, Tensor]:
@@ -80,10 +85,7 @@ _WITHOUT_SECOND_DERIVATIVE = {
         "by torch.nn.utils.parametrize.remove_parametrizations (or torch.nn.utils.remove_weight_norm)"
     ),
     # It takes no torch.autograd.grad, and where no parameter lies before it, gives zero.
-    "CheckpointFunctionBackward": (
-        "the model calls torch.utils.checkpoint.checkpoint with use_reentrant=True, through which no "
-        "Hessian goes: use use_reentrant=False"
-    ),
+    "CheckpointFunctionBackward": THROUGH_CHECKPOINT,
 }
 
 _RIGHT_WHERE_LINEAR = {"WeightNormInterfaceBackward0"}

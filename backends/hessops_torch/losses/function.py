@@ -41,7 +41,17 @@ class FunctionLoss:
             self.calls.rounding(),
         ):
             returned = self.function(model, batch)
+        self._require_single_precision(returned)
         return sum_and_count(returned)
+
+    def _require_single_precision(self, returned: Any) -> None:
+        total = returned[0] if isinstance(returned, tuple) and returned else returned
+        if self.calls.dtype is not None and getattr(total, "dtype", None) == self.calls.dtype:
+            raise ValueError(
+                "the loss is torch.bfloat16, as are outputs with precision='bf16', and sums of so few "
+                "digits say nothing: let the loss function convert the outputs, model(x).float(), or "
+                "pass hessops_torch.SplitLoss(forward, loss), which does so"
+            )
 
 
 class SplitLoss:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import is_
 from types import ModuleType
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Snapshot"]
+__all__ = ["Snapshot", "places"]
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _CONTAINERS = (tuple, list, dict, set, np.ndarray)
@@ -93,14 +93,30 @@ class Snapshot:
         return (tensor for tensor in self._tensors() if tensor.layout == torch.strided)
 
     def _places_now(self) -> list[tuple[Any, ...]]:
-        return [
-            (
-                tensor.data_ptr() if tensor.layout == torch.strided else id(tensor),
-                _version(tensor),
-                tensor.shape,
-            )
-            for tensor in self._tensors()
-        ]
+        return places(self._tensors())
+
+
+def places(tensors: Iterable[Tensor]) -> list[tuple[Any, ...]]:
+    """Return where some tensors are, in which version and shape.
+
+    Parameters
+    ----------
+    tensors : iterable of torch.Tensor
+        Any.
+
+    Returns
+    -------
+    list of tuple
+        Others when one was written to in a way that autograd knows of, or exchanged.
+    """
+    return [
+        (
+            tensor.data_ptr() if tensor.layout == torch.strided else id(tensor),
+            _version(tensor),
+            tensor.shape,
+        )
+        for tensor in tensors
+    ]
 
 
 class _Attributes:
@@ -121,6 +137,13 @@ class _Attributes:
             for name, value in self._values.items()
             if torch.is_tensor(value) and value.layout == torch.strided
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The class of functions has no name that it could be found by.
+        return {name: value for name, value in self.__dict__.items() if name != "_kind"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _kind=type(state["owner"]))
 
     def changed(self) -> set[str]:
         """Return the names of attributes that are not as they were."""

@@ -12,6 +12,7 @@ from hessops_torch.data.batch import versions
 from hessops_torch.data.micro_batches import MicroBatches
 from hessops_torch.data.random_state import random_state
 from hessops_torch.model.state import unwritten
+from hessops_torch.objective.reentrant import evaluated_beside_checkpoints
 
 __all__ = ["INDEPENDENT", "shows_dependence"]
 
@@ -49,6 +50,8 @@ def shows_dependence(
     ------
     ValueError
         If the loss is not finite or changes, or a forward pass writes into its batch or parameters.
+    RuntimeError
+        If a reentrant checkpoint cuts parameters off.
     """
     batch = next(batches.here())
     device = next(iter(parameters.values())).device
@@ -61,7 +64,7 @@ def shows_dependence(
             "the model or the loss writes into its batch, so that the next product would see "
             "other data: let it work on a copy (x = x.clone())"
         )
-    second, _count = evaluate(0, batch)
+    second, _count = evaluated_beside_checkpoints(lambda: evaluate(0, batch))
     depends = second.requires_grad or any(
         evaluate(index, batch)[0].requires_grad for index, batch in enumerate(batches.here())
     )

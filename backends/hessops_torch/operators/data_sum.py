@@ -25,7 +25,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
-from hessops_torch.operators.precision_trial import product_error
+from hessops_torch.operators.precision_trial import product_error, state_of
 
 __all__ = ["DataSum"]
 
@@ -77,10 +77,12 @@ class DataSum(LinearOperator):
     def product_error(self) -> float:
         """Return the relative error of products in a lower precision than the model's, 0 in its own.
 
-        As measured once, with three random vectors and the first micro-batch (of every rank), before
-        the first product: then all ranks have to be here.
+        As measured with three random vectors and the first micro-batch (of every rank) before the
+        first product, where all ranks have to be here, and again once weights, buffers or mode of the
+        model have changed: of several ranks, at the next product.
         """
-        self._look_at_precision()
+        if self._tried_with is None or self.objective.ranks.comm.size == 1:
+            self._look_at_precision()
         return self._product_error
 
     def in_full_precision(self) -> Self:
@@ -161,34 +163,42 @@ class DataSum(LinearOperator):
         # All that has to be given up when model or loss change.
         self.caches: tuple[GraphCache[Any], ...] = (self.graphs,)
         self._product_error = 0.0
-        self._precision_seen = self.precision is None
+        # What the model was when products in a lower precision were held against exact ones.
+        self._tried_with: list[Any] | None = None
 
     def _look_at_precision(self) -> None:
-        """Hold products in a lower precision against exact ones, once; collective.
+        """Hold products in a lower precision against exact ones, once for each model; collective.
 
         Warns
         -----
         RuntimeWarning
             If they are too far off: then the precision of the model is taken.
         """
-        if self._precision_seen:
+        objective = self.objective
+        if objective.precision is None:
             return
-        self._precision_seen = True
+        now = state_of(objective.model)
+        if not objective.ranks.any(now != self._tried_with):
+            return
         exact = self._for_comparison()
         error, reason = product_error(
-            self.objective, self._add_products, exact.objective, exact._add_products
+            objective, self._add_products, self.caches, exact.objective, exact._add_products
         )
+        if self.objective is not objective:
+            return  # Another thread has given it up meanwhile.
         if reason is None:
-            self._product_error = error
+            # Only now, so that what is interrupted does not pass for exact.
+            self._product_error, self._tried_with = error, now
             return
+        # Before the warning, which may be an error.
+        self.objective = exact.objective
+        self._start_over()
         warnings.warn(
-            f"precision={self.precision!r} {reason}: the operator computes in {self.domain.dtype} "
-            "instead",
+            f"precision={objective.precision!r} {reason}: the operator computes in "
+            f"{self.domain.dtype} instead",
             RuntimeWarning,
             stacklevel=level_outside(),
         )
-        self.objective = exact.objective
-        self._start_over()
 
     def _for_comparison(self) -> Self:
         """Return what computes the plainest products in the precision of the model."""
@@ -348,7 +358,7 @@ class _Share(LinearOperator):
         self.batch = batch
         self.error = error
         self.num_samples = num_samples
-        self._product_error = whole.product_error
+        self._product_error = whole._product_error
         comm = whole.objective.ranks.comm
         self.held_by = comm.rank if comm.size > 1 else None
 
@@ -375,7 +385,7 @@ class _ShareElsewhere(LinearOperator):
 
     def __init__(self, whole: DataSum, holder: int, num_samples: float) -> None:
         super().__init__(whole.domain, structure=whole.structure)
-        self._product_error = whole.product_error
+        self._product_error = whole._product_error
         self.held_by = holder
         self.num_samples = num_samples
 

@@ -100,7 +100,7 @@ class DiagonalBlocks(DataSum):
         self.graphs = whole.graphs
         self.caches = whole.caches
         places = {name: place for place, name in enumerate(whole.domain.sections)}
-        self._product_error, self._precision_seen = whole.product_error, True
+        self._product_error = whole._product_error
         self._places = [[places[name] for name in names] for names in self.blocks.values()]
 
     def restricted(self, params: ParameterSelection) -> DiagonalBlocks:
@@ -122,6 +122,17 @@ class DiagonalBlocks(DataSum):
             for block, names in self.blocks.items()
         }
         return DiagonalBlocks(whole, {block: names for block, names in parts.items() if names})
+
+    def in_full_precision(self) -> DiagonalBlocks:
+        """Return these blocks, computed in the precision of the model."""
+        return DiagonalBlocks(self.whole.in_full_precision(), self.blocks)
+
+    def _look_at_precision(self) -> None:
+        whole = self.whole
+        whole._look_at_precision()
+        self.objective, self._product_error = whole.objective, whole._product_error
+        self._tried_with = whole._tried_with
+        self.graphs, self.caches = whole.graphs, whole.caches
 
     def _add_products(
         self, index: int, batch: Any, columns: Tensor, out: Tensor

@@ -54,6 +54,7 @@ def plan_of_traces(
     if asked.layers is None:
         require_hessian(operator)
         assert isinstance(operator, Hessian)
+        operator.require_full_precision("hessian_trace")
         if isinstance(operator.objective.loss, OutputLoss):
             return plan_of_engine(operator, work, memory_limit)
         # Then it is `hessops.trace`.

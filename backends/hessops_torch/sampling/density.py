@@ -29,6 +29,8 @@ _HIDDEN = 0.1
 class DensitySamplingError(Result):
     """The distribution of eigenvalues of a sample, and how far it is from that of the whole.
 
+    It has converged if the distance is known: the probes' noise hides the scatter at few points.
+
     Parameters
     ----------
     points : numpy.ndarray, shape (q,)
@@ -41,8 +43,6 @@ class DensitySamplingError(Result):
         Expected Wasserstein distance between the distributions of the sample and of the whole.
     mean_modulus : float
         Mean modulus of the eigenvalues, by which the distance is measured.
-    converged : bool
-        Whether the distance is known: the probes' noise hides the scatter at few points.
     """
 
     points: HostArray

@@ -35,6 +35,9 @@ class SamplesNeeded(NamedTuple):
 class SamplingError(Result):
     """Values on a sample of data, and how far they may be from those on the whole of it.
 
+    It has converged if the sampling error is known: the probes' noise hides nothing, and eigenvalues
+    have converged. Its status says what to trust, and what to do.
+
     Parameters
     ----------
     value : numpy.ndarray
@@ -58,16 +61,6 @@ class SamplingError(Result):
         Samples of the whole, N, or infinity.
     confidence : float
         Nominal coverage of the intervals.
-    status : str
-        A sentence: what to trust, and what to do.
-    converged : bool
-        Whether the sampling error is known: the probes' noise hides nothing, eigenvalues converged.
-    history : History
-        Of the computing.
-    seed : int or None
-        Passing it as `rng` repeats the run.
-    seconds : float
-        Wall time.
     """
 
     value: HostArray

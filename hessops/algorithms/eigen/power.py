@@ -24,13 +24,13 @@ from hessops.algorithms._common import (
     require_count,
     require_in_range,
     require_positive,
-    require_tolerance,
     self_adjoint_operator,
     start_block,
     warn_if_failed,
 )
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms._precision import widened
+from hessops.algorithms.eigen._eigsh_goal import goal_tolerance
 from hessops.algorithms.eigen._rayleigh_ritz import ritz_block
 from hessops.algorithms.eigen._ties import TRUSTED, describe_ties, two_block_pairs
 from hessops.arrays import Array, HostArray
@@ -90,7 +90,7 @@ def power_iteration(
     A: Any,
     *,
     num_eigenpairs: int = 1,
-    tol: float = 1e-5,
+    tol: float | None = None,
     max_steps: int = 1000,
     method: Method = "block",
     block_size: int | None = None,
@@ -108,8 +108,8 @@ def power_iteration(
         Self-adjoint.
     num_eigenpairs : int
         Pairs wanted.
-    tol : float
-        Residual norm asked for, relative to the largest Ritz value in modulus.
+    tol : float, optional
+        Residual norm by the largest Ritz value; 1e-5, or `product_error` if larger, where not given.
     max_steps : int
         Most steps; with ``method='deflated'``, for each pair.
     method : {'block', 'deflated'}
@@ -136,7 +136,7 @@ def power_iteration(
         If `A` is not declared self-adjoint, or the products of a block of several columns show that
         it is not.
     ValueError
-        If an option is out of range.
+        If an option is out of range, or `tol` is below the error of products.
     NonFiniteError
         If a product holds NaN or infinity.
 
@@ -160,7 +160,7 @@ def power_iteration(
     operator = self_adjoint_operator(A, "power_iteration")
     require_count(num_eigenpairs=num_eigenpairs, max_steps=max_steps)
     require_positive(block_size=block_size)
-    require_tolerance(tol=tol)
+    tol = goal_tolerance(operator, max(1e-5, operator.product_error) if tol is None else tol)
     if num_eigenpairs > (n := operator.shape[0]):
         raise ValueError(f"num_eigenpairs={num_eigenpairs} asked of an operator of dimension {n}")
     if method not in get_args(Method):
