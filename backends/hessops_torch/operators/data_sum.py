@@ -25,7 +25,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
-from hessops_torch.operators.precision_trial import product_error
+from hessops_torch.operators.precision_trial import measured_error
 
 __all__ = ["DataSum"]
 
@@ -173,11 +173,14 @@ class DataSum(LinearOperator):
         """
         if self._precision_seen:
             return
-        self._precision_seen = True
         exact = self._for_comparison()
-        error, reason = product_error(
+        for operator in (self, exact):
+            operator._meet()
+        error, reason = measured_error(
             self.objective, self._add_products, exact.objective, exact._add_products
         )
+        # Only now: what is interrupted, or fails, has measured nothing.
+        self._precision_seen = True
         if reason is None:
             self._product_error = error
             return

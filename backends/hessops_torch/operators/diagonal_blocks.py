@@ -123,6 +123,10 @@ class DiagonalBlocks(DataSum):
         }
         return DiagonalBlocks(whole, {block: names for block, names in parts.items() if names})
 
+    def in_full_precision(self) -> DiagonalBlocks:
+        """Return the blocks of the same operator, computed in the precision of the model."""
+        return DiagonalBlocks(self.whole.in_full_precision(), self.blocks)
+
     def _add_products(
         self, index: int, batch: Any, columns: Tensor, out: Tensor
     ) -> tuple[Tensor | float, Tensor | None]:

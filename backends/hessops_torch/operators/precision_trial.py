@@ -13,7 +13,7 @@ from hessops.row_collectives import jointly, table
 from hessops_torch.objective.objective import Objective
 from hessops_torch.products.difference import relative_difference
 
-__all__ = ["AddProducts", "product_error"]
+__all__ = ["AddProducts", "measured_error"]
 
 AddProducts: TypeAlias = Callable[[int, Any, Tensor, Tensor], object]
 """What adds a micro-batch's products with some rows to others, while the model is ready."""
@@ -22,7 +22,7 @@ _SEED = 0xBF16
 _NUM_VECTORS = 3
 
 
-def product_error(
+def measured_error(
     objective: Objective, add: AddProducts, exact: Objective, add_exact: AddProducts
 ) -> tuple[float, str | None]:
     """Return the relative error of products, and why they are not to be used if so; collective.
@@ -31,10 +31,14 @@ def product_error(
 
     Parameters
     ----------
-    objective, exact : Objective
-        The same loss, in the lower precision and in that of the model.
-    add, add_exact : callable
-        The products of either.
+    objective : Objective
+        The loss in the lower precision.
+    add : callable
+        The products of that.
+    exact : Objective
+        The same loss in the precision of the model.
+    add_exact : callable
+        The products of that.
 
     Returns
     -------
