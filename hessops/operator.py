@@ -95,7 +95,10 @@ class LinearOperator(ABC):
 
         0 but for products that are computed in a lower precision, for which bounds on eigenvalues and
         looks at symmetry allow. Residual norms are those of products as they were computed. The same on
-        all ranks, which may have to find it out together.
+        all ranks, which may have to find it out together. Subclasses set `_product_error`.
+
+        Of sums, differences and shifts it is that of the parts, relative to their products: where these
+        cancel, what is left is off by more, and bounds on its eigenvalues are too small.
         """
         return self._product_error
 

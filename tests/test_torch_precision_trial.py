@@ -12,6 +12,19 @@ from torch import nn
 from torch_problems import build, cut, integers, mlp, normal
 
 import hessops_torch
+from hessops_torch import Work
+
+
+class Cancelling(nn.Module):
+    """Loses the digits that bfloat16 has."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(3))
+
+    def forward(self, x):
+        large = 1e4 * x
+        return ((large + x) @ self.weight) - large @ self.weight
 
 
 def classification():
@@ -21,7 +34,7 @@ def classification():
 
 
 def test_an_interrupted_trial_is_made_again():
-    model, criterion, batches = classification()
+    model, _, batches = classification()
     interrupts = []
 
     def loss(model, batch):
@@ -68,3 +81,17 @@ def test_ranks_find_together_what_a_trial_takes(centred):
     exact = hessops_torch.gradient_covariance(model, loss, batches, centred=centred).to_dense()
     assert 0 < error == other
     assert 0 < float((found - exact).norm() / exact.norm()) < 0.1
+
+
+def test_plans_are_of_the_precision_that_is_computed_in():
+    model, loss, batches = classification()
+    H = hessops_torch.hessian(nn.Sequential(Cancelling(), model), loss, batches, precision="bf16")
+    with pytest.warns(RuntimeWarning, match=r"'bf16' .*float32 instead"):
+        hessops_torch.plan(H, num_products=2)
+    assert H.precision is None
+
+
+def test_plans_refuse_what_the_verb_refuses():
+    H = hessops_torch.hessian(*classification(), precision="bf16")
+    with pytest.raises(ValueError, match=r"hessian_trace knows no error .*'bf16'"):
+        hessops_torch.plan(H, Work.hessian_trace(H.space))

@@ -158,7 +158,6 @@ def hessian_trace(
             "hessian_trace sorts all samples in one process: make the Hessian without comm, of all the "
             "data, or use hessops.trace, which adds up over ranks"
         )
-    H.require_full_precision("hessian_trace")
     require_positive(max_products=max_products)
     tolerances = _checked(rtol, atol, confidence)
     adaptive = any(tolerances)
@@ -183,7 +182,7 @@ def hessian_trace(
 
 
 def require_hessian(H: object) -> None:
-    """Raise if an operator is not the Hessian of its own objective's loss.
+    """Raise if an operator is not the Hessian of its own objective's loss, in the model's precision.
 
     Parameters
     ----------
@@ -194,6 +193,8 @@ def require_hessian(H: object) -> None:
     ------
     TypeError
         If it is no Hessian of a network.
+    ValueError
+        If its products are in a lower precision than the model's.
     """
     # A Hessian minus its Gauss-Newton matrix is one of something else than its objective's loss.
     if not isinstance(H, Hessian) or isinstance(H, ResidualCurvature):
@@ -201,6 +202,7 @@ def require_hessian(H: object) -> None:
             f"hessian_trace takes what hessops_torch.hessian makes, got {type(H).__name__}: for any "
             "other operator use hessops.trace"
         )
+    H.require_full_precision("hessian_trace")
 
 
 def trace_budget(max_products: int | None, *, adaptive: bool) -> int:
