@@ -37,6 +37,7 @@ from hessops_torch.traces.units import GRADIENT, PRODUCT
 __all__ = ["FIRST_STAGE", "LayerRequest", "LayerTraces", "by_gauss_newton", "by_probes"]
 
 FIRST_STAGE = 16
+"""Probes of a run with a tolerance before it looks at its error."""
 _FIRST_AIM = 2.0
 
 
