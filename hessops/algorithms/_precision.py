@@ -57,7 +57,7 @@ def widened(bounds: HostArray, operator: LinearOperator, size: float) -> HostArr
     Returns
     -------
     numpy.ndarray, shape (k,)
-        Larger if products are in a lower precision: by twice their error, which is measured by few
-        vectors and may be larger for others.
+        Larger if products are in a lower precision: by three times their error, which is measured by
+        few vectors and may be larger for others.
     """
-    return bounds + 2 * operator.product_error * size
+    return bounds + 3 * operator.product_error * size

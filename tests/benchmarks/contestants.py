@@ -150,7 +150,12 @@ def _hessops(
     hessops_torch = importlib.import_module("hessops_torch")
     batches = [(problem.images, problem.labels)]
     operator = hessops_torch.hessian(
-        problem.model, problem.criterion, batches, memory_budget=memory_budget, product=product
+        problem.model,
+        problem.criterion,
+        batches,
+        memory_budget=memory_budget,
+        product=product,
+        precision=_precision(problem),
     )
     own = _own_block(operator, vectors)
     with warnings.catch_warnings():
@@ -164,10 +169,20 @@ def _hessops_ggn(problem: Problem, vectors: Tensor, *, memory_budget: int | None
     hessops_torch = importlib.import_module("hessops_torch")
     batches = [(problem.images, problem.labels)]
     operator = hessops_torch.ggn(
-        problem.model, problem.criterion, batches, memory_budget=memory_budget
+        problem.model,
+        problem.criterion,
+        batches,
+        memory_budget=memory_budget,
+        precision=_precision(problem),
     )
     own = _own_block(operator, vectors)
     return lambda: operator.apply(own)
+
+
+def _precision(problem: Problem) -> str | None:
+    """Return what hessops has to be asked for to round as the others do."""
+    on_gpu = problem.parameters[0].device.type == "cuda"
+    return "tf32" if on_gpu and torch.backends.cuda.matmul.allow_tf32 else None
 
 
 def _own_block(operator: Any, vectors: Tensor) -> Tensor:
