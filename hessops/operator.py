@@ -93,9 +93,13 @@ class LinearOperator(ABC):
     def product_error(self) -> float:
         """Return the relative error of a product beyond rounding in its dtype.
 
-        0 but for products that are computed in a lower precision, for which bounds on eigenvalues and
-        looks at symmetry allow. Residual norms are those of products as they were computed. The same on
-        all ranks, which may have to find it out together.
+        0 but for products that are computed in a lower precision, which subclasses tell by an attribute
+        of this name, or a property; the same on all ranks, which may have to find it out together.
+        Looks at symmetry allow for it, and error bounds of eigenvalues and singular values hold it.
+        Residual norms, brackets and certified norms are of products as they were computed.
+
+        Of sums, differences and shifts it is that of the parts, relative to their products: where these
+        cancel, what is left is off by more, and bounds on its eigenvalues are too small.
         """
         return self._product_error
 

@@ -55,6 +55,13 @@ def test_compositions_keep_it(composition):
     assert composition(Rounded(symmetric(0), 1e-3, told=False)).product_error == 0.0
 
 
+def test_there_is_no_inverse_with_an_unknown_error():
+    # Its relative error is larger by up to the condition number.
+    with pytest.raises(ValueError, match=r"off by 0.001 of their norm.*in full precision"):
+        hessops.inverse(Rounded(symmetric(0), 1e-3))
+    assert hessops.inverse(Rounded(symmetric(0), 1e-3, told=False)).product_error == 0
+
+
 def test_factors_add_theirs():
     A = Rounded(symmetric(0), 1e-3)
     assert (A @ A @ aslinearoperator(np.eye(60))).product_error == 2e-3

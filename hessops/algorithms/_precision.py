@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from hessops.arrays import HostArray, eps
 from hessops.operator import LinearOperator
 
-__all__ = ["product_precision", "widened"]
+__all__ = ["half_the_digits", "product_precision", "widened"]
 
 
 def product_precision(operator: LinearOperator) -> float:
-    """Return the relative precision of products, of which half the digits tell a law from its breach.
+    """Return the relative precision of products.
 
     Parameters
     ----------
@@ -22,6 +24,22 @@ def product_precision(operator: LinearOperator) -> float:
         The larger of machine epsilon and the operator's `product_error`.
     """
     return max(eps(operator.xp, operator.dtype), operator.product_error)
+
+
+def half_the_digits(operator: LinearOperator) -> float:
+    """Return by how much products may break a law, such as symmetry, before they are said to.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        The operator.
+
+    Returns
+    -------
+    float
+        Relative to the norms of what is compared: the root of `product_precision`.
+    """
+    return math.sqrt(product_precision(operator))
 
 
 def widened(bounds: HostArray, operator: LinearOperator, size: float) -> HostArray:

@@ -215,7 +215,7 @@ def analyze_operator(
 def _eigenpairs(analysis: Analysis, progress: Progress) -> dict[str, Any]:
     operator, settings = analysis.operator, analysis.settings
     count = settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0])
-    asked = goal_tolerance(operator, settings.tol or None)
+    asked = goal_tolerance(operator, settings.tol)
     goal = Goal(count, settings.which, asked, 1)
     scale = 0.0
 

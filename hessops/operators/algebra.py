@@ -57,7 +57,7 @@ class Sum(LinearOperator):
         codomain = common_space([operator.codomain for operator in flat], "sum")
         structure = PROPAGATION["sum"]([operator.structure for operator in flat])
         super().__init__(domain, codomain, structure=structure)
-        # That of a difference is of the parts, not of what they leave.
+        # Relative to the parts, and not to what a difference leaves: its norm is not known.
         self._product_error = max(operator.product_error for operator in flat)
 
     def _apply(self, X: Array) -> Array:

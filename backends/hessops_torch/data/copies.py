@@ -1,8 +1,9 @@
 """Copies of batches on the device: one ahead of the one in use, from pinned memory.
 
-A copy from pinned memory goes on while the device computes. What lies in pageable memory is copied into
-pinned memory first, while the batch before it is in use; PyTorch keeps that memory until the device has
-read it, and uses it again.
+A copy from pinned memory is queued: the device makes it when its turn comes, and the host goes on
+meanwhile to read what comes next. From pageable memory the host would wait until all that was queued
+before is computed; so what lies there is copied into pinned memory first, which PyTorch keeps until the
+device has read it, and uses again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ __all__ = ["ahead", "to_device"]
 
 
 def ahead(parts: Iterable[Any], device: torch.device) -> Iterator[Any]:
-    """Yield copies on a device, each begun before the one in front of it is used.
+    """Yield copies on a device, each queued before the one in front of it is used.
+
+    The device holds one micro-batch more than is in use.
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ def ahead(parts: Iterable[Any], device: torch.device) -> Iterator[Any]:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device, copied beside what that computes if it has to be copied.
+    """Return a tensor on a device; the host does not wait where it has to be copied.
 
     Parameters
     ----------
@@ -64,7 +67,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """
     # What was made in inference mode cannot be saved for a backward pass; its copy can.
     with torch.inference_mode(mode=False):
-        # From pageable memory a copy waits for the device, whatever is asked for.
+        # From pageable memory the host waits for the device, whatever is asked for.
         if _pays_to_pin(tensor, device):
             tensor = tensor.pin_memory()
         moved = tensor.to(device, non_blocking=True)

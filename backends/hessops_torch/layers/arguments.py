@@ -14,6 +14,7 @@ from hessops_torch.layers.traces import LayerRequest, LayerTraces, by_gauss_newt
 from hessops_torch.model.parameter_blocks import BlockSelection, Each, parameter_blocks
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.traces.hessian_trace import shows_gauss_newton
+from hessops_torch.traces.units import DEFAULT_PRODUCTS, LEAST_PRODUCTS, MOST_PRODUCTS
 
 __all__ = [
     "LayerMethod",
@@ -29,24 +30,23 @@ __all__ = [
 LayerMethod = Literal["auto", "probes", "gauss-newton"]
 """Ways to estimate the traces of blocks."""
 
-_PRODUCTS, _MOST_PRODUCTS = 32, 1000
-_LEAST_PRODUCTS = 8
 
-
-def layer_budget(rtol: float | None, num_probes: int | None, max_products: int | None) -> int:
+def layer_budget(num_probes: int | None, max_products: int | None, *, adaptive: bool) -> int:
     """Return the products that `layer_curvature` spends, at most if there is a tolerance.
 
     Parameters
     ----------
-    rtol, num_probes, max_products : as for `layer_curvature`
+    num_probes, max_products : as for `layer_curvature`
         What is asked for.
+    adaptive : bool
+        Whether there is a tolerance.
 
     Returns
     -------
     int
         Products with the whole operator.
     """
-    return num_probes or max_products or (_MOST_PRODUCTS if rtol else _PRODUCTS)
+    return num_probes or max_products or (MOST_PRODUCTS if adaptive else DEFAULT_PRODUCTS)
 
 
 def require_not_negative(**counts: int) -> None:
@@ -138,13 +138,13 @@ def way_of_traces(
                 "method='gauss-newton' chooses its own probes: leave probe, stratify and block_size "
                 "out"
             )
-        if budget < _LEAST_PRODUCTS:
+        if budget < LEAST_PRODUCTS:
             raise ValueError(
-                f"max_products={budget} does not pay for a pilot: give {_LEAST_PRODUCTS} or more, or "
+                f"max_products={budget} does not pay for a pilot: give {LEAST_PRODUCTS} or more, or "
                 "take method='probes'"
             )
         return by_gauss_newton
-    pays = fits and not plain and budget >= _LEAST_PRODUCTS
+    pays = fits and not plain and budget >= LEAST_PRODUCTS
     return by_gauss_newton if pays and method == "auto" else by_probes
 
 

@@ -181,7 +181,7 @@ def layer_curvature(
     stream = Stream(seed, Purpose.TRACE)
     draw(stream, 0, 0, 0, probe, complex_valued=False)
     given = (num_probes, stratify, block_size) != (None, None, None) or probe != "rademacher"
-    budget = layer_budget(rtol, num_probes, max_products)
+    budget = layer_budget(num_probes, max_products, adaptive=bool(rtol))
     taken = way_of_traces(operator, method, budget, plain=given)
     found = taken(
         operator,

@@ -32,11 +32,12 @@ from hessops_torch.losses.contract import OutputLoss
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.traces.goals import BlockGoal, worst
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
+from hessops_torch.traces.units import GRADIENT, PRODUCT
 
 __all__ = ["FIRST_STAGE", "LayerRequest", "LayerTraces", "by_gauss_newton", "by_probes"]
 
-_PRODUCT, _GRADIENT = 6.0, 3.0
 FIRST_STAGE = 16
+"""Probes of a run with a tolerance before it looks at its error."""
 _FIRST_AIM = 2.0
 
 
@@ -209,7 +210,7 @@ def by_gauss_newton(
     engine.num_groups = group_count(operator.domain, len(engine.seen))
     goal = BlockGoal(len(members), asked.rtol, asked.confidence)
     outcome = run(
-        engine.states(goal, budget=_PRODUCT * asked.budget),
+        engine.states(goal, budget=PRODUCT * asked.budget),
         space=operator.domain,
         stop=lambda _: None,
         row=lambda state: (float(state.values[0]), state.standard_error()),
@@ -218,7 +219,7 @@ def by_gauss_newton(
     state: TraceState = outcome.state
     diagonals = engine.diagonals()
     reached = goal.reached(state)
-    used = f"{state.num_products} products and {state.cost / _GRADIENT:.1f} gradients in all"
+    used = f"{state.num_products} products and {state.cost / GRADIENT:.1f} gradients in all"
     status = f"{outcome.reason}: {used}" if outcome.reason else f"used the budget: {used}"
     if outcome.reason is None and asked.rtol and reached:
         status = f"tolerance reached: {used}"
@@ -242,7 +243,7 @@ def by_gauss_newton(
         num_probes=state.num_probes,
         num_terms=sum(len(stratum.groups) for stratum in engine.strata.strata),
         num_products=state.num_products,
-        num_gradients=state.cost / _GRADIENT,
+        num_gradients=state.cost / GRADIENT,
         method=engine.method(state),
         reason=engine.reason(state),
         status=status,

@@ -25,7 +25,7 @@ from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.objective.finite_losses import require_finite_losses
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
-from hessops_torch.operators.precision_trial import product_error, state_of
+from hessops_torch.operators.precision_trial import measured_error, state_of
 
 __all__ = ["DataSum"]
 
@@ -181,7 +181,9 @@ class DataSum(LinearOperator):
         if not objective.ranks.any(now != self._tried_with):
             return
         exact = self._for_comparison()
-        error, reason = product_error(
+        for operator in (self, exact):
+            operator._meet()
+        error, reason = measured_error(
             objective, self._add_products, self.caches, exact.objective, exact._add_products
         )
         if self.objective is not objective:

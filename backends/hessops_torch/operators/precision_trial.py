@@ -16,7 +16,7 @@ from hessops_torch.model.snapshot import places
 from hessops_torch.objective.objective import Objective
 from hessops_torch.products.difference import relative_difference
 
-__all__ = ["AddProducts", "product_error", "state_of"]
+__all__ = ["AddProducts", "measured_error", "state_of"]
 
 AddProducts: TypeAlias = Callable[[int, Any, Tensor, Tensor], object]
 """What adds a micro-batch's products with some rows to others, while the model is ready."""
@@ -25,7 +25,7 @@ _SEED = 0xBF16
 _NUM_VECTORS = 3
 
 
-def product_error(
+def measured_error(
     objective: Objective,
     add: AddProducts,
     caches: Sequence[GraphCache[Any]],

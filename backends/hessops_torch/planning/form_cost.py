@@ -13,7 +13,12 @@ import torch
 from hessops_torch.data.batch import num_samples, taken
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.planning.live_memory import LiveMemory
-from hessops_torch.planning.micro_batch_cost import MicroBatchCost, rebuilt_and_kept, work_of
+from hessops_torch.planning.micro_batch_cost import (
+    MicroBatchCost,
+    differentiate,
+    rebuilt_and_kept,
+    work_of,
+)
 from hessops_torch.traces.squared_gradients import NoRootError
 from hessops_torch.traces.trace_engine import TraceEngine
 
@@ -140,10 +145,7 @@ class _Steps:
             self.engine.objective.evaluate(self.index, self.batch)
 
     def gradient(self) -> None:
-        objective = self.engine.objective
-        total, _count = objective.evaluate(self.index, self.batch)
-        if total.requires_grad:
-            torch.autograd.grad(total, list(objective.parameters.values()), allow_unused=True)
+        differentiate(self.engine.objective, self.index, self.batch)
 
     def forget(self) -> None:
         self.engine.graphs = GraphCache((), math.inf)

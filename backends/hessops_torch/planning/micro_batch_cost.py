@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.losses.failures import name_of
+from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.data_sum import DataSum
 from hessops_torch.operators.diagonal_blocks import whole_of
 from hessops_torch.operators.hessian import Hessian
@@ -24,7 +25,7 @@ from hessops_torch.products.clock import seconds_of
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.functional_product import FunctionalProduct
 
-__all__ = ["MicroBatchCost", "measure_micro_batch", "rebuilt_and_kept", "work_of"]
+__all__ = ["MicroBatchCost", "differentiate", "measure_micro_batch", "rebuilt_and_kept", "work_of"]
 
 # Columns that are measured at most; further ones cost as much each.
 _WIDEST = 8
@@ -115,11 +116,6 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
     def product(count: int) -> None:
         operator._add_products(index, batch, columns[:count], out[:count])
 
-    def gradient() -> None:
-        total, _count = objective.evaluate(index, batch)
-        if total.requires_grad:
-            torch.autograd.grad(total, list(objective.parameters.values()), allow_unused=True)
-
     with objective.ready(), _own_graphs(operator) as forget:
         product(1)  # Also looks for symmetry, and for a way to compute products.
         forget()
@@ -142,7 +138,7 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
             wide_peak = memory.peak - graph_bytes
         with torch.no_grad():
             forward_work = work_of(lambda: objective.evaluate(index, batch))
-        gradient_work = work_of(gradient)
+        gradient_work = work_of(lambda: differentiate(objective, index, batch))
         seconds = [rebuilt_and_kept(product, forget, width, device) for _ in range(_ROUNDS)]
         forget()
     if gradient_work == 0:
@@ -252,6 +248,23 @@ def rebuilt_and_kept(
     """
     forget()
     return tuple(seconds_of(partial(product, count), device) for count in (1, 1, width))
+
+
+def differentiate(objective: Objective, index: int, batch: Any) -> None:
+    """Compute one micro-batch's gradient, while the model is ready, for what it costs.
+
+    Parameters
+    ----------
+    objective : Objective
+        Of an operator.
+    index : int
+        Of the micro-batch.
+    batch : object
+        The micro-batch.
+    """
+    total, _count = objective.evaluate(index, batch)
+    if total.requires_grad:
+        torch.autograd.grad(total, list(objective.parameters.values()), allow_unused=True)
 
 
 def work_of(function: Callable[[], object]) -> float:

@@ -14,11 +14,6 @@ from hessops_torch.planning.work import Work
 
 __all__ = ["plan"]
 
-# Vectors to a product beyond which sharing a graph gains nothing: it is a sixtieth of their work.
-_MOST_COLUMNS = 32
-# What smaller micro-batches have to save; more of them take longer than their operations say.
-_WORTH_CUTTING = 0.9
-
 
 def plan(
     operator: DataSum,

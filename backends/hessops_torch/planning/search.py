@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from hessops_torch.data.batch import length_of, num_samples, split_batch
 from hessops_torch.model.state import uses_batch_statistics
 from hessops_torch.operators.data_sum import DataSum
@@ -18,6 +16,7 @@ from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.planning.micro_batch_cost import (
     MicroBatchCost,
+    differentiate,
     measure_micro_batch,
     work_of,
 )
@@ -60,6 +59,8 @@ def plan_of_products(
         Of this run.
     """
     planned = operator if planned is None else planned
+    # What is too far off in a lower precision is computed in that of the model.
+    planned._look_at_precision()
     search = _Search(planned, work, memory_limit, *_passes_first(operator, work))
     sizes, largest, batch = survey(operator)
     size = operator.objective.batches.micro_batch_size
@@ -333,10 +334,5 @@ def gradient_work(operator: DataSum) -> float:
     """
     objective = operator.objective
     _, largest, batch = survey(operator)
-
-    def gradient() -> None:
-        total, _count = objective.evaluate(largest, batch)
-        torch.autograd.grad(total, list(objective.parameters.values()), allow_unused=True)
-
     with objective.ready():
-        return work_of(gradient) or 3.0
+        return work_of(lambda: differentiate(objective, largest, batch)) or 3.0

@@ -31,11 +31,10 @@ from hessops_torch.planning.run_bytes import (
 from hessops_torch.planning.search import cut, survey
 from hessops_torch.planning.work import Work
 from hessops_torch.traces.trace_engine import TraceEngine
+from hessops_torch.traces.units import BUILD, PRODUCT
 
 __all__ = ["plan_of_engine"]
 
-# Forward passes: a Hessian product in the unit of a budget, and building a graph.
-_PRODUCT, _BUILD = 6.0, 3.0
 # Products by which the first graph of all shows that it is symmetric.
 _LOOKS = 2
 
@@ -96,7 +95,7 @@ class _Run:
     @property
     def pilot(self) -> list[tuple[int, float]]:
         """Return the first probes of every stratum, and its share of the samples."""
-        engine, budget = self.engine, _PRODUCT * self.asked.budget
+        engine, budget = self.engine, PRODUCT * self.asked.budget
         return [
             (engine.pilot(one, budget), one.num_samples / engine.total)
             for one in engine.strata.strata
@@ -111,8 +110,8 @@ class _Run:
     def passes(self) -> float:
         """Return the probes of all the data, if all is spent on probes."""
         each = self.engine.product_cost()
-        spent = self.engine.strata.cost + _BUILD + each * self.pilot_passes
-        return self.pilot_passes + max(_PRODUCT * self.asked.budget - spent, 0.0) / each
+        spent = self.engine.strata.cost + BUILD + each * self.pilot_passes
+        return self.pilot_passes + max(PRODUCT * self.asked.budget - spent, 0.0) / each
 
     @property
     def widest(self) -> int:

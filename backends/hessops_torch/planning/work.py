@@ -338,7 +338,7 @@ class Work:
                 f"how many products num_eigenvalues={num_eigenvalues} takes for each block, no plan "
                 "knows: give num_block_products, 20 say"
             )
-        budget = layer_budget(1.0 if tolerance else None, num_probes, max_products)
+        budget = layer_budget(num_probes, max_products, adaptive=tolerance)
         return cls(
             num_products=budget,
             block_size=min(block_size or default_block_size(space, budget), budget),

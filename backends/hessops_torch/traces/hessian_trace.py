@@ -24,6 +24,13 @@ from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.residual_curvature import ResidualCurvature
 from hessops_torch.traces.goals import WholeGoal
 from hessops_torch.traces.trace_engine import TraceEngine, TraceState
+from hessops_torch.traces.units import (
+    DEFAULT_PRODUCTS,
+    GRADIENT,
+    LEAST_PRODUCTS,
+    MOST_PRODUCTS,
+    PRODUCT,
+)
 
 __all__ = [
     "HessianTraceResult",
@@ -33,12 +40,6 @@ __all__ = [
     "shows_gauss_newton",
     "trace_budget",
 ]
-
-_PRODUCT = 6.0
-"""Forward passes that a Hessian product costs through a graph that was kept."""
-_GRADIENT = 3.0
-_LEAST = 8
-_DEFAULT, _DEFAULT_WITH_TOLERANCE = 32, 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,7 +159,6 @@ def hessian_trace(
             "hessian_trace sorts all samples in one process: make the Hessian without comm, of all the "
             "data, or use hessops.trace, which adds up over ranks"
         )
-    H.require_full_precision("hessian_trace")
     require_positive(max_products=max_products)
     tolerances = _checked(rtol, atol, confidence)
     adaptive = any(tolerances)
@@ -169,7 +169,7 @@ def hessian_trace(
     stream = Stream(agreed_seed(H.domain, rng), Purpose.TRACE)
     engine = TraceEngine(H, loss, stream=stream, sections=sections)
     goal = WholeGoal(*tolerances, confidence)
-    states = engine.states(goal, budget=_PRODUCT * budget)
+    states = engine.states(goal, budget=PRODUCT * budget)
     outcome = run(
         states,
         space=H.domain,
@@ -183,7 +183,7 @@ def hessian_trace(
 
 
 def require_hessian(H: object) -> None:
-    """Raise if an operator is not the Hessian of its own objective's loss.
+    """Raise if an operator is not the Hessian of its own objective's loss, in the model's precision.
 
     Parameters
     ----------
@@ -194,6 +194,8 @@ def require_hessian(H: object) -> None:
     ------
     TypeError
         If it is no Hessian of a network.
+    ValueError
+        If its products are in a lower precision than the model's.
     """
     # A Hessian minus its Gauss-Newton matrix is one of something else than its objective's loss.
     if not isinstance(H, Hessian) or isinstance(H, ResidualCurvature):
@@ -201,6 +203,7 @@ def require_hessian(H: object) -> None:
             f"hessian_trace takes what hessops_torch.hessian makes, got {type(H).__name__}: for any "
             "other operator use hessops.trace"
         )
+    H.require_full_precision("hessian_trace")
 
 
 def trace_budget(max_products: int | None, *, adaptive: bool) -> int:
@@ -223,10 +226,10 @@ def trace_budget(max_products: int | None, *, adaptive: bool) -> int:
     ValueError
         If the pilot alone takes more.
     """
-    budget = max_products or (_DEFAULT_WITH_TOLERANCE if adaptive else _DEFAULT)
-    if budget < _LEAST:
+    budget = max_products or (MOST_PRODUCTS if adaptive else DEFAULT_PRODUCTS)
+    if budget < LEAST_PRODUCTS:
         raise ValueError(
-            f"max_products={budget} does not pay for a pilot: give {_LEAST} or more, or use "
+            f"max_products={budget} does not pay for a pilot: give {LEAST_PRODUCTS} or more, or use "
             "hessops.trace"
         )
     return budget
@@ -269,7 +272,7 @@ def gauss_newton_estimator(H: Hessian, max_products: int | None = None) -> Trace
     TraceEstimator or None
         None where plain probes are all there is, or the budget does not pay for a pilot.
     """
-    pays = max_products is None or max_products >= _LEAST
+    pays = max_products is None or max_products >= LEAST_PRODUCTS
     return partial(hessian_trace, H) if pays and shows_gauss_newton(H) else None
 
 
@@ -299,7 +302,7 @@ def _result(
     half = state.half_width(confidence)
     target = max(tolerances[1], tolerances[0] * abs(value))
     reached = not any(tolerances) or half <= target
-    used = f"{state.num_products} products and {state.cost / _GRADIENT:.1f} gradients in all"
+    used = f"{state.num_products} products and {state.cost / GRADIENT:.1f} gradients in all"
     if outcome.reason is not None:
         status = f"{outcome.reason}: {used}"
     elif any(tolerances) and reached:
@@ -329,7 +332,7 @@ def _result(
             for column, name in enumerate(names, start=1)
         },
         num_products=state.num_products,
-        num_gradients=state.cost / _GRADIENT,
+        num_gradients=state.cost / GRADIENT,
         status=status,
         converged=reached,
         history=outcome.history,

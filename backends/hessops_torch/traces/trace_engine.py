@@ -37,11 +37,12 @@ from hessops_torch.traces.squared_gradients import NoRootError, SquaredGradients
 from hessops_torch.traces.strata import StrataBatches, Stratum, strata_of
 from hessops_torch.traces.stratum_moments import NUM_FOLDS, StratumMoments
 from hessops_torch.traces.stratum_ways import LEAST_PROBES, Prices, choose, chosen_way
+from hessops_torch.traces.units import BUILD, PRODUCT
 
 __all__ = ["TraceEngine", "TraceState"]
 
-# Forward passes: to build a graph, for a vector's forms, and for the product with G besides.
-_BUILD, _FORM, _WHOLE = 3.0, 6.0, 2.0
+# Forward passes of the product with G besides, for a vector's forms by section.
+_WHOLE = 2.0
 _PILOT, _MOST_PILOT = 4, 16
 _LEAST_FREEDOM = 8
 # Estimates of the diagonal whose products of different ones have a jackknife error.
@@ -168,7 +169,7 @@ class TraceEngine:
 
     def product_cost(self) -> float:
         """Return what a Hessian product with the whole data costs, in forward passes over it."""
-        return _FORM + (_WHOLE if self.sections else 0.0)
+        return PRODUCT + (_WHOLE if self.sections else 0.0)
 
     def states(self, goal: TraceGoal, *, budget: float) -> Iterator[TraceState]:
         """Yield estimates until they are as good as asked for, or the budget is spent.
@@ -243,7 +244,7 @@ class TraceEngine:
         negligible = stratum.share < _NEGLIGIBLE
         wanted = round((LEAST_PROBES if negligible else _PILOT) / part)
         # By what a stratum costs: probes of a single sample often agree by chance, and look certain.
-        most = int(min(_MOST_PILOT, max(budget / (4 * _FORM), budget / (8 * _FORM * part))))
+        most = int(min(_MOST_PILOT, max(budget / (4 * PRODUCT), budget / (8 * PRODUCT * part))))
         # A stratum of fewer probes than folds can judge by stays one of plain probes.
         lowest = LEAST_PROBES if negligible else NUM_FOLDS * LEAST_PROBES
         lowest = max(lowest, _LEAST_GROUPS if self.num_groups else 0)
@@ -310,7 +311,7 @@ class TraceEngine:
             if not self._symmetric:
                 self._symmetric = graph.shows_symmetry()
             self.graphs.offer(number, graph)
-            self.units += _BUILD * len(graph.outputs)
+            self.units += BUILD * len(graph.outputs)
         Z: Any = self.space.probes(self.stream.for_term(number), indices, "rademacher")
         residual, forms, product = graph.products(Z.T.contiguous(), whole=self.sections)
         if product is None:

@@ -17,6 +17,7 @@ from hessops.results.trace import TraceResult
 from hessops_torch.traces.hessian_trace import HessianTraceResult
 
 __all__ = [
+    "PER_PAIR",
     "CurvatureRecord",
     "RecordFile",
     "add_record",
@@ -26,7 +27,9 @@ __all__ = [
     "with_trace",
 ]
 
-_PER_PAIR = ("eigenvalues", "residual_norms", "error_bounds")
+PER_PAIR = ("eigenvalues", "residual_norms", "error_bounds")
+"""What a record has of every eigenpair."""
+
 _INTEGERS = ("step", "num_products", "num_skipped")
 
 
@@ -102,7 +105,7 @@ class CurvatureRecord:
         flat: dict[str, float] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in _PER_PAIR:
+            if field.name in PER_PAIR:
                 name = field.name.removesuffix("s")
                 flat |= {f"{name}_{i}": number for i, number in enumerate(value, 1)}
             elif field.name != "status":
@@ -127,7 +130,7 @@ def with_pairs(record: CurvatureRecord, pairs: EigenResult, k: int) -> Curvature
     CurvatureRecord
         The same, with these numbers and their products.
     """
-    found: dict[str, Any] = {n: tuple(map(float, getattr(pairs, n)[:k])) for n in _PER_PAIR}
+    found: dict[str, Any] = {n: tuple(map(float, getattr(pairs, n)[:k])) for n in PER_PAIR}
     return replace(record, num_products=record.num_products + pairs.num_products, **found)
 
 
@@ -269,7 +272,7 @@ class RecordFile:
         values: dict[str, object] = {"status": row["status"]}
         for field in fields(CurvatureRecord):
             name = field.name
-            if name in _PER_PAIR:
+            if name in PER_PAIR:
                 one = name.removesuffix("s")
                 values[name] = tuple(
                     float(row[f"{one}_{i}"]) for i in range(1, self._num_pairs + 1)

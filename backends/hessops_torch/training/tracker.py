@@ -23,6 +23,7 @@ from hessops_torch.model.state import Mode
 from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.training.meter import CurvatureMeter
 from hessops_torch.training.record import (
+    PER_PAIR,
     CurvatureRecord,
     RecordFile,
     add_record,
@@ -265,7 +266,7 @@ class CurvatureTracker:
         CurvatureRecord
             Also appended to `records`, the file and TensorBoard.
         """
-        unknown: dict[str, Any] = dict.fromkeys(_OF_PAIRS, (math.nan,) * self.k)
+        unknown: dict[str, Any] = dict.fromkeys(PER_PAIR, (math.nan,) * self.k)
         limits = step_limits(self.optimizer, learning_rate)
         record = CurvatureRecord(
             step=self.num_steps if step is None else int(step),
@@ -394,6 +395,5 @@ class CurvatureTracker:
 
 
 _DENSITY_PROBES, _DENSITY_STEPS = 4, 32
-_OF_PAIRS = ("eigenvalues", "residual_norms", "error_bounds")
 # What a training may run into, and must not be stopped by; a misspelt option of `density` still raises.
 _FAILURES: tuple[type[Exception], ...] = (ValueError, ArithmeticError, RuntimeError)

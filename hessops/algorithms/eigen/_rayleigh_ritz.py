@@ -8,7 +8,7 @@ import numpy as np
 
 from hessops.agreement import to_host, together_to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.arrays import Array, HostArray, is_complex
 from hessops.blocks.own_gram import own_gram
 from hessops.operator import LinearOperator
@@ -142,5 +142,5 @@ def _require_symmetric(
     scale = float(np.max(np.hypot(values, norms)))
     # Below the normal numbers, rounding is no longer relative; whoever looks at the scale refuses it.
     tiny = float(operator.xp.finfo(operator.dtype).smallest_normal)
-    if asymmetry > np.sqrt(product_precision(operator)) * scale + tiny:
+    if asymmetry > half_the_digits(operator) * scale + tiny:
         raise not_self_adjoint(operator, asymmetry, scale)

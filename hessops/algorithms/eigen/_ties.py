@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from hessops.agreement import to_host
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.eigen._rayleigh_ritz import rayleigh_ritz
 from hessops.arrays import Array, HostArray
 from hessops.operator import LinearOperator
@@ -48,7 +46,7 @@ def two_block_pairs(
     for _ in range(2):
         shares, directions = space.comm.broadcast(np.linalg.eigh(to_host(space, space.gram(X, X))))
         # Directions that the blocks share to half the digits carry nothing but rounding.
-        kept = shares > math.sqrt(product_precision(operator))
+        kept = shares > half_the_digits(operator)
         transform = space.from_host(directions[:, kept] / np.sqrt(shares[kept]))
         X, product = X @ transform, product @ transform
     values, residuals, vectors, _ = rayleigh_ritz(operator, X, product, number)

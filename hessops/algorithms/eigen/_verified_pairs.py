@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hessops.agreement import to_host
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.arrays import Array, HostArray
 from hessops.operator import LinearOperator
 from hessops.record import require_finite
@@ -57,7 +57,7 @@ def verified_pairs(
     require_finite(values, num_products + len(values), operator)
     # Exhausted Krylov spaces leave out couplings of half the digits, at a scale up to three times the
     # size.
-    allowed = 4 * np.sqrt(product_precision(operator)) * size
+    allowed = 4 * half_the_digits(operator) * size
     worst = int(np.argmax(np.abs(values - expected)))
     if np.abs(values[worst] - expected[worst]) > allowed:
         raise ValueError(

@@ -25,7 +25,7 @@ import numpy as np
 
 from hessops.algorithms._common import require_product_in_range, start_norms
 from hessops.algorithms._one_line import one_line
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.eigen._bidiagonal import Bidiagonal, SmallTriplets
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.arrays import Array, HostArray, eps
@@ -325,7 +325,7 @@ class _GolubKahan:
 
     def _require_adjoint(self, stray: HostArray, lost: HostArray) -> None:
         # Errors of local orthogonality may add up over the steps, by some roundings each.
-        half = math.sqrt(product_precision(self.operator))
+        half = half_the_digits(self.operator)
         allowed = max(half, ROUNDINGS * self._eps * self.step) * self.scale
         if np.any(np.abs(stray) > allowed + lost):
             raise ValueError(

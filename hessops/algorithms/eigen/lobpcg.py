@@ -75,7 +75,8 @@ def lobpcg(
         Smallest or largest eigenvalues.
     tol : float, optional
         Residual norm asked for, relative to the size of the operator as its products show it;
-        eps^(2/3) of its precision where not given (3.7e-11 in float64, 2.4e-5 in float32).
+        eps^(2/3) of its precision where not given (3.7e-11 in float64, 2.4e-5 in float32), or its
+        `product_error` if that is more: no less can be had.
     block_size : int, optional
         Columns of the block, at least `k`; ``k + 1`` where not given, or the dimension if less. Those
         beyond `k` are guards: they show whether the last wanted has company, and the gap that counts is

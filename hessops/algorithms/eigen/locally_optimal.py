@@ -20,7 +20,7 @@ from hessops.agreement import to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._common import require_product_in_range
 from hessops.algorithms._one_line import one_line
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
 from hessops.algorithms.solvers._lock_step import preconditioned, require_definite
 from hessops.arrays import Array, HostArray, eps, is_complex
@@ -277,5 +277,5 @@ class _LocallyOptimal:
 
     def _require_self_adjoint(self, own: HostArray) -> None:
         asymmetry = float(np.max(np.abs(own - own.conj().T)))
-        if asymmetry > math.sqrt(product_precision(self.operator)) * self.size:
+        if asymmetry > half_the_digits(self.operator) * self.size:
             raise not_self_adjoint(self.operator, asymmetry, self.size)

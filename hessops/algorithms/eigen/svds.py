@@ -17,7 +17,7 @@ import numpy as np
 
 from hessops.agreement import agreed_seed, to_host, together_to_host
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
-from hessops.algorithms._precision import product_precision, widened
+from hessops.algorithms._precision import half_the_digits, widened
 from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
@@ -75,8 +75,8 @@ def svds(
         other relative to the largest, as in most ill-conditioned operators.
     tol : float, optional
         Residual norm asked for, relative to the largest Ritz value; eps^(2/3) of the operator's
-        precision where not given (3.7e-11 in float64, 2.4e-5 in float32). Smaller singular values
-        than that are not told from zero.
+        precision where not given (3.7e-11 in float64, 2.4e-5 in float32), or its `product_error` if
+        that is more: no less can be had. Smaller singular values than that are not told from zero.
     max_basis : int, optional
         Most vectors to keep in each of the two bases, at least ``k + 2``, or the smaller of m and n if
         less. More take fewer products. Where not given, as many as fit a gigabyte in all, but at
@@ -297,7 +297,7 @@ def _verified(
     inner = np.real(to_host(left, left.column_inner(U, AV)))
     require_finite(inner, state.num_products + len(expected), operator)
     # Exhausted Krylov spaces leave out couplings of half the digits.
-    allowed = 4 * np.sqrt(product_precision(operator)) * state.size
+    allowed = 4 * half_the_digits(operator) * state.size
     worst = int(np.argmax(np.abs(inner - expected)))
     if np.abs(inner[worst] - expected[worst]) > allowed:
         raise ValueError(

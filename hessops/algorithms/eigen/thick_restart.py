@@ -20,7 +20,7 @@ import numpy as np
 from hessops.agreement import to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._common import require_in_range, start_norms
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
 from hessops.algorithms.eigen._semi_orthogonal import SemiOrthogonal
@@ -283,7 +283,7 @@ class ThickRestart:
             return
         asymmetry = np.abs(self.small.asymmetry(coefficients)).max(axis=1)
         # Errors of local orthogonality may add up over the steps, by some roundings each.
-        half = math.sqrt(product_precision(self.operator))
+        half = half_the_digits(self.operator)
         allowed = max(half, ROUNDINGS * self._eps * self.step) * self.scale
         excess = asymmetry - np.concatenate([self.small.lost, np.zeros(width)])
         if np.any(excess > allowed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hessops.algorithms._asymmetry import not_self_adjoint
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.arrays import HostArray, eps
 from hessops.blocks.basis import Basis
 from hessops.blocks.rounding import ROUNDINGS
@@ -118,7 +118,7 @@ class Recurrence:
     def _require_self_adjoint(self, asymmetry: HostArray) -> None:
         worst = float(np.max(asymmetry))
         # Errors of local orthogonality may add up over the steps, by some roundings each.
-        half = np.sqrt(product_precision(self.operator))
+        half = half_the_digits(self.operator)
         allowed = max(half, ROUNDINGS * self._eps * len(self.alphas))
         if worst > allowed * self.scale:
             raise not_self_adjoint(self.operator, worst, self.scale)

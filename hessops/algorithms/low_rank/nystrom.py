@@ -19,7 +19,7 @@ from hessops.agreement import agreed_seed, to_host, together_to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
 from hessops.algorithms._common import self_adjoint_operator, warn_if_failed
 from hessops.algorithms._one_line import one_line
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.low_rank._rank_plan import RankPlan
 from hessops.algorithms.low_rank._sketch_error import ErrorProbes
 from hessops.algorithms.low_rank.range_finder import orthonormal_remainder, product_in_blocks
@@ -368,7 +368,7 @@ def _left_out_trace(coefficients: HostArray, inverse_root: HostArray) -> float:
 
 def _semidefinite(operator: LinearOperator, core: HostArray, size: float) -> HostArray:
     """Return the Hermitian part of Ω^H A Ω, or say what the products show A not to be."""
-    allowed = math.sqrt(product_precision(operator)) * size
+    allowed = half_the_digits(operator) * size
     asymmetry = float(np.max(np.abs(core - core.conj().T)))
     if asymmetry > allowed:
         raise not_self_adjoint(operator, asymmetry, size)

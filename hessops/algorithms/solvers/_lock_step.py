@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from hessops.algorithms._asymmetry import not_self_adjoint
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.arrays import Array, HostArray, is_complex, to_numpy
 from hessops.operator import LinearOperator
 from hessops.random import Purpose, Stream
@@ -87,6 +85,6 @@ def _require_self_adjoint(
         sizes = np.sqrt(np.real(inner[2:]))
         scale = sizes[2] * sizes[1] + sizes[3] * sizes[0]
         off = np.abs(inner[0] - inner[1])
-        if np.any(off > math.sqrt(product_precision(factor)) * scale):
+        if np.any(off > half_the_digits(factor) * scale):
             raise not_self_adjoint(factor, float(np.max(off)), float(np.max(scale)))
     return 2 * X.shape[1]

@@ -16,7 +16,7 @@ import numpy as np
 
 from hessops.agreement import to_host
 from hessops.algorithms._common import require_in_range, warn_if_failed
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.solvers._linear_solve import LinearSystem
 from hessops.algorithms.solvers._lock_step import (
     Suspicion,
@@ -301,7 +301,7 @@ class _Watch:
         # (p - z)^H A p = beta p_before^H A p vanishes if A p_before^H p does, up to rounding at the
         # lengths of both.
         mixed = np.sqrt(self._lengths_before * self._lengths) + self._lengths_before
-        allowed = np.sqrt(product_precision(self.operator)) * self._scales
+        allowed = half_the_digits(self.operator) * self._scales
         signs = (imaginary > allowed * self._lengths) | (stray > allowed * self.beta * mixed)
         return bool(signs.any())
 

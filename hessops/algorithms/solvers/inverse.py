@@ -60,7 +60,7 @@ def inverse(
     NotSelfAdjointError
         If `A` is not declared self-adjoint.
     ValueError
-        If an option is out of range.
+        If an option is out of range, or products with `A` are in a lower precision than its dtype's.
     TypeError
         If `tol` is no number.
 
@@ -90,6 +90,12 @@ def inverse(
     if method not in {"auto", *_ENGINES}:
         raise ValueError(f"method={method!r} is unknown; choose 'auto', 'cg' or 'minres'")
     require_positive(max_steps=max_steps)
+    if operator.product_error:
+        raise ValueError(
+            f"products with {operator} are off by {operator.product_error:.2g} of their norm, and "
+            "those with its inverse by up to its condition number times as much, which nobody knows: "
+            "compute them in full precision"
+        )
     definite = operator.structure.positive_semidefinite
     return InverseOperator(
         operator,
@@ -133,7 +139,6 @@ class InverseOperator(LinearOperator):
     ) -> None:
         super().__init__(operator.domain, structure=operator.structure)
         self.operator = operator
-        self._product_error = operator.product_error
         self.tol = tol
         self.method: Literal["cg", "minres"] = method
         self.preconditioner = preconditioner

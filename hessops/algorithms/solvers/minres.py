@@ -15,7 +15,7 @@ import numpy as np
 
 from hessops.agreement import to_host
 from hessops.algorithms._common import require_in_range, warn_if_failed
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.solvers._linear_solve import LinearSystem
 from hessops.algorithms.solvers._lock_step import (
     Suspicion,
@@ -294,7 +294,7 @@ class _Rotations:
         if columns.step > 1 and not self.suspicion.settled:
             # Locally orthogonal vectors are so to rounding / beta (Paige 1971).
             seen = imaginary * scale + stray * old["beta"]
-            allowed = np.sqrt(product_precision(self.operator)) * scale**2
+            allowed = half_the_digits(self.operator) * scale**2
             self.suspicion.raised = bool(np.any(seen > allowed))
         root = np.hypot(old["s"] * old["dbar"] - old["c"] * alpha, old["c"] * beta)
         self._look_for_least(root, scale)

@@ -18,7 +18,7 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from hessops.agreement import together_to_host
 from hessops.algorithms._common import require_product_in_range
-from hessops.algorithms._precision import product_precision
+from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.trace._leave_one_out import LeaveOneOut, LeaveOneOutState
 from hessops.algorithms.trace._probe_blocks import doubled, multiplied
 from hessops.arrays import Array, HostArray, eps, to_numpy
@@ -187,7 +187,7 @@ def _require_positive_semidefinite(
     """Raise if the projection of A onto the span of the probes has a negative eigenvalue."""
     inverse = np.linalg.inv(np.linalg.cholesky(overlap))
     values = np.linalg.eigvalsh(inverse @ core @ inverse.conj().T)
-    allowed = np.sqrt(product_precision(A)) * float(np.max(np.abs(values)))
+    allowed = half_the_digits(A) * float(np.max(np.abs(values)))
     if A.domain.agree(bool(values[0] < -allowed)):
         raise ValueError(
             f"XNysTrace needs a positive semidefinite operator, and {A} has an eigenvalue of at most "
