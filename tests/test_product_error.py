@@ -123,3 +123,10 @@ def test_power_iteration_asks_for_what_is_to_be_had(method, seed, digits):
     assert abs(result.eigenvalues[0] - 10.0) <= result.error_bounds[0]
     with pytest.raises(ValueError, match=r"tol=1e-05 is not to be had: .* off by"):
         hessops.power_iteration(operator, tol=1e-5, rng=seed)
+
+
+@pytest.mark.parametrize("verb", ["condition_number", "spectral_norm", "inverse"])
+def test_what_is_certain_of_exact_products_alone_is_refused(verb):
+    A = Rounded(symmetric(0), 1e-3)
+    with pytest.raises(ValueError, match=r"are off by 0.001 of their norm, and .*full precision"):
+        getattr(hessops, verb)(A)

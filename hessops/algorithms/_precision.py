@@ -7,7 +7,7 @@ import math
 from hessops.arrays import HostArray, eps
 from hessops.operator import LinearOperator
 
-__all__ = ["half_the_digits", "product_precision", "widened"]
+__all__ = ["half_the_digits", "product_precision", "require_exact_products", "widened"]
 
 
 def product_precision(operator: LinearOperator) -> float:
@@ -61,3 +61,25 @@ def widened(bounds: HostArray, operator: LinearOperator, size: float) -> HostArr
         few vectors and may be larger for others.
     """
     return bounds + 3 * operator.product_error * size
+
+
+def require_exact_products(operator: LinearOperator, why: str) -> None:
+    """Raise if products are in a lower precision than their dtype's.
+
+    Parameters
+    ----------
+    operator : LinearOperator
+        The operator.
+    why : str
+        What they are needed for, as the rest of a sentence.
+
+    Raises
+    ------
+    ValueError
+        Naming the error of products.
+    """
+    if operator.product_error:
+        raise ValueError(
+            f"products with {operator} are off by {operator.product_error:.2g} of their norm, and "
+            f"{why}: compute them in full precision"
+        )

@@ -8,7 +8,8 @@ call is one product and nothing else.
 
 import importlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,14 +69,25 @@ class Contestant:
         """
         if self.library is _HESSOPS:
             return self.prepare(problem, vectors)
-        with sdpa_kernel(SDPBackend.MATH):
+        with _plain_attention():
             product = self.prepare(problem, vectors)
 
         def with_plain_attention() -> Result:
-            with sdpa_kernel(SDPBackend.MATH):
+            with _plain_attention():
                 return product()
 
         return with_plain_attention
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def all_contestants(widths: Sequence[int], *, compiled: bool = False) -> list[Contestant]:

@@ -60,6 +60,10 @@ def as_batch_loss(loss: Loss, calls: Calls = FULL) -> BatchLoss:
         If `loss` is neither.
     """
     found = _as_batch_loss(loss)
+    if calls == found.calls:
+        return found
+    # A loss in two parts is the user's own, and may be that of other operators.
+    found = copy(found)
     found.calls = calls
     return found
 
@@ -68,7 +72,7 @@ def _as_batch_loss(loss: Loss) -> CriterionLoss | SplitLoss | FunctionLoss:
     if isinstance(loss, SplitLoss) and loss.target is not None:
         return CriterionLoss(loss.loss, (loss.forward, loss.target))
     if isinstance(loss, SplitLoss):
-        return copy(loss)
+        return loss
     if isinstance(loss, type):
         raise TypeError(
             f"the loss is the class {loss.__name__}: pass an instance, {loss.__name__}()"

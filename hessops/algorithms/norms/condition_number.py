@@ -20,6 +20,7 @@ from hessops.algorithms._common import (
     start_vector,
     warn_if_failed,
 )
+from hessops.algorithms._precision import require_exact_products
 from hessops.algorithms.norms._extreme_bounds import (
     ExtremeState,
     extreme_steps,
@@ -78,8 +79,8 @@ def condition_number(
     NotSelfAdjointError
         If `A` is not declared self-adjoint, or its products show that it is not.
     ValueError
-        If Ritz values of both signs show that `A` is indefinite, if it is zero, or if an option is
-        out of range.
+        If Ritz values of both signs show that `A` is indefinite, if it is zero, if products are in a
+        lower precision than their dtype's, or if an option is out of range.
     NonFiniteError
         If a product holds NaN or infinity.
 
@@ -108,6 +109,9 @@ def condition_number(
     True
     """
     operator = self_adjoint_operator(A, "condition_number")
+    require_exact_products(
+        operator, "the bounds of condition_number are certain of exact ones alone"
+    )
     require_positive(max_steps=max_steps)
     require_options(rtol, failure)
     goal = _Goal(operator, rtol)

@@ -15,6 +15,7 @@ import numpy as np
 
 from hessops.agreement import agreed_seed, together_to_host
 from hessops.algorithms._common import require_positive, start_vector, warn_if_failed
+from hessops.algorithms._precision import require_exact_products
 from hessops.algorithms.norms._extreme_bounds import (
     ExtremeState,
     extreme_steps,
@@ -79,7 +80,8 @@ def spectral_norm(
     NotImplementedError
         If `A` is not self-adjoint and knows no adjoint.
     ValueError
-        If an option is out of range, or products are so small that squares underflow.
+        If an option is out of range, or products are so small that squares underflow, or in a lower
+        precision than their dtype's.
     NonFiniteError
         If a product holds NaN or infinity.
 
@@ -108,6 +110,7 @@ def spectral_norm(
     True
     """
     operator = aslinearoperator(A)
+    require_exact_products(operator, "the bounds of spectral_norm are certain of exact ones alone")
     require_positive(max_steps=max_steps)
     require_options(rtol, failure)
     goal = _Goal(operator, rtol, failure)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from hessops.algorithms._common import require_positive, self_adjoint_operator
+from hessops.algorithms._precision import require_exact_products
 from hessops.algorithms.solvers._linear_solve import (
     LinearSystem,
     checked_preconditioner,
@@ -90,12 +91,10 @@ def inverse(
     if method not in {"auto", *_ENGINES}:
         raise ValueError(f"method={method!r} is unknown; choose 'auto', 'cg' or 'minres'")
     require_positive(max_steps=max_steps)
-    if operator.product_error:
-        raise ValueError(
-            f"products with {operator} are off by {operator.product_error:.2g} of their norm, and "
-            "those with its inverse by up to its condition number times as much, which nobody knows: "
-            "compute them in full precision"
-        )
+    require_exact_products(
+        operator,
+        "those with its inverse by up to its condition number times as much, which nobody knows",
+    )
     definite = operator.structure.positive_semidefinite
     return InverseOperator(
         operator,
