@@ -316,7 +316,7 @@ NUMBERS = [
     ("diagonal", {"rtol": "3"}, "rtol='3' must be a real number, not str"),
     ("diagonal", {"atol": [2]}, r"atol=\[2\] must be a real number, not list"),
     ("diagonal", {"confidence": None}, "confidence=None must be a real number, not NoneType"),
-    ("power_iteration", {"tol": None}, "tol=None must be a real number, not NoneType"),
+    ("power_iteration", {"tol": 1j}, "tol=1j must be a real number, not complex"),
     ("power_iteration", {"tol": "3"}, "tol='3' must be a real number, not str"),
 ]
 
