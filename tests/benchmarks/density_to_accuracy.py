@@ -6,11 +6,13 @@ Nearly all eigenvalues are next to zero, and what is wanted is a Wasserstein dis
 cent of their mean modulus. One probe tells it, as there are hundreds of thousands of eigenvalues,
 once the few large ones are taken out, whose shares in a probe are its noise. The rule of all steps is
 what those of fewer steps are held against, as steps and with every node as wide as
-`hessops.density.node_widths` says. Counts do not depend on what else the machine does.
+`hessops.density.node_widths` says. Counts do not depend on what else the machine does; a run of hours
+that is killed goes on where it was with `--folder`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -68,10 +70,15 @@ def main(
     pairs: Annotated[int, typer.Option(help="Eigenpairs taken out.")] = 10,
     steps: Annotated[int, typer.Option(help="Of the reference.")] = 600,
     seed: Annotated[int, typer.Option()] = 0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep products there, to go on later.")
+    ] = None,
 ) -> None:
     """Print Wasserstein distances by the number of steps."""
     task = load(images, batch)
-    H = hessops_torch.hessian(task.model, task.loss, task.loader, mode="eval")
+    H: Any = hessops_torch.hessian(task.model, task.loss, task.loader, mode="eval")
+    if folder is not None:
+        H = hessops.checkpointed(H, folder)
     dim = H.shape[0]
     top = hessops.eigsh(H, pairs, which="LM", tol=1e-4, rng=seed)
     alphas, betas = recurrence(hessops.Projected(H, top.eigenvectors), steps, seed + 1)
