@@ -80,8 +80,8 @@ def hessian(
     precision : {'tf32', 'bf16'}, optional
         Multiply matrices and convolutions in a lower precision than the model's: on a GPU by its
         tensor cores, in bfloat16 by autocast as in mixed-precision training. Products are held against
-        exact ones once (`product_error`), and where they are off by half their digits, the precision of
-        the model is taken.
+        exact ones (`product_error`), anew once the weights have changed, and where they are off by half
+        their digits, the precision of the model is taken.
     comm : Communicator, optional
         Ranks that call this together, each with the same model and its part of the data
         (`hessops_torch.shard`); the operator is that of all the data, the same on every rank.
@@ -108,7 +108,8 @@ def hessian(
     -----
     RuntimeWarning
         At the first product, if `product` fails there or gives another result than the plain one,
-        which is then taken. Likewise if products in a lower `precision` are too far off.
+        which is then taken. Likewise, and after a change of the weights, if products in a lower
+        `precision` are too far off.
 
     Notes
     -----
