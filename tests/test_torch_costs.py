@@ -29,6 +29,7 @@ COSTS = {
     "residual": (residual_curvature, 6, 3),
     "ggn": (ggn, 4, 3),
     "ggn by forward mode": (partial(ggn, product="forward"), 4, 1, 1),
+    "ggn, batched": (partial(ggn, product="batched"), 4, 1, 1),
     "fisher": (fisher, 4, 3),
     "drawn labels": (partial(fisher, num_draws=5, rng=0), 4, 3),
     "empirical fisher": (empirical_fisher, 4, 3),

@@ -51,6 +51,7 @@ MAKERS = {
     },
     "function": lambda device: hessian(problem(device)[0], of_a_function, problem(device)[2]),
     "forward mode": lambda device: hessian(*problem(device), product="forward-over-reverse"),
+    "pullbacks": lambda device: hessops_torch.ggn(*problem(device), product="batched"),
     "blocks": lambda device: hessops_torch.block_diagonal(hessian(*problem(device)), each="tensor"),
     "jacobian": lambda device: hessops_torch.jacobian(problem(device)[0], [problem(device)[2][0][0]]),
     "inputs": lambda device: hessops_torch.input_hessian(*problem(device)),

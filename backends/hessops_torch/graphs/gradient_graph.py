@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.graphs.nodes import bytes_behind, differentiable, require_second_derivatives
+from hessops_torch.graphs.nodes import (
+    bytes_behind,
+    differentiable,
+    largest_behind,
+    require_second_derivatives,
+)
 from hessops_torch.graphs.symmetry import shows_symmetry
 from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.failures import differentiating, evaluate
@@ -109,3 +114,7 @@ class GradientGraph:
     def num_bytes(self) -> int:
         """Return the memory that the graph holds, without the parameters themselves."""
         return bytes_behind(list(self._curved.values()), self.parameters)
+
+    def largest_bytes(self) -> int:
+        """Return the bytes of the largest tensor that the graph holds, without the parameters."""
+        return largest_behind(list(self._curved.values()), self.parameters)

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["THROUGH_CHECKPOINT", "bytes_behind", "differentiable", "require_second_derivatives"]
+__all__ = [
+    "THROUGH_CHECKPOINT",
+    "bytes_behind",
+    "differentiable",
+    "largest_behind",
+    "require_second_derivatives",
+]
 
 THROUGH_CHECKPOINT = (
     "the model calls torch.utils.checkpoint.checkpoint with use_reentrant=True, through which no "
@@ -41,13 +47,23 @@ def bytes_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> int:
     int
         Bytes; what several nodes share counts once.
     """
-    sizes: dict[int, int] = {}
-    for tensor in chain(roots, _saved_tensors(roots)):
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-    for parameter in without:
-        sizes.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(sizes.values())
+    return sum(_sizes_behind(roots, without).values())
+
+
+def largest_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> int:
+    """Return the bytes of the largest tensor that some tensors and the graphs behind them hold.
+
+    Parameters
+    ----------
+    roots, without : sequence of torch.Tensor
+        As for `bytes_behind`.
+
+    Returns
+    -------
+    int
+        Bytes; 0 if there is none.
+    """
+    return max(_sizes_behind(roots, without).values(), default=0)
 
 
 def require_second_derivatives(roots: Iterable[Tensor], *, linear: bool = False) -> None:
@@ -89,6 +105,17 @@ _WITHOUT_SECOND_DERIVATIVE = {
 }
 
 _RIGHT_WHERE_LINEAR = {"WeightNormInterfaceBackward0"}
+
+
+def _sizes_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> dict[int, int]:
+    """Return the bytes of all that is held, by where it lies."""
+    sizes: dict[int, int] = {}
+    for tensor in chain(roots, _saved_tensors(roots)):
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+    for parameter in without:
+        sizes.pop(parameter.untyped_storage().data_ptr(), None)
+    return sizes
 
 
 def _saved_tensors(roots: Iterable[Tensor]) -> Iterator[Tensor]:

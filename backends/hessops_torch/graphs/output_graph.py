@@ -13,7 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hessops_torch.graphs.nodes import bytes_behind, differentiable, require_second_derivatives
+from hessops_torch.graphs.nodes import (
+    bytes_behind,
+    differentiable,
+    largest_behind,
+    require_second_derivatives,
+)
 from hessops_torch.graphs.symmetry import shows_adjoint
 from hessops_torch.losses.failures import differentiating
 from hessops_torch.model.parameters import add_pieces
@@ -113,6 +118,10 @@ class OutputGraph:
     def num_bytes(self, *more: Tensor) -> int:
         """Return the memory that the graph and some more tensors hold, without the parameters."""
         return bytes_behind([self.outputs, *self._pulled.values(), *more], self.parameters)
+
+    def largest_bytes(self) -> int:
+        """Return the bytes of the largest tensor that the graph holds, without the parameters."""
+        return largest_behind([self.outputs], self.parameters)
 
     def release(self) -> None:
         """Give up what `forward` needs, and the memory that it takes."""

@@ -32,7 +32,7 @@ from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.objective.passes import output_shapes
 from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputSum
-from hessops_torch.products.output_tangents import JacobianMode
+from hessops_torch.products.jacobian_modes import JacobianMode
 
 __all__ = ["Fisher", "fisher"]
 
@@ -92,9 +92,8 @@ def fisher(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
-    product : {'backward', 'forward'}, optional
-        How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
-        as for `ggn`.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by the Jacobian and its adjoint, as for `ggn`.
     precision : {'tf32', 'bf16'}, optional
         Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
@@ -158,8 +157,8 @@ class Fisher(OutputSum):
         What the labels are drawn by.
     weight_decay : float
         Multiple of the identity to add.
-    product : {'backward', 'forward'}, optional
-        How to multiply by the Jacobian, as for `ggn`.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by the Jacobian and its adjoint, as for `ggn`.
 
     Raises
     ------

@@ -28,7 +28,7 @@ from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.linear_losses import require_curvature
 from hessops_torch.operators.output_sum import OutputSum
-from hessops_torch.products.output_tangents import JacobianMode
+from hessops_torch.products.jacobian_modes import JacobianMode
 
 __all__ = ["GaussNewton", "ggn"]
 
@@ -75,10 +75,12 @@ def ggn(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
-    product : {'backward', 'forward'}, optional
-        How to multiply by J: by two backward passes, or by forward mode, up to eight columns at a time,
-        which keeps half as much and on a CPU takes half the time for convolutions; it is compared once
-        with the other. Where not given, by forward mode if convolutions have some of the parameters.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by J and J^T: by backward passes, two and one for each column; J by forward
+        mode, up to eight columns at a time, which keeps half as much and on a CPU takes half the time
+        for convolutions; J^T up to eight columns at a time, too, for networks of small operations; or
+        by what is fastest in a short trial at the first product. Each but the first is compared with
+        it once. Where not given, J by forward mode if convolutions have some of the parameters.
     precision : {'tf32', 'bf16'}, optional
         Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
@@ -104,14 +106,14 @@ def ggn(
     Warns
     -----
     RuntimeWarning
-        If ``product='forward'`` fails or gives another product than two backward passes, which then
-        take its place.
+        At the first product, if `product` fails there or gives another result than backward passes,
+        which then take its place.
 
     Notes
     -----
     In units of a forward pass, a product costs 4 where the graphs are kept, and 4 + 3 / k for each of k
     columns where they are not: 1.33 and (k = 8) 1.46 gradients. By forward mode it is 4 + 1 / k and
-    4 + 2 / k for k up to 8.
+    4 + 2 / k for k up to 8, and with ``'batched'`` the same.
 
     References
     ----------
@@ -143,8 +145,8 @@ class GaussNewton(OutputSum):
         Model, loss and data; the loss in two parts.
     weight_decay : float
         Multiple of the identity to add.
-    product : {'backward', 'forward'}, optional
-        How to multiply by the Jacobian, as for `ggn`.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by the Jacobian and its adjoint, as for `ggn`.
     """
 
     _made_by = "ggn"

@@ -20,12 +20,12 @@ from hessops_torch.data.batch import tensors_in
 from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.graphs.output_graph import OutputGraph
 from hessops_torch.losses.contract import describe_value, require_outputs
-from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.function import SplitLoss
 from hessops_torch.model.parameters import ParameterSpace
 from hessops_torch.model.selection import ParameterSelection
 from hessops_torch.model.state import Mode
 from hessops_torch.objective.finite_losses import require_finite_losses
+from hessops_torch.objective.model_outputs import graph_of_outputs
 from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.passes import output_shapes
 from hessops_torch.operators.arguments import objective_of
@@ -202,7 +202,7 @@ class Jacobian(LinearOperator):
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
-        self.loss = require_outputs(objective.loss, "a Jacobian")
+        require_outputs(objective.loss, "a Jacobian")
         comm = objective.ranks.comm
         self.shapes = jointly(comm, lambda: output_shapes(objective))
         """Shapes of the outputs for all micro-batches of this rank."""
@@ -294,14 +294,13 @@ class Jacobian(LinearOperator):
         if kept is not None:
             return kept, None
         objective = self.objective
-        with objective.applying(index, batch):
-            outputs = self.loss.outputs(objective.model, batch)
+        graph = graph_of_outputs(objective, index, batch)
+        outputs = graph.outputs
         if outputs.shape != self.shapes[index]:
             raise ValueError(
                 f"the outputs for micro-batch {index} had the shape {tuple(self.shapes[index])} when "
                 f"the operator was made, and have {tuple(outputs.shape)} now: make it again"
             )
-        graph = OutputGraph(outputs, list(objective.parameters.values()), name_of(index))
         if not self._seems_adjoint:
             self._seems_adjoint = graph.shows_adjoint()
         if self.graphs.is_open:

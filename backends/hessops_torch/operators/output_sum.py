@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
 from hessops.structure import Structure
 from hessops_torch.graphs.output_graph import OutputGraph
 from hessops_torch.losses.contract import OutputLoss, require_outputs
-from hessops_torch.losses.failures import name_of
 from hessops_torch.losses.output_hessian import OutputMatrix
+from hessops_torch.objective.model_outputs import graph_of_outputs
 from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.data_sum import DataSum
-from hessops_torch.products.output_tangents import (
+from hessops_torch.products.functional_jacobian import FunctionalJacobian
+from hessops_torch.products.jacobian_modes import (
     JacobianMode,
-    OutputTangents,
     check_jacobian_mode,
-    find_tangents,
-    takes_tangents,
+    find_jacobian,
+    may_transform,
 )
+from hessops_torch.products.output_pullback import OutputPullback
 
 __all__ = ["OutputShare", "OutputSum"]
 
@@ -29,8 +30,9 @@ class OutputSum(DataSum):
     """A sum of J_b^T M_b J_b over micro-batches b.
 
     Subclasses write `_metric`. In units of a forward pass a product costs 4 where the graphs are
-    kept, and 3 / k + 4 for each of k columns where they are not; a gradient costs 3. By forward mode it
-    is 4 and one more for every eight columns, and with one more for each block if they are not kept.
+    kept, and 3 / k + 4 for each of k columns where they are not; a gradient costs 3. By forward mode,
+    alone or with batched pullbacks, it is 4 and one more for every eight columns, and with one more for
+    each block if they are not kept.
 
     Parameters
     ----------
@@ -40,9 +42,10 @@ class OutputSum(DataSum):
         Multiple of the identity to add.
     structure : Structure
         Self-adjoint, at least.
-    product : {'backward', 'forward'}, optional
-        How to multiply by J: by two backward passes or by forward mode, which is checked once. Where
-        not given, by forward mode if convolutions have some of the parameters.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by J and its adjoint: by backward passes alone; J by forward mode; its adjoint
+        some columns at a time, too; or what is fastest at the first product. Each but the first is
+        checked once. Where not given, by forward mode if convolutions have some of the parameters.
 
     Raises
     ------
@@ -66,8 +69,9 @@ class OutputSum(DataSum):
         check_jacobian_mode(product)
         self.product = product
         self._seems_adjoint = False
-        # What multiplies by forward mode, once that is found to be right.
-        self._tangents: OutputTangents | None = None
+        # What multiplies by function transforms, once that is found to be right.
+        self._jacobian: FunctionalJacobian | None = None
+        self._jacobian_found = False
         what = f"{self._made_by} is not for this loss: {type(self).__name__}"
         require_outputs(objective.loss, what)
         super().__init__(objective, weight_decay=weight_decay, structure=structure)
@@ -77,12 +81,28 @@ class OutputSum(DataSum):
         """Return the loss in its two parts."""
         return cast("OutputLoss", self.objective.loss)
 
+    @property
+    def product_found(self) -> JacobianMode | None:
+        """Return how products are computed; until the first, what was asked for."""
+        if self._jacobian is not None:
+            return self._jacobian.mode
+        return "backward" if self._jacobian_found else self.product
+
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)
-        # What was found right for all parameters is so for some.
-        found, self._tangents = self._tangents, None
-        if found is not None and takes_tangents(self.product, self.objective):
-            self._tangents = OutputTangents(self.objective, found.chunk_size)
+        found, self._jacobian = self._jacobian, None
+        if self.product == "auto":
+            # What is fastest for all parameters need not be for some.
+            self._jacobian_found = False
+        elif found is not None and may_transform(self.product, self.objective):
+            # What was found right for all parameters is so for some.
+            self._jacobian = FunctionalJacobian(self.objective, found.mode, found.chunk_size)
+
+    def _for_comparison(self) -> Self:
+        plain = self.in_full_precision()
+        plain.product = "backward"
+        plain._start_over()
+        return plain
 
     @abstractmethod
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> OutputMatrix:
@@ -111,18 +131,21 @@ class OutputSum(DataSum):
             forward = self._forward(share.graph, index, batch, columns)
             self._multiply(share, forward, columns, out, keep=True)
             return share.count, None
-        share, total = self._new_share(index, batch)
+        share, total = self._new_share(index, batch, len(columns))
         # What J v needs is part of what is kept, so that it is made first.
         forward = self._forward(share.graph, index, batch, columns)
         keep = self.graphs.offer(index, share)
         self._multiply(share, forward, columns, out, keep=keep)
         return share.count, total
 
-    def _forward(self, graph: OutputGraph, index: int, batch: Any, columns: Tensor) -> Tensor:
+    def _forward(
+        self, graph: OutputGraph | OutputPullback, index: int, batch: Any, columns: Tensor
+    ) -> Tensor:
         """Return J v for each row v of `columns`."""
-        if self._tangents is None:
-            return graph.forward(columns)
-        return self._tangents.forward(index, batch, columns)
+        if self._jacobian is not None:
+            return self._jacobian.forward(index, batch, columns)
+        assert isinstance(graph, OutputGraph)
+        return graph.forward(columns)
 
     def _multiply(
         self, share: OutputShare, forward: Tensor, columns: Tensor, out: Tensor, *, keep: bool
@@ -131,21 +154,40 @@ class OutputSum(DataSum):
         del columns
         share.graph.add_adjoint(share.metric(forward), out, keep=keep)
 
-    def _new_share(self, index: int, batch: Any) -> tuple[OutputShare, Tensor]:
+    def _new_share(self, index: int, batch: Any, width: int) -> tuple[OutputShare, Tensor]:
         objective = self.objective
+        graph = self._graph(index, batch)
         with objective.applying(index, batch):
-            outputs = self.loss.outputs(objective.model, batch)
+            outputs = graph.outputs.detach()
             # A copy, into which a loss may write (to mask logits, say).
-            total, count = self.loss.of_outputs(outputs.detach().clone(), batch)
-            metric = self._metric(outputs.detach(), batch, index)
-        graph = OutputGraph(outputs, list(objective.parameters.values()), name_of(index))
-        if not self._seems_adjoint:
-            self._seems_adjoint = graph.shows_adjoint()
-            if self._seems_adjoint:
-                self._tangents = find_tangents(self.product, objective, graph, index, batch)
-            if self._tangents is not None:
-                graph.release()
+            total, count = self.loss.of_outputs(outputs.clone(), batch)
+            metric = self._metric(outputs, batch, index)
+        if not self._jacobian_found:
+            graph = self._looked_at(graph, index, batch, width)
         return OutputShare(graph, metric, count), total
+
+    def _graph(self, index: int, batch: Any) -> OutputGraph | OutputPullback:
+        if self._jacobian is not None:
+            return self._jacobian.graph(index, batch)
+        return graph_of_outputs(self.objective, index, batch)
+
+    def _looked_at(
+        self, graph: OutputGraph | OutputPullback, index: int, batch: Any, width: int
+    ) -> OutputGraph | OutputPullback:
+        """Look once at the products, and for a way to compute them; return the graph for these."""
+        assert isinstance(graph, OutputGraph)
+        if not (self._seems_adjoint or graph.shows_adjoint()):
+            return graph
+        self._seems_adjoint = self._jacobian_found = True
+        self._jacobian = find_jacobian(self.product, self.objective, graph, index, batch, width)
+        if self._jacobian is None:
+            return graph
+        graph.release()
+        return self._graph(index, batch) if self._jacobian.mode == "batched" else graph
+
+    def _describe(self) -> str:
+        mode = "" if self.product is None else f", product {self.product}"
+        return super()._describe() + mode
 
 
 class OutputShare:
@@ -153,15 +195,20 @@ class OutputShare:
 
     Parameters
     ----------
-    graph : OutputGraph
-        Products with J and J^T.
+    graph : OutputGraph or OutputPullback
+        Products with J^T, the former also with J.
     metric : OutputMatrix
         Products with M.
     count : torch.Tensor or float
         The micro-batch's, that the mean divides by.
     """
 
-    def __init__(self, graph: OutputGraph, metric: OutputMatrix, count: Tensor | float) -> None:
+    def __init__(
+        self,
+        graph: OutputGraph | OutputPullback,
+        metric: OutputMatrix,
+        count: Tensor | float,
+    ) -> None:
         self.graph = graph
         self.metric = metric
         self.count = count

@@ -117,7 +117,8 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         operator._add_products(index, batch, columns[:count], out[:count])
 
     with objective.ready(), _own_graphs(operator) as forget:
-        product(1)  # Also looks for symmetry, and for a way to compute products.
+        # Also looks for symmetry, and for the fastest way to multiply blocks of this width.
+        product(len(columns))
         forget()
         memory, (chunk, by_budget) = LiveMemory(device), _chunk(operator)
         # What function transforms are given of a memory budget is counted in graphs, too.
@@ -213,8 +214,8 @@ def _chunk(operator: DataSum) -> tuple[int | None, bool]:
     if isinstance(operator, Hessian) and operator._functional is not None:
         return operator._functional.chunk_size, True
     whole = whole_of(operator)
-    if isinstance(whole, OutputSum) and whole._tangents is not None:
-        return whole._tangents.chunk_size, False
+    if isinstance(whole, OutputSum) and whole._jacobian is not None:
+        return whole._jacobian.chunk_size, False
     return None, False
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from hessops.algorithms._common import require_positive
 from hessops.operators.algebra import Product
 from hessops_torch.operators.data_sum import DataSum
+from hessops_torch.operators.fisher import Fisher
+from hessops_torch.operators.ggn import GaussNewton
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.jacobian import Jacobian
 from hessops_torch.planning.layer_plan import plan_of_traces
@@ -54,7 +58,8 @@ def plan(
         gradients: wide blocks share what graphs take to build, and narrow ones leave room to keep
         them. Where not given, the plan is for the operator as it stands.
     calibrate : bool
-        Whether to try which way to compute products is fastest (of a `Hessian`).
+        Whether to try which way to compute products is fastest (of what `hessian`, `ggn` and `fisher`
+        make).
 
     Returns
     -------
@@ -119,7 +124,11 @@ def _require_plannable(operator: object) -> None:
 
 
 def _with_fastest_product(operator: DataSum) -> DataSum:
-    # A subclass has but one way to compute products.
-    if type(operator) is not Hessian:
+    # Others, and subclasses, are not asked how they are to compute products.
+    if type(operator) not in (Hessian, GaussNewton, Fisher):
         return operator
-    return Hessian(operator.objective, weight_decay=operator.weight_decay, product="auto")
+    fastest = copy(operator)
+    assert isinstance(fastest, Hessian | GaussNewton | Fisher)
+    fastest.product = "auto"
+    fastest._start_over()
+    return fastest

@@ -316,7 +316,9 @@ def _product_of(operator: DataSum) -> str | None:
     """Return the way to compute products that the operator is to be made with, if there is one."""
     if type(operator) is Hessian:
         return operator.product_found
-    return operator.product if isinstance(operator, OutputSum) else None
+    if isinstance(operator, OutputSum) and operator.product is not None:
+        return operator.product_found
+    return None
 
 
 def gradient_work(operator: DataSum) -> float:

@@ -14,6 +14,7 @@ from hessops.algorithms._common import level_outside
 from hessops_torch.graphs.gradient_graph import GradientGraph
 from hessops_torch.objective.objective import Objective
 from hessops_torch.products.clock import seconds_of
+from hessops_torch.products.columns import columns_at_a_time
 from hessops_torch.products.compiled_product import CompiledProduct
 from hessops_torch.products.difference import difference_of
 from hessops_torch.products.functional_product import FunctionalProduct
@@ -26,7 +27,6 @@ ProductMode = Literal[
 """Ways to compute Hessian products; 'auto' takes the fastest."""
 
 _SEED = 0xFA57
-_MOST_COLUMNS = 8
 _logger = logging.getLogger("hessops")
 
 
@@ -135,6 +135,7 @@ class _Trial:
         self.num_bytes = graph.num_bytes()
         domain = objective.domain
         self.device = domain.device
+        self.most_columns = columns_at_a_time(graph.largest_bytes(), domain.device)
         generator = torch.Generator(device=domain.device).manual_seed(_SEED)
         shape = max(width, 2), domain.dim
         self.block = torch.randn(
@@ -146,7 +147,7 @@ class _Trial:
     def candidate(self, mode: ProductMode) -> FunctionalProduct:
         """Return what computes products in a mode, within the memory for graphs."""
         fitting = self.objective.memory_budget // max(self.num_bytes, 1)
-        chunk_size = int(max(1, min(fitting, _MOST_COLUMNS)))
+        chunk_size = int(max(1, min(fitting, self.most_columns)))
         if mode == "compiled":
             return CompiledProduct(self.objective, chunk_size)
         assert mode in ("forward-over-reverse", "reverse-over-forward")
