@@ -161,18 +161,21 @@ def test_convolutions_by_either_transform(norm, mode, sizes, width, budget, prod
         partial(fisher, num_draws=3, rng=0),
         partial(fisher, num_draws=3, rng=0, product="batched"),
         empirical_fisher,
+        partial(empirical_fisher, product="batched"),
         gradient_covariance,
+        partial(gradient_covariance, product="batched"),
+        partial(gradient_covariance, centred=False, product="auto"),
     ],
 )
 def test_other_sums_over_outputs(make):
     model, data = convolutional(), images([3, 2])
     A = make(model, nn.CrossEntropyLoss(), data)
     dense = A.to_dense()
-    assert A._jacobian is not None
+    assert A.product_found == (A.product or "forward") or A.product == "auto"
     other = make(model, nn.CrossEntropyLoss(), data)
     other.product = "backward"
     expected = other.to_dense()
-    assert other._jacobian is None
+    assert other.product_found == "backward"
     assert torch.linalg.norm(dense - expected) <= 1e-12 * torch.linalg.norm(expected)
 
 
@@ -333,9 +336,10 @@ def test_the_fastest_is_taken(fastest, budget, monkeypatch, caplog):
     assert torch.linalg.norm(found - expected) <= 1e-12 * torch.linalg.norm(expected)
 
 
-def test_a_plan_finds_the_fastest_for_blocks_of_its_width(caplog):
+@pytest.mark.parametrize("make", [ggn, empirical_fisher])
+def test_a_plan_finds_the_fastest_for_blocks_of_its_width(make, caplog):
     model, data = convolutional(), images([3, 3])
-    G = ggn(model, nn.CrossEntropyLoss(), data)
+    G = make(model, nn.CrossEntropyLoss(), data)
     with caplog.at_level(logging.INFO, "hessops"):
         planned = plan(G, num_products=8, block_size=4, calibrate=True)
     assert "of 4 columns" in caplog.text
@@ -362,10 +366,10 @@ def test_what_is_fastest_is_found_anew_for_some_parameters(caplog):
 def test_as_many_columns_as_keep_tensors_small(largest, kind):
     device = torch.device(kind)
     width = columns_at_a_time(largest, device)
-    assert 2 <= width <= 8
+    assert 2 <= width <= 16
     assert columns_at_a_time(largest + 1, device) <= width
     if width > 2:
-        assert width * largest <= (2**25 if kind == "cpu" else 2**28)
+        assert width * largest < (2**25 if kind == "cpu" else 2**28)
 
 
 @pytest.mark.parametrize(
@@ -377,7 +381,7 @@ def test_large_tensors_go_with_few_columns(make, monkeypatch):
     expected = A.to_dense()
     # Of three images, what goes into the first nonlinearity.
     largest = 3 * 3 * 4 * 4 * 8
-    monkeypatch.setattr(columns, "_CPU_BYTES", 4 * largest)
+    monkeypatch.setattr(columns, "_CPU_BYTES", 4 * largest + 1)
     few = make(model, nn.CrossEntropyLoss(), data)
     assert torch.linalg.norm(few.to_dense() - expected) <= 1e-12 * torch.linalg.norm(expected)
     way = few._jacobian if hasattr(few, "_jacobian") else few._functional

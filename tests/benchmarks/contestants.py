@@ -127,8 +127,9 @@ def _hessian_contestants(widths: Sequence[int], *, compiled: bool) -> list[Conte
 
 def _ggn_contestants(widths: Sequence[int]) -> list[Contestant]:
     blocks: list[tuple[str, tuple[str, str, str], Callable[[Problem, Tensor], Product]]] = [
-        ("GGN: hessops, kept", _HESSOPS, partial(_hessops_ggn, memory_budget=None)),
+        ("GGN: hessops, kept", _HESSOPS, _hessops_ggn),
         ("GGN: hessops, rebuilt", _HESSOPS, partial(_hessops_ggn, memory_budget=0)),
+        ("GGN: hessops, batched", _HESSOPS, partial(_hessops_ggn, product="batched")),
         ("GGN: curvlinops", _CURVLINOPS, partial(_curvlinops, operator="GGNLinearOperator")),
     ]
     rows = [
@@ -177,7 +178,13 @@ def _hessops(
     return lambda: operator.apply(own)
 
 
-def _hessops_ggn(problem: Problem, vectors: Tensor, *, memory_budget: int | None) -> Product:
+def _hessops_ggn(
+    problem: Problem,
+    vectors: Tensor,
+    *,
+    memory_budget: int | None = None,
+    product: str | None = None,
+) -> Product:
     hessops_torch = importlib.import_module("hessops_torch")
     batches = [(problem.images, problem.labels)]
     operator = hessops_torch.ggn(
@@ -185,6 +192,7 @@ def _hessops_ggn(problem: Problem, vectors: Tensor, *, memory_budget: int | None
         problem.criterion,
         batches,
         memory_budget=memory_budget,
+        product=product,
         precision=_precision(problem),
     )
     own = _own_block(operator, vectors)

@@ -34,6 +34,7 @@ def main(
     problem_name: Annotated[
         str, typer.Option("--problem", help="resnet20, mlp or transformer")
     ] = "resnet20",
+    matrix: Annotated[str | None, typer.Option(help="Hessian or GGN, else both")] = None,
     compiled: Annotated[
         bool, typer.Option(help="also hessops' compiled product (minutes)")
     ] = False,
@@ -62,8 +63,15 @@ def main(
     problem = PROBLEMS[problem_name](place, batch)
     widths = sorted({1, *(block or [8])})
     vectors = torch.randn(problem.size, widths[-1]).to(place)
+    contestants = [
+        one
+        for one in all_contestants(widths, compiled=compiled)
+        if matrix is None or one.matrix == matrix
+    ]
+    if not contestants:
+        raise typer.BadParameter("choose Hessian or GGN", param_hint="--matrix")
     with console.status("building the contestants"):
-        runners = prepare(all_contestants(widths, compiled=compiled), problem, vectors)
+        runners = prepare(contestants, problem, vectors)
     with console.status(f"measuring {rounds} rounds"):
         gradients = measure(runners, gradient(problem), place, rounds)
 

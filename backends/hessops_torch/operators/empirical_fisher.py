@@ -18,6 +18,7 @@ from hessops_torch.objective.objective import Objective
 from hessops_torch.objective.options import check_weight_decay
 from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.output_sum import OutputSum
+from hessops_torch.products.jacobian_modes import JacobianMode
 
 __all__ = ["EmpiricalFisher", "empirical_fisher"]
 
@@ -33,6 +34,7 @@ def empirical_fisher(
     weight_decay: float = 0.0,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    product: JacobianMode | None = None,
     precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> EmpiricalFisher:
@@ -69,6 +71,8 @@ def empirical_fisher(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by the Jacobian and its adjoint, as for `ggn`.
     precision : {'tf32', 'bf16'}, optional
         Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
@@ -114,7 +118,9 @@ def empirical_fisher(
     objective = objective_of(
         model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
     )
-    return EmpiricalFisher(objective, sample_axes=sample_axes, weight_decay=weight_decay)
+    return EmpiricalFisher(
+        objective, sample_axes=sample_axes, weight_decay=weight_decay, product=product
+    )
 
 
 class EmpiricalFisher(OutputSum):
@@ -128,6 +134,8 @@ class EmpiricalFisher(OutputSum):
         Axes of the outputs that tell samples apart.
     weight_decay : float
         Multiple of the identity to add.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by the Jacobian and its adjoint, as for `ggn`.
     """
 
     _made_by = "empirical_fisher"
@@ -138,10 +146,11 @@ class EmpiricalFisher(OutputSum):
         *,
         sample_axes: Sequence[int] = (0,),
         weight_decay: float = 0.0,
+        product: JacobianMode | None = None,
     ) -> None:
         structure = POSITIVE_SEMIDEFINITE if weight_decay >= 0 else SELF_ADJOINT
         objective.ranks.require_same({"sample_axes": repr(sample_axes)})
-        super().__init__(objective, weight_decay=weight_decay, structure=structure)
+        super().__init__(objective, weight_decay=weight_decay, structure=structure, product=product)
         self.sample_axes = check_sample_axes(sample_axes)
 
     def _metric(self, outputs: Tensor, batch: Any, index: int) -> UnitGradients:  # noqa: ARG002

@@ -24,6 +24,7 @@ from hessops_torch.objective.passes import summed_gradient
 from hessops_torch.operators.arguments import objective_of
 from hessops_torch.operators.empirical_fisher import EmpiricalFisher
 from hessops_torch.operators.output_sum import OutputShare
+from hessops_torch.products.jacobian_modes import JacobianMode
 
 __all__ = ["GradientCovariance", "gradient_covariance"]
 
@@ -39,6 +40,7 @@ def gradient_covariance(
     mode: Mode | None = None,
     micro_batch_size: int | None = None,
     memory_budget: int | None = None,
+    product: JacobianMode | None = None,
     precision: Precision | None = None,
     comm: Communicator | None = None,
 ) -> GradientCovariance:
@@ -74,6 +76,8 @@ def gradient_covariance(
     memory_budget : int, optional
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by the Jacobian and its adjoint, as for `ggn`.
     precision : {'tf32', 'bf16'}, optional
         Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
@@ -121,7 +125,7 @@ def gradient_covariance(
     objective = objective_of(
         model, loss, data, params, mode, micro_batch_size, memory_budget, comm, precision
     )
-    return GradientCovariance(objective, centred=centred, sample_axes=sample_axes)
+    return GradientCovariance(objective, centred=centred, sample_axes=sample_axes, product=product)
 
 
 class GradientCovariance(EmpiricalFisher):
@@ -135,16 +139,23 @@ class GradientCovariance(EmpiricalFisher):
         Whether the mean gradient is taken off.
     sample_axes : sequence of int
         Axes of the outputs that tell samples apart.
+    product : {'backward', 'forward', 'batched', 'auto'}, optional
+        How to multiply by the Jacobian and its adjoint, as for `ggn`.
     """
 
     _made_by = "gradient_covariance"
 
     def __init__(
-        self, objective: Objective, *, centred: bool = True, sample_axes: Sequence[int] = (0,)
+        self,
+        objective: Objective,
+        *,
+        centred: bool = True,
+        sample_axes: Sequence[int] = (0,),
+        product: JacobianMode | None = None,
     ) -> None:
         self.centred = centred
         objective.ranks.require_same({"centred": centred})
-        super().__init__(objective, sample_axes=sample_axes)
+        super().__init__(objective, sample_axes=sample_axes, product=product)
 
     def _start_over(self, besides: int = 0) -> None:
         super()._start_over(besides)

@@ -31,8 +31,8 @@ class OutputSum(DataSum):
 
     Subclasses write `_metric`. In units of a forward pass a product costs 4 where the graphs are
     kept, and 3 / k + 4 for each of k columns where they are not; a gradient costs 3. By forward mode,
-    alone or with batched pullbacks, it is 4 and one more for every eight columns, and with one more for
-    each block if they are not kept.
+    alone or with batched pullbacks, it is 4 and one more for every 2 to 16 columns, which go together,
+    and with one more for each block if they are not kept.
 
     Parameters
     ----------

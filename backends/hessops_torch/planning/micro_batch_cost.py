@@ -28,7 +28,7 @@ from hessops_torch.products.functional_product import FunctionalProduct
 __all__ = ["MicroBatchCost", "differentiate", "measure_micro_batch", "rebuilt_and_kept", "work_of"]
 
 # Columns that are measured at most; further ones cost as much each.
-_WIDEST = 8
+_WIDEST = 16
 _ROUNDS = 3
 # Units of matrix work for a model of which none is counted: forward, gradient, first, next product.
 _UNITS = (1.0, 3.0, 9.0, 6.0)

@@ -7,10 +7,9 @@ from copy import copy
 from hessops.algorithms._common import require_positive
 from hessops.operators.algebra import Product
 from hessops_torch.operators.data_sum import DataSum
-from hessops_torch.operators.fisher import Fisher
-from hessops_torch.operators.ggn import GaussNewton
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.operators.jacobian import Jacobian
+from hessops_torch.operators.output_sum import OutputSum
 from hessops_torch.planning.layer_plan import plan_of_traces
 from hessops_torch.planning.result import Plan
 from hessops_torch.planning.search import plan_of_products
@@ -58,8 +57,8 @@ def plan(
         gradients: wide blocks share what graphs take to build, and narrow ones leave room to keep
         them. Where not given, the plan is for the operator as it stands.
     calibrate : bool
-        Whether to try which way to compute products is fastest (of what `hessian`, `ggn` and `fisher`
-        make).
+        Whether to try which way to compute products is fastest, where there are several: of what
+        `hessian`, `ggn`, `fisher`, `empirical_fisher` and `gradient_covariance` make.
 
     Returns
     -------
@@ -124,11 +123,11 @@ def _require_plannable(operator: object) -> None:
 
 
 def _with_fastest_product(operator: DataSum) -> DataSum:
-    # Others, and subclasses, are not asked how they are to compute products.
-    if type(operator) not in (Hessian, GaussNewton, Fisher):
+    # A subclass of Hessian has but one way to compute products.
+    if type(operator) is not Hessian and not isinstance(operator, OutputSum):
         return operator
     fastest = copy(operator)
-    assert isinstance(fastest, Hessian | GaussNewton | Fisher)
+    assert isinstance(fastest, Hessian | OutputSum)
     fastest.product = "auto"
     fastest._start_over()
     return fastest
