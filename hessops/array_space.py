@@ -26,7 +26,7 @@ from hessops.arrays import (
     plain,
 )
 from hessops.blocks.column_sweeps import inner_products, minus, scaled, subtracted
-from hessops.comm import Communicator, SerialComm
+from hessops.comm import Communicator, SerialComm, require_communicator
 from hessops.probes import fill_probes
 from hessops.random import ProbeKind, Stream
 from hessops.space import Space
@@ -89,6 +89,7 @@ class ArraySpace:
             raise ValueError(
                 f"a space of dimension {self.dim} holds no vectors; it must be positive"
             )
+        require_communicator(self.comm)
         if self.num_threads < 1:
             raise ValueError(f"num_threads={self.num_threads} must be positive")
         # NumPy's float64 is no dtype but a class, and "cuda" is not the device of an array: ask one.

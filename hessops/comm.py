@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from hessops.arrays import Array
 
-__all__ = ["Communicator", "SerialComm", "share"]
+__all__ = ["Communicator", "SerialComm", "require_communicator", "share"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,27 @@ class SerialComm:
 
     def __repr__(self) -> str:
         return "SerialComm()"
+
+
+def require_communicator(comm: Any) -> None:
+    """Raise if something is no communicator, such as one of mpi4py's.
+
+    Parameters
+    ----------
+    comm : object
+        To look at.
+
+    Raises
+    ------
+    TypeError
+        If it lacks what a `Communicator` has.
+    """
+    if all(hasattr(comm, name) for name in ("rank", "size", "all_reduce", "broadcast")):
+        return
+    raise TypeError(
+        f"comm={comm!r} is no communicator: pass hessops_mpi.world(), hessops_mpi.MpiComm(...) of one "
+        "of mpi4py's, hessops_torch.distributed_comm(), or hessops.SerialComm() for one process"
+    )
 
 
 def share(comm: Communicator, count: int, multiple: int = 1) -> range:

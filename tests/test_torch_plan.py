@@ -248,6 +248,18 @@ def test_a_plan_reads_as_a_report():
     assert 0 < least <= median <= most
 
 
+@pytest.mark.parametrize("verb", ["eigsh", "trace", "diagonal", "hessian_trace", "layer_curvature"])
+def test_work_for_another_dimension_is_refused(verb):
+    operator = hessian(*network((24, 900)))
+    part = operator.restricted(next(iter(operator.space.sections)))
+    options = {"num_products": 9} if verb == "eigsh" else {}
+    work = getattr(Work, verb)(part.space, **options)
+    with pytest.raises(
+        ValueError, match=f"{verb}.* in dimension {part.shape[0]}, and the operator"
+    ):
+        plan(operator, work)
+
+
 def test_wrong_arguments():
     operator = hessian(*regression("cpu").arguments)
     with pytest.raises(ValueError, match="give one of work and num_products, got None and None"):

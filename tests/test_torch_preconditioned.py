@@ -164,6 +164,8 @@ def test_operators_that_do_not_act_on_parameters():
     for operator in (hessops.Identity(3), jacobian(problem.model, problem.batches)):
         with pytest.raises(TypeError, match="does not act on the parameters of a model"):
             preconditioned(operator, torch.ones(3))
+    with pytest.raises(TypeError, match="3 does not act on the parameters of a model"):
+        preconditioned(3, torch.ones(2))
 
 
 def test_optimizers_without_a_metric():

@@ -14,7 +14,7 @@ from hessops.agreement import agreed_seed
 from hessops.algorithms._common import require_count, self_adjoint_operator, square_operator
 from hessops.algorithms.trace.hutchinson import HutchinsonState, hutchinson_steps
 from hessops.arrays import Array, HostArray, dtype_name, eps, to_numpy
-from hessops.comm import Communicator
+from hessops.comm import Communicator, require_communicator
 from hessops.counted import counted
 from hessops.density.spectral_density import SpectralDensity
 from hessops.errors import NonFiniteError
@@ -65,6 +65,7 @@ def grid(comm: Communicator, *, probes: int) -> ProbeGrid:
     >>> round(ranks.trace(A, num_probes=4, rng=0).value, 12)
     6.0
     """
+    require_communicator(comm)
     require_same(comm, {"probes": probes}, "call grid with the same on every rank")
     require_count(probes=probes)
     if comm.size % probes:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from hessops.arrays import is_array
-from hessops.comm import Communicator, share
+from hessops.comm import Communicator, require_communicator, share
 from hessops.row_collectives import jointly
 from hessops.some_of import SAME_DATA, checksum_of_some
 from hessops.together import require_same
@@ -56,6 +56,7 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
         from hessops_torch import shard as shard_for_torch
 
         return shard_for_torch(data, comm, batch_size=batch_size)
+    require_communicator(comm)
     require_same(comm, jointly(comm, lambda: _facts(data)), SAME_DATA)
     mine = share(comm, len(data))
     return data[mine.start : mine.stop]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 from hessops.arrays import HostArray
-from hessops.comm import Communicator
+from hessops.comm import Communicator, require_communicator
 from hessops_mpi.row_comm import AloneComm
 
 __all__ = ["RowCommunicator", "Transfer", "row_communicator"]
@@ -65,8 +65,9 @@ def row_communicator(comm: Communicator) -> RowCommunicator:
     Raises
     ------
     TypeError
-        If it lacks one of the methods and there is more than one rank.
+        If it lacks one of the methods and there is more than one rank, or is no communicator.
     """
+    require_communicator(comm)
     missing = [name for name in _OPERATIONS if not hasattr(comm, name)]
     if not missing:
         return cast("RowCommunicator", comm)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hessops.array_space import ArraySpace
 from hessops.arrays import Array, dtype_name, to_numpy
-from hessops.comm import Communicator
+from hessops.comm import Communicator, require_communicator
 from hessops.operator import LinearOperator
 from hessops.operators.algebra import Scaled
 from hessops.row_collectives import jointly, table
@@ -52,7 +52,8 @@ def data_parallel(
         On all ranks, if shapes, dtypes or structures differ between ranks, a weight is negative, or
         they add up to zero.
     TypeError
-        If the vectors are no arrays of one library, or are split by rows over ranks already.
+        If the vectors are no arrays of one library, or are split by rows over ranks already, or `comm`
+        is no communicator.
 
     Examples
     --------
@@ -63,6 +64,7 @@ def data_parallel(
     >>> hessops.trace(A, method="exact").value
     506.0
     """
+    require_communicator(comm)
     local, error = tried(lambda: _local(local_operator, weight))
     return DataParallel(local, comm, weight, error)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hessops.array_space import ArraySpace
 from hessops.arrays import Array, dtype_name
-from hessops.comm import Communicator
+from hessops.comm import Communicator, require_communicator
 from hessops.operator import LinearOperator
 from hessops.operators.data_parallel import DataParallel
 from hessops.partition import Partition
@@ -71,6 +71,7 @@ def sharded(
     >>> round(hessops.trace(A, num_probes=4, rng=0).value, 12)
     6.0
     """
+    require_communicator(comm)
     operator = jointly(comm, partial(aslinearoperator, operator))
     facts = {
         "the shape of the operator": operator.shape,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hessops.comm import Communicator, SerialComm
+from hessops.comm import Communicator, SerialComm, require_communicator
 from hessops.counted import counted
 from hessops.row_collectives import jointly
 from hessops.some_of import SAME_DATA
@@ -107,7 +107,8 @@ class Objective:
         precision: Precision | None = None,
         comm: Communicator | None = None,
     ) -> None:
-        comm = comm or SerialComm()
+        comm = SerialComm() if comm is None else comm
+        require_communicator(comm)
         beside = ranks_beside(comm)
         # What one rank cannot use is refused on all, before they wait for each other.
         dealt = jointly(comm, lambda: facts_of_sampler(data, comm))

@@ -64,9 +64,8 @@ def preconditioned(
     tensor([[0.2500, 0.0000],
             [0.0000, 1.0000]])
     """
-    space = operator.domain
-    square = operator.shape[0] == operator.shape[1]
-    if not (isinstance(space, ParameterSpace) and square):
+    space = operator.domain if isinstance(operator, LinearOperator) else None
+    if not isinstance(space, ParameterSpace) or operator.shape[0] != operator.shape[1]:
         raise TypeError(
             f"{operator} does not act on the parameters of a model: pass a Hessian or another operator "
             "of hessops_torch on them"

@@ -68,8 +68,8 @@ def plan(
     Raises
     ------
     ValueError
-        If neither `work` nor `num_products` is given, or both are, `memory_limit` is not positive, or
-        it is given for eigenvalues or densities of blocks.
+        If neither `work` nor `num_products` is given, or both are, `work` is for another dimension,
+        `memory_limit` is not positive, or it is given for eigenvalues or densities of blocks.
     TypeError
         If the operator is of another kind, or not one that the verb takes.
     RuntimeError
@@ -92,6 +92,11 @@ def plan(
         )
     if work is None:
         work = Work(num_products=num_products or 0, block_size=block_size, num_vectors=block_size)
+    if work.dim not in (None, operator.shape[0]):
+        raise ValueError(
+            f"the work is that of {work.verb} in dimension {work.dim}, and the operator has dimension "
+            f"{operator.shape[0]}: make it with the operator's own space, Work.trace(H.space, 64) say"
+        )
     planned = _with_fastest_product(operator) if calibrate else operator
     if work.asked is not None:
         return plan_of_traces(planned, work, work.asked, memory_limit)

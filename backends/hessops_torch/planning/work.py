@@ -53,6 +53,8 @@ class Work:
         From a block size to the same run with that; where given, a plan chooses it.
     of_num_probes : callable, optional
         From a number of probes to a smaller run, where all probes go at once.
+    dim : int, optional
+        Length of the vectors; where given, a plan is refused for an operator of another dimension.
     asked : TracesAsked, optional
         What a verb is asked for whose products depend on the operator; a plan finds out which.
 
@@ -78,6 +80,7 @@ class Work:
     verb: str = "products"
     of_block_size: Callable[[int], Work] | None = field(default=None, repr=False, compare=False)
     of_num_probes: Callable[[int], Work] | None = field(default=None, repr=False, compare=False)
+    dim: int | None = None
     asked: TracesAsked | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -154,6 +157,7 @@ class Work:
             between=room + max(3 * k, 4 * block_size),
             widest=max(k, block_size),
             verb=f"eigsh, k = {k}",
+            dim=space.dim,
         )
 
     @classmethod
@@ -183,6 +187,7 @@ class Work:
             between=2 * size,
             per_term=True,
             verb="trace",
+            dim=space.dim,
             of_block_size=None if block_size else partial(_trace, space, num_probes),
         )
 
@@ -215,6 +220,7 @@ class Work:
             per_term=True,
             inner_products=False,
             verb="diagonal",
+            dim=space.dim,
             of_block_size=None if block_size else partial(_diagonal, space, num_probes),
         )
 
@@ -276,6 +282,7 @@ class Work:
             num_products=budget,
             block_size=default_block_size(space, budget),
             verb=f"hessian_trace, {_of_budget(budget, tolerance)}",
+            dim=space.dim,
             asked=TracesAsked(budget=budget, adaptive=tolerance, sections=sections),
         )
 
@@ -343,6 +350,7 @@ class Work:
             num_products=budget,
             block_size=min(block_size or default_block_size(space, budget), budget),
             verb=f"layer_curvature, {_of_budget(budget, tolerance)}",
+            dim=space.dim,
             asked=TracesAsked(
                 budget=budget,
                 adaptive=tolerance,

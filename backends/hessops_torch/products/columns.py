@@ -7,8 +7,8 @@ import torch
 __all__ = ["columns_at_a_time"]
 
 _MOST = 16
-# glibc maps new pages for every tensor of as many bytes, which can cost as much as the arithmetic on it:
-# products of a ResNet20 took half as long again with tensors just above as with those just below.
+# glibc maps new pages for every tensor of as many bytes, which can cost as much as the arithmetic on
+# it: products of a ResNet20 took half as long again with tensors just above as with those just below.
 _CPU_BYTES = 32 * 2**20
 # Enough to keep a device busy; many times as much is live at a time.
 _DEVICE_BYTES = 256 * 2**20

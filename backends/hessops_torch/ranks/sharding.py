@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from hessops.comm import Communicator, share
+from hessops.comm import Communicator, require_communicator, share
 from hessops.row_collectives import jointly
 from hessops.some_of import SAME_DATA, checksum_of_some, places
 from hessops.together import require_same
@@ -64,6 +64,7 @@ def shard(data: Any, comm: Communicator, *, batch_size: int = 128) -> Any:
     >>> len(hessops_torch.shard(data, hessops.SerialComm()))  # of one rank, all
     4
     """
+    require_communicator(comm)
     # What one rank cannot deal out is refused on all, before they wait for each other.
     facts, part = jointly(comm, lambda: _facts_and_part(data, comm, batch_size))
     require_same(comm, facts, SAME_DATA)
