@@ -1,4 +1,4 @@
-"""What is passed for a communicator and is none: said by everything that takes one, with what to pass."""
+"""What is passed for a communicator and is none: named by all that take one, with what to pass."""
 
 from types import SimpleNamespace
 
