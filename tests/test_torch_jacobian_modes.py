@@ -25,7 +25,7 @@ from hessops_torch import (
     hessian,
     plan,
 )
-from hessops_torch.products import columns, jacobian_modes
+from hessops_torch.products import columns
 from hessops_torch.products.columns import columns_at_a_time
 
 
@@ -306,34 +306,6 @@ def test_a_pullback_that_is_wrong_for_several_vectors_is_not_taken(caplog):
     assert "batched gives a product that differs" in caplog.text
     assert G.product_found in ("backward", "forward")
     torch.testing.assert_close(fastest, plain, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("fastest", ["backward", "forward", "batched"])
-@pytest.mark.parametrize("budget", [None, 0])
-def test_the_fastest_is_taken(fastest, budget, monkeypatch, caplog):
-    """By a clock that says so."""
-    order = ("backward", "forward", "batched")
-    calls = []
-
-    def seconds_of(function, device):
-        function()
-        calls.append(device)
-        # Several rounds for each mode, one of which the machine is busy with something else.
-        mode = order[(len(calls) - 1) // jacobian_modes._ROUNDS]
-        busy = 9.0 if len(calls) % jacobian_modes._ROUNDS == 0 else 0.0
-        return (1.0 if mode == fastest else 2.0) + busy
-
-    monkeypatch.setattr(jacobian_modes, "seconds_of", seconds_of)
-    model, data = convolutional(), images([3, 2])
-    G = ggn(model, nn.CrossEntropyLoss(), data, product="auto", memory_budget=budget)
-    assert G.product_found == "auto"
-    with caplog.at_level(logging.INFO, "hessops"):
-        found = G.to_dense()
-    assert G.product_found == fastest
-    assert f"{fastest} 1 s" in caplog.text
-    assert len(calls) == len(order) * jacobian_modes._ROUNDS
-    expected = ggn(model, nn.CrossEntropyLoss(), data, product="backward").to_dense()
-    assert torch.linalg.norm(found - expected) <= 1e-12 * torch.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("make", [ggn, empirical_fisher])

@@ -9,17 +9,22 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch_problems import (
     build,
     every_device,
+    few_examples,
     mlp,
     normal,
     regression,
+    seeds,
     some_problems,
 )
 
-from hessops_torch import hessian
+from hessops_torch import ggn, hessian
+from hessops_torch.graphs.nodes import bytes_behind, largest_behind
 
 STATM = Path("/proc/self/statm")
 
@@ -112,3 +117,40 @@ def test_products_take_no_more_memory_than_the_first(device):
     for _ in range(200):
         operator @ vector
     assert memory_in_use(device) - before < 0.05 * 200 * operator.graphs.num_bytes
+
+
+def graphs_of(make, device, data, **options):
+    operator = make(build(lambda: mlp(20), 0, device), nn.MSELoss(), data, **options)
+    operator @ torch.ones(operator.shape[0], dtype=torch.float64, device=device)
+    return operator.graphs
+
+
+@every_device
+@pytest.mark.parametrize("make", [hessian, ggn])
+@few_examples
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), seeds)
+def test_batches_cut_from_one_tensor_hold_what_copies_hold(device, make, sizes, seed):
+    inputs, targets = (normal(seed, sum(sizes), n, device=device) for n in (3, 2))
+    cut = list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
+    copies = [(x.clone(), y.clone()) for x, y in cut]
+    expected = graphs_of(make, device, copies)
+    found = graphs_of(make, device, cut)
+    assert found.num_bytes == expected.num_bytes > 0
+    # What is said to be enough for copies is enough for cuts.
+    assert len(graphs_of(make, device, cut, memory_budget=expected.num_bytes)) == len(sizes)
+
+
+def test_a_result_of_which_a_part_is_held_counts_as_a_whole():
+    """A pooled token, say, keeps the states of all tokens."""
+    weight = torch.ones(3, 3, dtype=torch.float64, requires_grad=True)
+    states = torch.ones(7, 3, dtype=torch.float64) @ weight
+    pooled = states[0] ** 2
+    of_states = 8 * 7 * 3
+    assert bytes_behind([pooled], [weight]) == 2 * of_states + 8 * 3
+
+
+@pytest.mark.parametrize("count", [2, 50])
+def test_the_largest_tensor_is_of_a_batch_not_of_the_data_it_was_cut_from(count):
+    weight = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
+    batch = torch.ones(50, 3, dtype=torch.float64)[:count]
+    assert largest_behind([batch @ weight], [weight]) == 8 * count * 4

@@ -45,9 +45,14 @@ def bytes_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> int:
     Returns
     -------
     int
-        Bytes; what several nodes share counts once.
+        Bytes; what several nodes share counts once. Of what was cut from larger data counts the cut
+        alone: the rest is there anyway.
     """
-    return sum(_sizes_behind(roots, without).values())
+    storages: dict[int, _Held] = {}
+    for tensor in _tensors_behind(roots, without):
+        storage = tensor.untyped_storage()
+        storages.setdefault(storage.data_ptr(), _Held(storage.nbytes())).add(tensor)
+    return sum(held.num_bytes for held in storages.values())
 
 
 def largest_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> int:
@@ -63,7 +68,13 @@ def largest_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> int:
     int
         Bytes; 0 if there is none.
     """
-    return max(_sizes_behind(roots, without).values(), default=0)
+    return max(
+        (
+            min(tensor.nbytes, tensor.untyped_storage().nbytes())
+            for tensor in _tensors_behind(roots, without)
+        ),
+        default=0,
+    )
 
 
 def require_second_derivatives(roots: Iterable[Tensor], *, linear: bool = False) -> None:
@@ -107,15 +118,29 @@ _WITHOUT_SECOND_DERIVATIVE = {
 _RIGHT_WHERE_LINEAR = {"WeightNormInterfaceBackward0"}
 
 
-def _sizes_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> dict[int, int]:
-    """Return the bytes of all that is held, by where it lies."""
-    sizes: dict[int, int] = {}
+class _Held:
+    """What the tensors of a graph hold of one storage."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._cuts: dict[Any, int] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        # A result of the graph lives as a whole as long as any part of it is held.
+        whole = tensor.requires_grad and not tensor.is_leaf
+        self._cuts[tensor.data_ptr(), tensor.shape] = self._most if whole else tensor.nbytes
+
+    @property
+    def num_bytes(self) -> int:
+        return min(self._most, sum(self._cuts.values()))
+
+
+def _tensors_behind(roots: Sequence[Tensor], without: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield some tensors and what the graphs behind them hold, but no parameters."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in without}
     for tensor in chain(roots, _saved_tensors(roots)):
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-    for parameter in without:
-        sizes.pop(parameter.untyped_storage().data_ptr(), None)
-    return sizes
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            yield tensor
 
 
 def _saved_tensors(roots: Iterable[Tensor]) -> Iterator[Tensor]:

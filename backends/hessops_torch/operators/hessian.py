@@ -213,10 +213,10 @@ class Hessian(DataSum):
             return self._functional.add_products(index, batch, columns, out)
         graph, total, keep = self._graph(index, batch)
         if not self._product_found and self._seems_symmetric:
-            self._product_found = True
             self._functional = find_product(
                 self.product, self.objective, graph, index, batch, len(columns)
             )
+            self._product_found = True
             if self._functional is not None:
                 self.graphs.clear()
                 return self._functional.add_products(index, batch, columns, out)

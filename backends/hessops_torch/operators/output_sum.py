@@ -178,8 +178,9 @@ class OutputSum(DataSum):
         assert isinstance(graph, OutputGraph)
         if not (self._seems_adjoint or graph.shows_adjoint()):
             return graph
-        self._seems_adjoint = self._jacobian_found = True
+        self._seems_adjoint = True
         self._jacobian = find_jacobian(self.product, self.objective, graph, index, batch, width)
+        self._jacobian_found = True
         if self._jacobian is None:
             return graph
         graph.release()
