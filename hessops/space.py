@@ -19,7 +19,7 @@ from hessops.arrays import (
 from hessops.comm import Communicator
 from hessops.random import ProbeKind, Stream
 
-__all__ = ["Space", "rows_here"]
+__all__ = ["Space", "require_space", "rows_here"]
 
 
 class Space(Protocol):
@@ -140,3 +140,23 @@ def rows_here(space: Space) -> tuple[int, int] | None:
         None where all are here.
     """
     return (space.local_dim, space.dim) if space.is_split else None
+
+
+def require_space(space: Any) -> None:
+    """Raise if something is no space, such as the operator that has it.
+
+    Parameters
+    ----------
+    space : object
+        To look at.
+
+    Raises
+    ------
+    TypeError
+        If it lacks what a `Space` has.
+    """
+    if all(hasattr(space, name) for name in ("dim", "dtype", "gram")):
+        return
+    raise TypeError(
+        f"space={space!r} is no space: pass operator.space, or operator.domain if it is not square"
+    )

@@ -248,7 +248,18 @@ def test_a_plan_reads_as_a_report():
     assert 0 < least <= median <= most
 
 
-@pytest.mark.parametrize("verb", ["eigsh", "trace", "diagonal", "hessian_trace", "layer_curvature"])
+BY_SPACE = ["eigsh", "trace", "diagonal", "hessian_trace", "layer_curvature"]
+
+
+@pytest.mark.parametrize("verb", BY_SPACE)
+@pytest.mark.parametrize("no_space", [3, hessian(*regression("cpu").arguments)])
+def test_work_on_what_is_no_space_is_refused(verb, no_space):
+    options = {"num_products": 9} if verb == "eigsh" else {}
+    with pytest.raises(TypeError, match=r"space=.* is no space: pass operator\.space"):
+        getattr(Work, verb)(no_space, **options)
+
+
+@pytest.mark.parametrize("verb", BY_SPACE)
 def test_work_for_another_dimension_is_refused(verb):
     operator = hessian(*network((24, 900)))
     part = operator.restricted(next(iter(operator.space.sections)))

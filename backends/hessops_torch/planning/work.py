@@ -10,7 +10,7 @@ from functools import partial
 from hessops.algorithms._common import default_block_size, require_count, require_positive
 from hessops.algorithms.eigen._basis_limit import basis_limit
 from hessops.arrays import numpy_dtype
-from hessops.space import Space
+from hessops.space import Space, require_space
 from hessops_torch.layers.arguments import (
     LayerMethod,
     layer_budget,
@@ -62,6 +62,8 @@ class Work:
     ------
     ValueError
         If a number is none, or not positive.
+    TypeError
+        If `space`, of a classmethod that takes one, is none.
 
     Examples
     --------
@@ -145,6 +147,7 @@ class Work:
         Work
             Holding the basis, and at the end the eigenvectors and what verifies them.
         """
+        require_space(space)
         require_count(num_products=num_products, k=k, block_size=block_size)
         limit = basis_limit([space], "pairs", k, block_size, max_basis)
         size, room = min(num_products, limit), min(_ROOM, limit)
@@ -178,6 +181,7 @@ class Work:
         Work
             Holding a block of probes.
         """
+        require_space(space)
         require_count(num_probes=num_probes)
         size = min(block_size or default_block_size(space, num_probes), num_probes)
         return cls(
@@ -209,6 +213,7 @@ class Work:
         Work
             Holding a block of probes, and the moments of every entry in double precision.
         """
+        require_space(space)
         require_count(num_probes=num_probes)
         size = min(block_size or default_block_size(space, num_probes), num_probes)
         doubles = _DOUBLE / numpy_dtype(space.dtype).itemsize
@@ -276,6 +281,7 @@ class Work:
         Work
             Whose products a plan splits into graphs, probes and gradients of samples.
         """
+        require_space(space)
         require_positive(max_products=max_products)
         budget = trace_budget(max_products, adaptive=tolerance)
         return cls(
@@ -332,6 +338,7 @@ class Work:
         ValueError
             If options do not go with each other, or `num_block_products` is missing.
         """
+        require_space(space)
         require_positive(
             num_probes=num_probes,
             max_products=max_products,
