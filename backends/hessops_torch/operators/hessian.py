@@ -70,8 +70,8 @@ def hessian(
     micro_batch_size : int, optional
         Cut batches into parts of at most that many samples, to save memory.
     memory_budget : int, optional
-        Bytes of gradient graphs to keep between products, which makes them a third cheaper; half of
-        the free memory of the device where not given, none if 0.
+        Bytes of gradient graphs to keep between products, which makes products a third cheaper; half
+        of the free memory of the device where not given, none if 0.
     product : {'backward', 'forward-over-reverse', 'reverse-over-forward', 'compiled', 'auto'}
         How products are computed: by a second backward pass through the gradient's graph, which may
         be kept; by function transforms in either order, up to 16 columns at a time within
