@@ -185,7 +185,8 @@ def test_samples_that_are_all_the_same_have_no_covariance(device):
     uncentred = gradient_covariance(*arguments, centred=False).to_dense()
     vector = normal(3, len(uncentred), device=device)
     form = float(vector @ (gradient_covariance(*arguments) @ vector))
-    assert 0 <= form < 1e-25 * float(vector @ uncentred @ vector)
+    # Zero but for rounding, whose sign depends on the processor.
+    assert abs(form) < 1e-25 * float(vector @ uncentred @ vector)
 
 
 @every_device

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
-
-import torch
 
 from hessops_torch.model.snapshot import Snapshot
 
-__all__ = ["GraphCache", "free_memory"]
-
-_MEMINFO = Path("/proc/meminfo")
-_UNKNOWN_MEMORY = 2 * 2**30
+__all__ = ["GraphCache"]
 
 
 class _Graph(Protocol):
@@ -90,27 +84,3 @@ class GraphCache(Generic[_Kept]):
         self._graphs.clear()
         self.num_bytes = 0
         self._full = False
-
-
-def free_memory(device: torch.device) -> int:
-    """Return the bytes of memory that are free on a device.
-
-    Parameters
-    ----------
-    device : torch.device
-        A CPU, or a CUDA device.
-
-    Returns
-    -------
-    int
-        Free bytes; of a CPU, what the system can give without swapping, or two gigabytes where
-        it does not say.
-    """
-    if device.type == "cuda":
-        free, _total = torch.cuda.mem_get_info(device)
-        return int(free)
-    try:
-        fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return _UNKNOWN_MEMORY

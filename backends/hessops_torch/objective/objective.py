@@ -19,9 +19,10 @@ from hessops.row_collectives import jointly
 from hessops.some_of import SAME_DATA
 from hessops.together import require_same
 from hessops_torch.data.batch import length_of
+from hessops_torch.data.free_memory import free_memory
 from hessops_torch.data.micro_batches import MicroBatches
 from hessops_torch.data.random_state import exclusive
-from hessops_torch.graphs.cache import GraphCache, free_memory
+from hessops_torch.graphs.cache import GraphCache
 from hessops_torch.losses.contract import BatchLoss
 from hessops_torch.losses.failures import applying, name_of
 from hessops_torch.losses.loss import Loss, as_batch_loss

@@ -87,17 +87,21 @@ def empirical_fisher(
     Raises
     ------
     ValueError
-        As for `hessian`, and if `sample_axes` are not the outputs'.
+        As for `hessian`, and if `sample_axes` are not the outputs' or `product` is unknown.
     TypeError
         If model, loss or data are of a kind that is not understood, or the loss is a function of
         (model, batch), which does not show the outputs.
     RuntimeError
         If the model cannot be applied to the first batch.
 
+    Warns
+    -----
+    RuntimeWarning
+        As for `ggn`, if `product` fails or gives another result than backward passes.
+
     Notes
     -----
-    No gradient of a single sample is formed: in units of a forward pass, a product costs 4 where the
-    graphs are kept, and 4 + 3 / k for each of k columns where they are not, as for `ggn`.
+    No gradient of a single sample is formed: products cost as much as those of `ggn`.
 
     References
     ----------

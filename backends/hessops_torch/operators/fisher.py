@@ -108,17 +108,22 @@ def fisher(
     Raises
     ------
     ValueError
-        As for `hessian`, if `num_draws` is not positive, or if `rng` is given and nothing is drawn.
+        As for `hessian`, if `product` is unknown, `num_draws` is not positive, or `rng` is given and
+        nothing is drawn.
     TypeError
         If model, loss or data are of a kind that is not understood, or of the loss no distribution is
         known.
     RuntimeError
         If the model cannot be applied to the first batch.
 
+    Warns
+    -----
+    RuntimeWarning
+        As for `ggn`, if `product` fails or gives another result than backward passes.
+
     Notes
     -----
-    In units of a forward pass, a product costs 4 where the graphs are kept, and 4 + 3 / k for each of k
-    columns where they are not, as for `ggn`. Drawing takes a forward pass over all data once.
+    Products cost as much as those of `ggn`. Drawing takes a forward pass over all data once.
 
     References
     ----------

@@ -76,11 +76,12 @@ def ggn(
         Bytes of graphs to keep between products; half of the free memory of the device where not given,
         none if 0.
     product : {'backward', 'forward', 'batched', 'auto'}, optional
-        How to multiply by J and J^T: by backward passes, two and one for each column; J by forward
-        mode, 2 to 16 columns at a time, which keeps half as much and on a CPU takes half the time for
-        convolutions; J^T so many at a time, too, for blocks and networks of small operations; or by
-        what is fastest in a short trial at the first product. Each but the first is compared with it
-        once. Where not given, J by forward mode if convolutions have some of the parameters.
+        How to multiply by J and J^T. 'backward': by two backward passes and one for each column.
+        'forward': by J in forward mode, 2 to 16 columns at a time, which keeps half as much and on a
+        CPU takes half the time for convolutions. 'batched': by J^T so many at a time, too, for blocks
+        and networks of small operations. 'auto': by what is fastest of these in a short trial at the
+        first product. Each but 'backward' is compared with that once. Where not given, it is 'forward'
+        if convolutions have some of the parameters, and else 'backward'.
     precision : {'tf32', 'bf16'}, optional
         Multiply matrices and convolutions in a lower precision than the model's, as for `hessian`.
     comm : Communicator, optional
@@ -111,9 +112,10 @@ def ggn(
 
     Notes
     -----
-    In units of a forward pass, a product costs 4 where the graphs are kept, and 4 + 3 / k for each of k
-    columns where they are not: 1.33 and (k = 8) 1.46 gradients. By forward mode it is 4 + 1 / k and
-    4 + 2 / k for k up to 16 (2 where tensors are large), and with ``'batched'`` the same.
+    In units of a forward pass, of which a gradient takes 3, a product by backward passes costs 4 where
+    the graphs are kept, and 4 + 3 / k for each of k columns where they are not: 1.33 and (k = 8) 1.46
+    gradients. With J in forward mode it is 4 + 1 / k and 4 + 2 / k, whether J^T is batched or not, for
+    k up to 16 (2 where tensors are large).
 
     References
     ----------

@@ -93,12 +93,17 @@ def gradient_covariance(
     Raises
     ------
     ValueError
-        As for `hessian`, and if `sample_axes` are not the outputs'.
+        As for `hessian`, and if `sample_axes` are not the outputs' or `product` is unknown.
     TypeError
         If model, loss or data are of a kind that is not understood, or the loss is a function of
         (model, batch), which does not show the outputs.
     RuntimeError
         If the model cannot be applied to the first batch.
+
+    Warns
+    -----
+    RuntimeWarning
+        As for `ggn`, if `product` fails or gives another result than backward passes.
 
     Notes
     -----
@@ -216,9 +221,8 @@ class GradientCovariance(EmpiricalFisher):
     def _found_here(self) -> tuple[float, Tensor | None]:
         """Return this rank's number of samples, and its gradient of the summed loss if it counts."""
         with self.objective.ready(*self.caches):
-            return self._samples_here(), summed_gradient(self.objective)[
-                0
-            ] if self.centred else None
+            samples = self._samples_here()
+            return samples, summed_gradient(self.objective)[0] if self.centred else None
 
     def _require_alone(self) -> None:
         if self.objective.ranks.comm.size > 1:

@@ -70,13 +70,14 @@ def hessian(
     micro_batch_size : int, optional
         Cut batches into parts of at most that many samples, to save memory.
     memory_budget : int, optional
-        Bytes of gradient graphs to keep between products, which makes them a third cheaper; half of
-        the free memory of the device where not given, none if 0.
+        Bytes of gradient graphs to keep between products, which makes products a third cheaper; half
+        of the free memory of the device where not given, none if 0.
     product : {'backward', 'forward-over-reverse', 'reverse-over-forward', 'compiled', 'auto'}
         How products are computed: by a second backward pass through the gradient's graph, which may
-        be kept; by function transforms, several columns at a time within `memory_budget`; by the
-        first of these compiled, which takes a minute at first; or by what is fastest in a short
-        trial at the first product. Each but the first is compared with it once.
+        be kept; by function transforms in either order, up to 16 columns at a time within
+        `memory_budget`; by forward over reverse, compiled, which takes a minute or more at first; or
+        by what is fastest in a short trial at the first product, which tries the compiled one on a GPU
+        alone. Each but 'backward' is compared with that once.
     precision : {'tf32', 'bf16'}, optional
         Multiply matrices and convolutions in a lower precision than the model's: on a GPU by its
         tensor cores, in bfloat16 by autocast as in mixed-precision training. Products are held against

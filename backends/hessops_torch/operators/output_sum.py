@@ -29,10 +29,7 @@ __all__ = ["OutputShare", "OutputSum"]
 class OutputSum(DataSum):
     """A sum of J_b^T M_b J_b over micro-batches b.
 
-    Subclasses write `_metric`. In units of a forward pass a product costs 4 where the graphs are
-    kept, and 3 / k + 4 for each of k columns where they are not; a gradient costs 3. By forward mode,
-    alone or with batched pullbacks, it is 4 and one more for every 2 to 16 columns, which go together,
-    and with one more for each block if they are not kept.
+    Subclasses write `_metric`. What products cost is in the docstring of `ggn`.
 
     Parameters
     ----------
@@ -43,9 +40,7 @@ class OutputSum(DataSum):
     structure : Structure
         Self-adjoint, at least.
     product : {'backward', 'forward', 'batched', 'auto'}, optional
-        How to multiply by J and its adjoint: by backward passes alone; J by forward mode; its adjoint
-        some columns at a time, too; or what is fastest at the first product. Each but the first is
-        checked once. Where not given, by forward mode if convolutions have some of the parameters.
+        How to multiply by J and its adjoint, as for `ggn`.
 
     Raises
     ------

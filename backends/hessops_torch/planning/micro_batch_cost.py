@@ -49,7 +49,8 @@ class MicroBatchCost:
     graph_bytes : int
         What the first product keeps for others.
     counted_bytes : int
-        The same as a memory budget counts it, which looks at the whole of what a batch is cut from.
+        The same as a memory budget counts it: with what the graph holds of the batch, which is there
+        anyway.
     first_peak, next_peak, pair_peak, wide_peak : int
         The most bytes of tensors at a time during a first and a later product with one vector, and
         later ones with two and with `width`, without the vectors and their products.
@@ -91,7 +92,7 @@ class MicroBatchCost:
 
 
 def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -> MicroBatchCost:
-    """Measure what one micro-batch costs, at the price of some twenty of its products.
+    """Measure what one micro-batch costs, at the price of fifteen of its products, five of them wide.
 
     Parameters
     ----------

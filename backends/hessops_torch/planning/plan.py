@@ -29,9 +29,9 @@ def plan(
 ) -> Plan:
     """Predict what a run on an operator costs, from measuring one micro-batch.
 
-    Costs about twenty products with the largest micro-batch, and as many again for every halving of
-    the micro-batches that a memory limit takes. Memory is that of tensors: a kernel's own
-    workspace comes on top.
+    Costs fifteen products with the largest micro-batch, five of them of a block (of up to 16 vectors),
+    and as many again for every halving of the micro-batches that a memory limit takes. Memory is that
+    of tensors: a kernel's own workspace comes on top.
 
     For `Work.hessian_trace` and `Work.layer_curvature` it takes two forward passes over the data more,
     which tell how alike samples are. Whether a run then sees them by plain probes or by gradients of
@@ -104,7 +104,7 @@ def plan(
 
 
 def _require_plannable(operator: object) -> None:
-    """Raise if an operator is of another kind, or of data that several ranks have."""
+    """Raise if an operator is no sum over data, or one of data that several ranks have."""
     if isinstance(operator, Product) and isinstance(operator.operators[0], Jacobian):
         raise TypeError(
             f"a plan is for sums over data on parameter vectors, and {operator} is a product with a "

@@ -1,1 +1,1 @@
-"""Ways to compute Hessian products other than the plain one, and which of them is taken."""
+"""Ways to compute products other than by plain backward passes, and which of them is taken."""

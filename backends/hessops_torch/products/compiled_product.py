@@ -24,9 +24,9 @@ from hessops_torch.objective.objective import Objective
 from hessops_torch.products.functional_product import (
     FunctionalMode,
     FunctionalProduct,
-    Named,
     ProductsAndLoss,
 )
+from hessops_torch.products.transforms import Named
 
 __all__ = ["CompiledProduct"]
 

@@ -23,7 +23,7 @@ def difference_of(found: Tensor, expected: Tensor, precision: float) -> str | No
     Returns
     -------
     str or None
-        Such as "0.1 of 2".
+        Such as "0.1 in a norm of 2".
     """
     difference, size = (
         float(torch.linalg.vector_norm(x, dtype=torch.float64))
@@ -31,7 +31,7 @@ def difference_of(found: Tensor, expected: Tensor, precision: float) -> str | No
     )
     if difference <= math.sqrt(precision) * size:
         return None
-    return f"{difference:.3g} of {size:.3g}"
+    return f"{difference:.3g} in a norm of {size:.3g}"
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ mode takes one forward pass and, for each vector, two more. It keeps nothing bet
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Literal
 
 import torch
@@ -18,8 +17,13 @@ from hessops_torch.graphs.output_graph import OutputGraph
 from hessops_torch.losses.failures import differentiating, name_of
 from hessops_torch.objective.model_outputs import graph_of_outputs
 from hessops_torch.objective.objective import Objective
-from hessops_torch.products.functional_product import Named, attributes_kept, named_views
 from hessops_torch.products.output_pullback import OutputPullback, OutputsOfParameters
+from hessops_torch.products.transforms import (
+    Named,
+    attributes_kept,
+    forward_mode,
+    named_views,
+)
 
 __all__ = ["FunctionalJacobian", "FunctionalJacobianMode"]
 
@@ -85,11 +89,9 @@ class FunctionalJacobian:
         with (
             differentiating(name_of(index)),
             attributes_kept(model),
+            forward_mode(),
             torch.no_grad(),
-            warnings.catch_warnings(),
         ):
-            # PyTorch compiles its own forward-mode formulas with what it has deprecated.
-            warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
             chunks = torch.split(rows, self.chunk_size)
             return torch.cat([self._chunk(batch, chunk) for chunk in chunks])
 

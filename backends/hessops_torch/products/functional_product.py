@@ -9,29 +9,25 @@ over the columns.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
 
 from hessops_torch.losses.failures import differentiating, name_of
-from hessops_torch.model.functional import called_with
 from hessops_torch.objective.loss_module import LossModule
 from hessops_torch.objective.objective import Objective
+from hessops_torch.products.transforms import (
+    Named,
+    attributes_kept,
+    forward_mode,
+    function_of_model,
+    named_views,
+)
 
-__all__ = [
-    "FunctionalMode",
-    "FunctionalProduct",
-    "Named",
-    "Order",
-    "ProductsAndLoss",
-    "attributes_kept",
-    "named_views",
-]
+__all__ = ["FunctionalMode", "FunctionalProduct", "Order", "ProductsAndLoss"]
 
 Order = Literal["forward-over-reverse", "reverse-over-forward"]
 """Which of the two derivatives is taken last, and which first."""
@@ -39,10 +35,8 @@ Order = Literal["forward-over-reverse", "reverse-over-forward"]
 FunctionalMode = Literal["forward-over-reverse", "reverse-over-forward", "compiled"]
 """Ways to compute products by function transforms."""
 
-Named: TypeAlias = dict[str, Tensor]
-"""Tensors by the names of the parameters that they belong to."""
 ProductsAndLoss: TypeAlias = tuple[Named, tuple[Tensor, Tensor]]
-"""ProductsAndLoss with some vectors, and the loss and the count of the micro-batch."""
+"""Products with some vectors; beside them the loss and the count of the micro-batch."""
 
 
 class FunctionalProduct:
@@ -89,13 +83,8 @@ class FunctionalProduct:
         """
         count: Tensor | float = 0.0
         total: Tensor | None = None
-        with (
-            differentiating(name_of(index)),
-            attributes_kept(self.objective.model),
-            warnings.catch_warnings(),
-        ):
-            # PyTorch compiles its own forward-mode formulas with what it has deprecated.
-            warnings.filterwarnings("ignore", ".*torch.jit.script", DeprecationWarning)
+        model = self.objective.model
+        with differentiating(name_of(index)), attributes_kept(model), forward_mode():
             for first in range(0, len(columns), self.chunk_size):
                 rows = slice(first, first + self.chunk_size)
                 total, count = self._add_chunk(index, batch, columns[rows], out[rows])
@@ -152,38 +141,6 @@ class FunctionalProduct:
         return self.function(index, batch, width)(parameters, vectors)
 
 
-def named_views(rows: Tensor, parameters: Mapping[str, Tensor]) -> Named:
-    """Return flat vectors, one per row, as stacks of tensors of the parameters' shapes."""
-    pieces = torch.split(rows, [p.numel() for p in parameters.values()], dim=1)
-    return {
-        name: piece.view(len(rows), *p.shape)
-        for piece, (name, p) in zip(pieces, parameters.items(), strict=True)
-    }
-
-
-@contextmanager
-def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the attributes that a forward pass writes, which would hold tensors of a transform.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        With all modules inside.
-
-    Yields
-    ------
-    None
-        While they may be written.
-    """
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            vars(module).clear()
-            vars(module).update(attributes)
-
-
 class _LossOfParameters:
     """The summed loss of a micro-batch as a function of the parameters, with its count beside."""
 
@@ -194,10 +151,9 @@ class _LossOfParameters:
         self.buffers = buffers
 
     def __call__(self, parameters: Named) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        # Cloned under the transform, which lets what it has seen come into being be written to.
-        buffers = {name: b.clone() for name, b in self.buffers.items()}
-        tensors = {f"model.{name}": t for name, t in (parameters | buffers).items()}
-        total, count = called_with(self.module, tensors, self.index, self.batch)
+        total, count = function_of_model(
+            self.module, parameters, self.buffers, self.index, self.batch
+        )
         return total, (total.detach(), torch.as_tensor(count, dtype=torch.float64))
 
 

@@ -61,7 +61,8 @@ def may_transform(product: JacobianMode | None, objective: Objective) -> bool:
     Returns
     -------
     bool
-        Where no convolution has one of the parameters, backward passes need not go as far down.
+        Where nothing was asked for, whether a convolution has one of the parameters: for others alone,
+        backward passes need not go as far down.
     """
     if product is not None:
         return product != "backward"
@@ -120,7 +121,7 @@ def find_jacobian(
         return found
     if mode is not None:
         warnings.warn(
-            f"product={mode!r} {reason}: backward passes, vector by vector, take its place",
+            f"product={mode!r} {reason}: the operator takes product='backward' instead",
             RuntimeWarning,
             stacklevel=level_outside(),
         )
@@ -152,13 +153,13 @@ class _Trial(Trial[FunctionalJacobian]):
         )
 
     def difference(self, way: FunctionalJacobian) -> str | None:
-        """Return in what a product differs from theirs."""
+        """Return in what a product differs from that of backward passes."""
         graph = way.graph(self.index, self.batch)
         products = self._products(way, graph, slice(0, 2))
         for product, expected in zip(products, self.expected, strict=True):
             difference = difference_of(product[1:], expected, self.objective.epsilon)
             if difference is not None:
-                return f"gives a product that differs from theirs by {difference}"
+                return f"gives a product that differs from that of backward passes by {difference}"
         return None
 
     def product(self, way: FunctionalJacobian | None) -> Callable[[], object]:

@@ -16,11 +16,15 @@ from torch.func import vjp, vmap
 
 from hessops_torch.losses.contract import require_outputs
 from hessops_torch.losses.failures import differentiating, name_of
-from hessops_torch.model.functional import called_with
 from hessops_torch.objective.loss_module import OutputsModule
 from hessops_torch.objective.model_outputs import graph_of_outputs
 from hessops_torch.objective.objective import Objective
-from hessops_torch.products.functional_product import Named, attributes_kept, named_views
+from hessops_torch.products.transforms import (
+    Named,
+    attributes_kept,
+    function_of_model,
+    named_views,
+)
 
 __all__ = ["OutputPullback", "OutputsOfParameters"]
 
@@ -107,8 +111,5 @@ class OutputsOfParameters:
 
     def __call__(self, parameters: Named) -> Tensor:
         """Return the outputs, with parameters by their names."""
-        # Cloned under the transform, which lets what it has seen come into being be written to.
-        buffers = {name: b.clone() for name, b in self.buffers.items()}
-        tensors = {f"model.{name}": t for name, t in (parameters | buffers).items()}
-        outputs: Tensor = called_with(self.module, tensors, self.batch)
+        outputs: Tensor = function_of_model(self.module, parameters, self.buffers, self.batch)
         return outputs

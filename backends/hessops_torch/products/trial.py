@@ -16,8 +16,9 @@ from hessops_torch.products.clock import seconds_of
 __all__ = ["Trial", "short"]
 
 _SEED = 0xFA57
-# The clock of a machine that does something else, too, tells the truth more often than not.
+# On a machine that does something else, too, the shortest of a few times is the least disturbed.
 _ROUNDS = 3
+# Seconds: what takes longer is timed once, as a disturbance is then a small part of it.
 _LONG_ENOUGH = 1.0
 _logger = logging.getLogger("hessops")
 
@@ -112,7 +113,7 @@ class Trial(ABC, Generic[Way]):
         return best
 
     def seconds(self, way: Way | None) -> float:
-        """Return how long the product of the block takes: the shortest time of a few."""
+        """Return how long the product of the block takes: the shortest of up to three times."""
         product = self.product(way)
         shortest, total = math.inf, 0.0
         for _ in range(_ROUNDS):

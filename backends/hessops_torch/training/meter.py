@@ -18,8 +18,8 @@ from hessops.density.spectral_density import SpectralDensity
 from hessops.errors import ConvergenceWarning
 from hessops.results.eigenpairs import EigenResult
 from hessops.results.trace import TraceResult
+from hessops_torch.data.free_memory import free_memory
 from hessops_torch.data.random_state import generators_preserved
-from hessops_torch.graphs.cache import free_memory
 from hessops_torch.losses.loss import Loss
 from hessops_torch.objective.objective import Objective
 from hessops_torch.operators.hessian import Hessian
