@@ -12,7 +12,7 @@ import numpy as np
 
 import hessops
 from hessops.algorithms._common import self_adjoint_operator
-from hessops.algorithms.eigen._eigsh_goal import Goal, goal_tolerance
+from hessops.algorithms.eigen._eigsh_goal import Goal, goal_tolerance, least_tolerance
 from hessops.algorithms.eigen.eigsh import Which
 from hessops.algorithms.eigen.eigsh_state import EigshState
 from hessops.algorithms.trace.trace_estimator import TraceEstimator, trace_estimator_of
@@ -216,7 +216,7 @@ def _eigenpairs(analysis: Analysis, progress: Progress) -> dict[str, Any]:
     operator, settings = analysis.operator, analysis.settings
     count = settings.num_eigenvalues or min(_DEFAULT_EIGENVALUES, operator.shape[0])
     asked = goal_tolerance(operator, settings.tol)
-    goal = Goal(count, settings.which, asked, 1)
+    goal = Goal(count, settings.which, asked, 1, least=least_tolerance(operator))
     scale = 0.0
 
     def note(state: EigshState) -> str:

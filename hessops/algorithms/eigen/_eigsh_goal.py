@@ -8,10 +8,11 @@ import numpy as np
 
 from hessops.algorithms._common import require_positive, require_tolerance
 from hessops.arrays import HostArray, eps
+from hessops.blocks.rounding import ROUNDINGS
 from hessops.counted import counted
 from hessops.operator import LinearOperator
 
-__all__ = ["Goal", "RitzState", "Which", "eigsh_goal", "goal_tolerance"]
+__all__ = ["Goal", "RitzState", "Which", "eigsh_goal", "goal_tolerance", "least_tolerance"]
 
 Which = Literal["LM", "LA", "SA", "BE"]
 
@@ -50,8 +51,8 @@ class RitzState(Protocol):
         """Tell whether the last one is invariant."""
 
     @property
-    def blurred(self) -> bool:
-        """Tell whether rounding may have brought in copies."""
+    def blurred_after(self) -> int:
+        """Return after how many products rounding may have brought in copies, 0 if it has not."""
 
     @property
     def filled(self) -> bool:
@@ -69,7 +70,8 @@ def eigsh_goal(
         raise ValueError(
             f"k={k} eigenpairs asked of an operator of dimension {operator.domain.dim}"
         )
-    return Goal(k, which, goal_tolerance(operator, tol), block_size)
+    asked = goal_tolerance(operator, tol)
+    return Goal(k, which, asked, block_size, least=least_tolerance(operator))
 
 
 def goal_tolerance(operator: LinearOperator, tol: float | None) -> float:
@@ -86,6 +88,11 @@ def goal_tolerance(operator: LinearOperator, tol: float | None) -> float:
     return float(tol)
 
 
+def least_tolerance(operator: LinearOperator) -> float:
+    """Return the relative residual norm below which there is rounding alone."""
+    return ROUNDINGS * eps(operator.xp, operator.dtype)
+
+
 class Goal:
     """Which pairs are wanted, when they are there, and what to claim of them.
 
@@ -99,6 +106,8 @@ class Goal:
         Residual norm relative to the largest Ritz value in modulus.
     block_size : int
         Vectors in a block: a Krylov space holds as many copies of an eigenvalue.
+    least : float
+        What rounding allows; a smaller `tol`, which no number of steps would reach, counts as this.
     value_name, unit_name : str
         What the values are called, and what there are k of.
     """
@@ -110,13 +119,15 @@ class Goal:
         tol: float,
         block_size: int,
         *,
+        least: float,
         value_name: str = "eigenvalue",
         unit_name: str = "pairs",
     ) -> None:
-        self.k, self.which, self.tol = k, which, tol
+        self.k, self.which, self.tol = k, which, max(tol, least)
         self.value_name, self.unit_name = value_name, unit_name
         self.complete = False
         self.settled = False
+        self._asked = tol
         self._block_size = block_size
         self._before: HostArray | None = None
 
@@ -179,7 +190,10 @@ class Goal:
         # From a random start, later Krylov spaces are no longer than the first, but for what rounding
         # adds. One that is says that the start was special, and counts as the first.
         first = not earlier or current > 2 * max(earlier) + 10
-        return "converged" if self.complete or (first and not state.blurred) else None
+        # Where few eigenvalues are distinct, copies come in by rounding and the space is soon
+        # exhausted; where a bulk of small ones has made the residual small, not for thousands of steps.
+        waits = state.blurred_after > 0 and current <= 2 * state.blurred_after + 10
+        return "converged" if self.complete or (first and not waits) else None
 
     def row(self, state: RitzState) -> tuple[float, float]:
         """Return the leading wanted Ritz value and the largest residual norm of the wanted."""
@@ -218,12 +232,12 @@ class Goal:
         """
         allowed = self.allowed(state)
         reached = residuals <= allowed + rounding
-        cost = counted(state.step, "step")
+        cost = counted(state.step, "step") + self._rounded()
         if bool(np.all(reached)) and len(residuals) == self.k:
             if self.complete or state.filled:
                 nothing = f"no copies of multiple {self.value_name}s are missing"
                 return f"converged in {cost}; {nothing}", True
-            return f"converged in {cost}; {checked or self._missed()}", True
+            return f"converged in {cost}; {checked or self._missed(state)}", True
         stopped = "" if reason in {None, "converged"} else f"{reason}; "
         return (
             f"{stopped}{int(np.sum(reached))} of {self.k} {self.unit_name} converged in {cost}: the "
@@ -241,11 +255,18 @@ class Goal:
                 pairs[place] = other
         return pairs
 
-    def _missed(self) -> str:
+    def _rounded(self) -> str:
+        if self._asked >= self.tol:
+            return ""
+        return f" to {self.tol:.2g} of the largest, less than which is rounding (tol={self._asked:.3g})"
+
+    def _missed(self, state: RitzState) -> str:
         times = {1: "once", 2: "at most twice"}.get(
             self._block_size, f"at most {self._block_size} times"
         )
         missed = f"a multiple {self.value_name} would appear {times}"
+        if state.blurred_after:
+            missed += ", or more often by rounding"
         if self.tol > _LOOSE:
             missed += ", and at so loose a tolerance any may have been passed over"
         return missed

@@ -81,7 +81,8 @@ def eigsh(
     tol : float, optional
         Residual norm asked for, relative to the largest Ritz value in modulus; eps^(2/3) of the
         operator's precision where not given (3.7e-11 in float64, 2.4e-5 in float32), or its
-        `product_error` if that is more: no less can be had.
+        `product_error` if that is more: no less can be had. Less than rounding (7.1e-15, 3.8e-6)
+        counts as that, and the status says so.
     block_size : int
         Vectors to multiply at once. A block of b finds up to b copies of a multiple eigenvalue, and
         takes more products than single vectors where there are none.

@@ -37,9 +37,9 @@ class EigshState:
         Products with each Krylov space so far, the current one last.
     exhausted : bool
         Whether the current one is invariant.
-    blurred : bool
-        Whether a residual of the current one has lost half its digits to rounding, which then
-        brings in copies of multiple eigenvalues, some of them and not others.
+    blurred_after : int
+        Products with the current one when a residual had lost half its digits to rounding, which then
+        brings in copies of multiple eigenvalues, some of them and not others; 0 if none has.
     num_restarts : int
         How often the basis was full.
     basis : Basis
@@ -57,7 +57,7 @@ class EigshState:
     size: float
     lengths: tuple[int, ...]
     exhausted: bool
-    blurred: bool
+    blurred_after: int
     num_restarts: int
     basis: Basis
     orthogonality: float = math.nan

@@ -63,8 +63,8 @@ class SvdsState:
         Steps in each Krylov space so far, the current one last.
     exhausted : bool
         Whether the current one is invariant.
-    blurred : bool
-        Whether a residual of the current one has lost half its digits to rounding.
+    blurred_after : int
+        Steps in the current one when a residual had lost half its digits to rounding; 0 if none has.
     num_restarts : int
         How often the bases were full.
     left, right : Basis
@@ -80,7 +80,7 @@ class SvdsState:
     size: float
     lengths: tuple[int, ...]
     exhausted: bool
-    blurred: bool
+    blurred_after: int
     num_restarts: int
     left: Basis
     right: Basis
@@ -230,7 +230,7 @@ class _GolubKahan:
         # A loose tolerance must not end a space that has yet to see the spectrum.
         self._half_the_digits = math.sqrt(self._eps)
         self._breakdown = max(ROUNDINGS * self._eps, min(tol / 4, self._half_the_digits))
-        self.exhausted, self._blurred = True, False
+        self.exhausted, self._blurred_after = True, 0
         self.following = self._off(self.right, start)
 
     def require_following(self) -> None:
@@ -239,7 +239,7 @@ class _GolubKahan:
             self.following = self._off(self.right, self._fresh(self.operator.domain))
         if self.exhausted:
             self.lengths.append(0)
-            self.exhausted = self._blurred = False
+            self.exhausted, self._blurred_after = False, 0
 
     def restart(self, keep: Keep) -> None:
         """Replace the bases by the Ritz vectors to keep."""
@@ -282,7 +282,8 @@ class _GolubKahan:
         self.following = back.block
         self.exhausted = self.exhausted or back.block.shape[1] == 0
         least = min(math.hypot(*left[1:]), math.hypot(*right[1:]))
-        self._blurred = self._blurred or least <= self._half_the_digits * self.scale
+        if not self._blurred_after and least <= self._half_the_digits * self.scale:
+            self._blurred_after = self.lengths[-1]
 
     def state(self, count: int, smallest: bool) -> SvdsState:
         """Return the outermost Ritz triplets."""
@@ -300,7 +301,7 @@ class _GolubKahan:
             self.size,
             tuple(self.lengths),
             self.exhausted,
-            self._blurred,
+            self._blurred_after,
             self.num_restarts,
             self.left.snapshot(),
             self.right.snapshot(),

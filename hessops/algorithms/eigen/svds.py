@@ -21,7 +21,7 @@ from hessops.algorithms._precision import half_the_digits, widened
 from hessops.algorithms.eigen._basis_limit import basis_limit, kept
 from hessops.algorithms.eigen._checked_run import checked
 from hessops.algorithms.eigen._eigsh_completeness import CompletenessCheck
-from hessops.algorithms.eigen._eigsh_goal import Goal, goal_tolerance
+from hessops.algorithms.eigen._eigsh_goal import Goal, goal_tolerance, least_tolerance
 from hessops.algorithms.eigen.golub_kahan import (
     KnownTriplets,
     SvdsState,
@@ -76,7 +76,8 @@ def svds(
     tol : float, optional
         Residual norm asked for, relative to the largest Ritz value; eps^(2/3) of the operator's
         precision where not given (3.7e-11 in float64, 2.4e-5 in float32), or its `product_error` if
-        that is more: no less can be had. Smaller singular values than that are not told from zero.
+        that is more: no less can be had. Less than rounding (7.1e-15, 3.8e-6) counts as that, and the
+        status says so. Smaller singular values than that are not told from zero.
     max_basis : int, optional
         Most vectors to keep in each of the two bases, at least ``k + 2``, or the smaller of m and n if
         less. More take fewer products. Where not given, as many as fit a gigabyte in all, but at
@@ -184,6 +185,7 @@ def _goal(operator: LinearOperator, k: int, which: Which, tol: float | None) -> 
         _ENDS[which],
         goal_tolerance(operator, tol),
         1,
+        least=least_tolerance(operator),
         value_name="singular value",
         unit_name="triplets",
     )

@@ -174,7 +174,7 @@ class ThickRestart:
             block, inside = rest.block, np.concatenate([rest.coefficients, rest.factor])
         self.following, self.started = block, inside * norms
         self.small.start(block.shape[1])
-        self._blurred = False
+        self._blurred_after = 0
         if block.shape[1]:
             self.lengths.append(0)
 
@@ -225,7 +225,8 @@ class ThickRestart:
         self._require_self_adjoint(rest.coefficients)
         self.small.grow(rest.coefficients, rest.factor, rest.dropped)
         self.following = rest.block
-        self._blurred = self._blurred or self._is_blurred(rest)
+        if not self._blurred_after and self._is_blurred(rest):
+            self._blurred_after = self.lengths[-1]
 
     def state(self, num_ends: int, pace: Pace | None) -> EigshState:
         """Return the outermost Ritz pairs, those of the last look until the next is due."""
@@ -257,7 +258,7 @@ class ThickRestart:
             self.size,
             tuple(self.lengths),
             exhausted,
-            self._blurred,
+            self._blurred_after,
             self.num_restarts,
             self.basis.snapshot(),
             math.nan if self._semi is None else self._semi.level,
