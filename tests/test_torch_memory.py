@@ -252,3 +252,25 @@ def test_graphs_with_sparse_matrices(make, layout):
     kept, rebuilt = (make(model, nn.MSELoss(), batch, memory_budget=b) for b in (None, 0))
     torch.testing.assert_close(kept.to_dense(), rebuilt.to_dense(), rtol=1e-12, atol=1e-14)
     assert kept.graphs.num_bytes > 4 * 3 * 8
+
+
+class MeanOfEach(nn.Module):
+    """A network for samples of different lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.outer(torch.stack([torch.tanh(self.inner(row)).mean(0) for row in x.unbind()]))
+
+
+@pytest.mark.parametrize("make", OF_GRAPHS)
+def test_graphs_with_jagged_batches(make):
+    """Their memory is that of the tensors that they are made of."""
+    rows = [normal(length, length, 3, device="cpu") for length in (2, 4)]
+    jagged = torch.nested.nested_tensor(rows, layout=torch.jagged), normal(1, 2, 2, device="cpu")
+    model = build(MeanOfEach, 0, "cpu")
+    kept, rebuilt = (make(model, nn.MSELoss(), jagged, memory_budget=b) for b in (None, 0))
+    torch.testing.assert_close(kept.to_dense(), rebuilt.to_dense(), rtol=1e-12, atol=1e-14)
+    assert kept.graphs.num_bytes > 6 * 4 * 8

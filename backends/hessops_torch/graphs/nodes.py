@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from hessops_torch.data.batch import tensors_in
 
@@ -206,7 +207,10 @@ def _places(tensors: Iterable[Tensor]) -> set[int]:
 
 
 def _parts(tensor: Tensor) -> Iterable[Tensor]:
-    """Return the tensors with memory of their own that one consists of: several if it is sparse."""
+    """Return the tensors with memory of their own that one consists of."""
+    if is_traceable_wrapper_subclass(tensor):  # A jagged one, say.
+        names, _how = tensor.__tensor_flatten__()
+        return chain.from_iterable(_parts(getattr(tensor, name)) for name in names)
     if tensor.layout == torch.sparse_coo:
         return tensor._indices(), tensor._values()
     if tensor.layout in {torch.sparse_csr, torch.sparse_bsr}:
