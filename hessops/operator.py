@@ -285,7 +285,12 @@ class LinearOperator(ABC):
         if X.ndim not in {1, 2}:
             raise ValueError(f"expected a vector (n,) or a block (n, k), got shape {X.shape}")
         block = X[:, None] if X.ndim == 1 else X
-        Y = self._by_parts(block, product, source)
+
+        def product_of_some(columns: Array) -> Array:
+            # What hooks find column by column they could not put together for none.
+            return product(columns) if columns.shape[1] else target.zeros(0)
+
+        Y = self._by_parts(block, product_of_some, source)
         if tuple(Y.shape) != (target.local_dim, block.shape[1]):
             raise ValueError(
                 f"{self} returned shape {tuple(Y.shape)} for a block of shape {block.shape}; "

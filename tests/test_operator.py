@@ -79,6 +79,15 @@ def test_a_block_may_have_any_number_of_columns_even_none(problem):
     assert tuple((operator @ place.put(X)).shape) == (len(A), X.shape[1])
 
 
+def test_a_hook_need_not_know_blocks_without_columns():
+    def stacked(X):
+        return np.stack([2 * column for column in X.T], axis=1)
+
+    A = aslinearoperator(stacked, shape=3)
+    assert (A @ np.ones((3, 0))).shape == (3, 0)
+    assert (A @ np.ones((3, 0), dtype=complex)).dtype == complex
+
+
 @given(problems(count=st.just(1)))
 def test_a_vector_is_the_block_of_one_column(problem):
     place, operator, _, X, Y = problem

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,8 @@ from torch_problems import (
     some_problems,
 )
 
-from hessops_torch import ggn, hessian
-from hessops_torch.graphs.nodes import bytes_behind, largest_behind
+from hessops_torch import SplitLoss, ggn, hessian
+from hessops_torch.graphs.nodes import Lasting, bytes_behind, largest_behind
 
 STATM = Path("/proc/self/statm")
 
@@ -146,11 +147,130 @@ def test_a_result_of_which_a_part_is_held_counts_as_a_whole():
     states = torch.ones(7, 3, dtype=torch.float64) @ weight
     pooled = states[0] ** 2
     of_states = 8 * 7 * 3
-    assert bytes_behind([pooled], [weight]) == 2 * of_states + 8 * 3
+    assert bytes_behind([pooled], Lasting([weight])) == 2 * of_states + 8 * 3
+
+
+class Through(nn.Module):
+    """A loss of what a module of its own makes of outputs and targets."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, outputs, batch):
+        *layers, criterion = self.module
+        for layer in layers:
+            outputs = layer(outputs)
+        return criterion(outputs, batch[1]), 1.0
+
+
+class Pooled(nn.Module):
+    """A head on the first token of a network that is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens = nn.Linear(3, 50).requires_grad_(False)
+        self.head = nn.Linear(50, 2)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.tokens(x))[:, 0])
+
+
+@every_device
+@pytest.mark.parametrize("make", [hessian, ggn])
+def test_a_part_of_what_has_no_gradient_keeps_the_whole(device, make):
+    x, y = normal(1, 4, 100, 3, device=device), normal(2, 4, 2, device=device)
+    A = make(build(Pooled, 0, device), nn.MSELoss(), (x, y))
+    A @ torch.ones(A.shape[0], dtype=torch.float64, device=device)
+    of_tokens = 8 * 4 * 100 * 50
+    assert of_tokens <= A.graphs.num_bytes < 1.1 * of_tokens
+
+
+OF_GRAPHS = [hessian, *(partial(ggn, product=p) for p in ("backward", "forward", "batched"))]
+
+
+@every_device
+@pytest.mark.parametrize("make", OF_GRAPHS)
+@pytest.mark.parametrize("how", ["frozen", "left out", "in the loss"])
+def test_weights_that_stay_as_they_are_take_no_memory_of_graphs(device, make, how):
+    """Each micro-batch would count them anew."""
+    inner = build(lambda: nn.Linear(200, 200), 0, device).requires_grad_(how == "left out")
+    first, last = (build(lambda n=n: nn.Linear(*n), 1, device) for n in ((3, 200), (200, 2)))
+    params = None
+    if how == "in the loss":
+        model = nn.Sequential(first, nn.Tanh())
+        head = nn.Sequential(inner, last.requires_grad_(False), nn.MSELoss())
+        loss = SplitLoss(lambda model, batch: model(batch[0]), Through(head))
+    else:
+        model = nn.Sequential(first, nn.Tanh(), inner, last)
+        loss, params = nn.MSELoss(), "0.*"
+    x, y = normal(1, 6, 3, device=device), normal(2, 6, 2, device=device)
+    A = make(model, loss, list(zip(x.split(1), y.split(1), strict=True)), params=params)
+    A @ torch.ones(A.shape[0], dtype=torch.float64, device=device)
+    assert len(A.graphs) == 6
+    assert 0 < A.graphs.num_bytes < 8 * 200 * 200
 
 
 @pytest.mark.parametrize("count", [2, 50])
 def test_the_largest_tensor_is_of_a_batch_not_of_the_data_it_was_cut_from(count):
     weight = torch.ones(3, 4, dtype=torch.float64, requires_grad=True)
     batch = torch.ones(50, 3, dtype=torch.float64)[:count]
-    assert largest_behind([batch @ weight], [weight]) == 8 * count * 4
+    assert largest_behind([batch @ weight], Lasting([weight])) == 8 * count * 4
+
+
+@every_device
+@pytest.mark.parametrize("make", [hessian, ggn])
+@few_examples
+@given(st.integers(1, 9), st.integers(0, 4), st.integers(0, 2), seeds)
+def test_overlapping_data_counts_no_more_than_copies(device, make, count, rows, columns, seed):
+    table = normal(seed, 9, 9, device=device)
+    inputs = table.as_strided((count, 3), (rows, columns))
+    targets = normal(seed, 1, 2, device=device).expand(count, 2)
+    found = graphs_of(make, device, [(inputs, targets)])
+    copies = graphs_of(make, device, [(inputs.clone(), targets.clone())])
+    assert 0 < found.num_bytes <= copies.num_bytes
+
+
+class Neighbours(nn.Module):
+    """A graph network, by a sparse matrix."""
+
+    def __init__(self, layout):
+        super().__init__()
+        self.adjacency = (torch.eye(4) + torch.ones(4, 4).triu()).to_sparse(layout=layout).double()
+        self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.outer(torch.tanh(torch.sparse.mm(self.adjacency, self.inner(x))))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC) tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("make", [hessian, ggn])
+def test_graphs_with_sparse_matrices(make, layout):
+    model = build(lambda: Neighbours(layout), 0, "cpu")
+    batch = normal(1, 4, 3, device="cpu"), normal(2, 4, 2, device="cpu")
+    kept, rebuilt = (make(model, nn.MSELoss(), batch, memory_budget=b) for b in (None, 0))
+    torch.testing.assert_close(kept.to_dense(), rebuilt.to_dense(), rtol=1e-12, atol=1e-14)
+    assert kept.graphs.num_bytes > 4 * 3 * 8
+
+
+class MeanOfEach(nn.Module):
+    """A network for samples of different lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.outer(torch.stack([torch.tanh(self.inner(row)).mean(0) for row in x.unbind()]))
+
+
+@pytest.mark.parametrize("make", OF_GRAPHS)
+def test_graphs_with_jagged_batches(make):
+    """Their memory is that of the tensors that they are made of."""
+    rows = [normal(length, length, 3, device="cpu") for length in (2, 4)]
+    jagged = torch.nested.nested_tensor(rows, layout=torch.jagged), normal(1, 2, 2, device="cpu")
+    model = build(MeanOfEach, 0, "cpu")
+    kept, rebuilt = (make(model, nn.MSELoss(), jagged, memory_budget=b) for b in (None, 0))
+    torch.testing.assert_close(kept.to_dense(), rebuilt.to_dense(), rtol=1e-12, atol=1e-14)
+    assert kept.graphs.num_bytes > 6 * 4 * 8

@@ -1,4 +1,6 @@
-"""Parameters without axes or without entries, targets that are a column of a table."""
+"""Parameters without axes or entries, blocks without columns, targets that are a column of a table."""
+
+from functools import partial
 
 import pytest
 
@@ -53,6 +55,39 @@ def test_parameters_without_axes_or_entries(device):
     trace = hessops_torch.hessian_trace(H, max_products=100, sections=True, rng=0)
     assert list(trace.sections) == [name for name, _ in problem.model.named_parameters()]
     assert trace.sections["nothing"].value == 0
+
+
+OF_LOSSES = [
+    *(
+        partial(hessops_torch.hessian, product=p)
+        for p in ("backward", "forward-over-reverse", "auto")
+    ),
+    *(partial(hessops_torch.ggn, product=p) for p in ("backward", "forward", "batched", "auto")),
+    hessops_torch.fisher,
+    hessops_torch.empirical_fisher,
+    hessops_torch.gradient_covariance,
+    hessops_torch.residual_curvature,
+]
+
+
+@every_device
+@pytest.mark.parametrize("make", OF_LOSSES)
+@pytest.mark.parametrize("memory_budget", [None, 0])
+def test_blocks_without_columns(device, make, memory_budget):
+    problem = scaled(device)
+    A, other = (make(*problem.arguments, memory_budget=memory_budget) for _ in range(2))
+    n = A.shape[0]
+    assert (A @ normal(0, n, 0, device=device)).shape == (n, 0)
+    # Nor does such a block leave anything behind that other products are wrong by.
+    assert_same(A.to_dense(), other.to_dense())
+
+
+@every_device
+def test_blocks_without_columns_of_a_jacobian(device):
+    problem = scaled(device)
+    J = hessops_torch.jacobian(problem.model, problem.batches)
+    assert (J @ normal(0, J.shape[1], 0, device=device)).shape == (J.shape[0], 0)
+    assert (J.H @ normal(0, J.shape[0], 0, device=device)).shape == (J.shape[1], 0)
 
 
 @every_device

@@ -105,3 +105,27 @@ def test_the_clock_is_for_the_block_that_is_asked_for(device, make, width, caplo
     with caplog.at_level(logging.INFO, "hessops"):
         A @ torch.ones(A.shape[0], width, dtype=torch.float64, device=device)
     assert f"of {width} column{'s' if width > 1 else ''}: backward " in caplog.text
+
+
+@pytest.mark.parametrize("make", [hessian, ggn])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory left"), RuntimeError("no")])
+def test_a_way_that_fails_with_all_columns_is_not_taken(make, error, monkeypatch, caplog):
+    """It is looked at with two of them, and more at a time take more memory."""
+    calls = []
+
+    def seconds_of(function, device):
+        calls.append(function)
+        if len(calls) > trial._ROUNDS:
+            raise error
+        function()
+        return 0.1
+
+    monkeypatch.setattr(trial, "seconds_of", seconds_of)
+    A = make(*problem(), product="auto")
+    with caplog.at_level(logging.INFO, "hessops"):
+        found = A.to_dense()
+    assert A.product_found == "backward"
+    assert f"fails ({type(error).__name__}: {error})" in caplog.text
+    assert len(calls) == trial._ROUNDS + 2
+    expected = make(*problem(), product="backward").to_dense()
+    assert torch.linalg.norm(found - expected) <= 1e-12 * torch.linalg.norm(expected)

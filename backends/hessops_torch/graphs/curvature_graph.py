@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessops_torch.graphs.nodes import differentiable, require_second_derivatives
+from hessops_torch.graphs.nodes import Lasting, differentiable, require_second_derivatives
 from hessops_torch.graphs.output_graph import OutputGraph
 from hessops_torch.graphs.symmetry import shows_symmetry
 from hessops_torch.losses.contract import OutputLoss
@@ -63,7 +63,8 @@ class CurvatureGraph:
         self.parameters = parameters
         self.name = name
         self._sizes = [parameter.numel() for parameter in parameters]
-        self._adjoint = OutputGraph(self.outputs, parameters, name)
+        lasting = Lasting.of((model, *loss.parts), batch)
+        self._adjoint = OutputGraph(self.outputs, parameters, name, lasting)
         pulled: Sequence[Tensor | None] = [None] * len(parameters)
         if self.outputs.requires_grad:
             with differentiating(name):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hessops_torch.graphs.nodes import (
+    Lasting,
     bytes_behind,
     differentiable,
     largest_behind,
@@ -55,6 +56,7 @@ class GradientGraph:
         total, self.count = evaluate(model, loss, batch, parameters[0], name)
         self.parameters = parameters
         self.name = name
+        self._lasting = Lasting.of((model, *loss.parts), batch)
         self.total = total.detach()
         gradients: Sequence[Tensor | None] = [None] * len(parameters)
         if total.requires_grad:
@@ -113,8 +115,8 @@ class GradientGraph:
 
     def num_bytes(self) -> int:
         """Return the memory that the graph holds, without the parameters themselves."""
-        return bytes_behind(list(self._curved.values()), self.parameters)
+        return bytes_behind(list(self._curved.values()), self._lasting)
 
     def largest_bytes(self) -> int:
         """Return the bytes of the largest tensor that the graph holds, without the parameters."""
-        return largest_behind(list(self._curved.values()), self.parameters)
+        return largest_behind(list(self._curved.values()), self._lasting)

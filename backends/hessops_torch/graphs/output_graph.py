@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hessops_torch.graphs.nodes import (
+    Lasting,
     bytes_behind,
     differentiable,
     largest_behind,
@@ -37,12 +38,17 @@ class OutputGraph:
         To differentiate by.
     name : str
         What messages call the micro-batch.
+    lasting : Lasting
+        What is there without the graph.
     """
 
-    def __init__(self, outputs: Tensor, parameters: Sequence[Tensor], name: str) -> None:
+    def __init__(
+        self, outputs: Tensor, parameters: Sequence[Tensor], name: str, lasting: Lasting
+    ) -> None:
         self.outputs = outputs
         self.parameters = parameters
         self.name = name
+        self._lasting = lasting
         self._sizes = [parameter.numel() for parameter in parameters]
         self._weights: Tensor | None = None
         self._pulled: dict[int, Tensor] = {}
@@ -117,11 +123,11 @@ class OutputGraph:
 
     def num_bytes(self, *more: Tensor) -> int:
         """Return the memory that the graph and some more tensors hold, without the parameters."""
-        return bytes_behind([self.outputs, *self._pulled.values(), *more], self.parameters)
+        return bytes_behind([self.outputs, *self._pulled.values(), *more], self._lasting)
 
     def largest_bytes(self) -> int:
         """Return the bytes of the largest tensor that the graph holds, without the parameters."""
-        return largest_behind([self.outputs], self.parameters)
+        return largest_behind([self.outputs], self._lasting)
 
     def release(self) -> None:
         """Give up what `forward` needs, and the memory that it takes."""

@@ -129,8 +129,8 @@ def kernels(precision: Precision | None, device_type: str) -> Iterator[None]:
 @contextmanager
 def _set(owner: Any, name: str, value: Any) -> Iterator[None]:
     before = getattr(owner, name)
-    setattr(owner, name, value)
     try:
+        setattr(owner, name, value)
         yield
     finally:
         setattr(owner, name, before)

@@ -127,10 +127,11 @@ def require_separate_samples(model: nn.Module, mode: Mode | None) -> None:
 @contextmanager
 def _mode(model: nn.Module, mode: Mode | None) -> Iterator[None]:
     before = {module: module.training for module in model.modules()}
-    if mode is not None:
-        for module in before:
-            module.training = mode == "train"
+    # Within the block, here as below, so that what interrupts the changes leaves none behind.
     try:
+        if mode is not None:
+            for module in before:
+                module.training = mode == "train"
         yield
     finally:
         for module, training in before.items():
@@ -141,9 +142,9 @@ def _mode(model: nn.Module, mode: Mode | None) -> Iterator[None]:
 def _gradients_for(model: nn.Module, chosen: list[nn.Parameter]) -> Iterator[None]:
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     wanted = set(chosen)
-    for parameter in before:
-        parameter.requires_grad_(parameter in wanted)
     try:
+        for parameter in before:
+            parameter.requires_grad_(parameter in wanted)
         yield
     finally:
         for parameter, requires_grad in before.items():
@@ -164,9 +165,9 @@ def _own_buffers(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    for module, name, buffer in owners:
-        module._buffers[name] = buffer.clone()
     try:
+        for module, name, buffer in owners:
+            module._buffers[name] = buffer.clone()
         yield
     finally:
         for module, name, buffer in owners:
@@ -182,12 +183,12 @@ def _without_gradient_hooks(model: nn.Module, chosen: list[nn.Parameter]) -> Ite
         if module._backward_hooks or module._backward_pre_hooks
     ]
     tensors = [(p, p._backward_hooks) for p in chosen if p._backward_hooks]
-    for module, _, _ in modules:
-        module._backward_hooks.clear()
-        module._backward_pre_hooks.clear()
-    for parameter, _ in tensors:
-        parameter._backward_hooks = None
     try:
+        for module, _, _ in modules:
+            module._backward_hooks.clear()
+            module._backward_pre_hooks.clear()
+        for parameter, _ in tensors:
+            parameter._backward_hooks = None
         yield
     finally:
         for parameter, hooks in tensors:
@@ -207,8 +208,8 @@ def _differentiable_kernels(model: nn.Module) -> Iterator[None]:
         )
     fastpath = torch.backends.mha.get_fastpath_enabled()
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hessops_torch.graphs.nodes import Lasting
 from hessops_torch.graphs.output_graph import OutputGraph
 from hessops_torch.losses.contract import require_outputs
 from hessops_torch.losses.failures import name_of
@@ -32,4 +33,5 @@ def graph_of_outputs(objective: Objective, index: int, batch: Any) -> OutputGrap
     loss = require_outputs(objective.loss, "a Jacobian")
     with objective.applying(index, batch):
         outputs = loss.outputs(objective.model, batch)
-    return OutputGraph(outputs, list(objective.parameters.values()), name_of(index))
+    lasting = Lasting.of((objective.model, *loss.parts), batch)
+    return OutputGraph(outputs, list(objective.parameters.values()), name_of(index), lasting)

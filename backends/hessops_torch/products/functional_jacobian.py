@@ -85,10 +85,11 @@ class FunctionalJacobian:
         torch.Tensor, shape (k, *outputs.shape)
             The products.
         """
-        model = self.objective.model
+        objective = self.objective
         with (
+            objective.applying(index, batch),
             differentiating(name_of(index)),
-            attributes_kept(model),
+            attributes_kept(objective.model),
             forward_mode(),
             torch.no_grad(),
         ):

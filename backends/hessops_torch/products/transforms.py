@@ -69,8 +69,11 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, attributes in before:
-            vars(module).clear()
-            vars(module).update(attributes)
+            now = vars(module)
+            # Never without its parameters, which an interrupt in between would leave it.
+            now.update(attributes)
+            for name in now.keys() - attributes.keys():
+                del now[name]
 
 
 @contextmanager

@@ -100,12 +100,8 @@ class Trial(ABC, Generic[Way]):
         found = [f"backward {shortest:.2g} s"]
         for mode in modes:
             way = self.candidate(mode)
-            reason = self.objection(way)
-            if reason is not None:
-                found.append(f"{mode} {reason}")
-                continue
-            seconds = self.seconds(way)
-            found.append(f"{mode} {seconds:.2g} s")
+            seconds, says = self._tried(way)
+            found.append(f"{mode} {says}")
             if seconds < shortest:
                 best, shortest = way, seconds
         columns = f"{self.width} column{'s' if self.width > 1 else ''}"
@@ -122,6 +118,18 @@ class Trial(ABC, Generic[Way]):
             if total > _LONG_ENOUGH:
                 break
         return shortest
+
+    def _tried(self, way: Way) -> tuple[float, str]:
+        """Return how long a way takes, for ever if it cannot be taken, and what to say of it."""
+        reason = self.objection(way)
+        if reason is not None:
+            return math.inf, reason
+        try:
+            seconds = self.seconds(way)
+        except Exception as error:
+            # More columns at a time than were looked at may take more memory than there is.
+            return math.inf, f"fails ({short(error)})"
+        return seconds, f"{seconds:.2g} s"
 
     def random(self, shape: tuple[int, ...], dtype: torch.dtype, *, other: int = 0) -> Tensor:
         """Return random numbers, the same in every trial; `other` ones beside each other."""
