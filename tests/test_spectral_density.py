@@ -677,8 +677,16 @@ def test_nodes_within_rounding_of_a_point_may_lie_on_either_side_of_it():
 
 def test_a_spectrum_away_from_zero_says_nothing_of_zero():
     density = hessops.spectral_density(np.diag(np.arange(1.0, 51.0)), rng=0)
-    assert "0.000% below zero" in str(density)
+    assert "0.000% (95% interval" in str(density)
     assert "may be zero" not in str(density)
+
+
+def test_a_share_that_is_not_resolved_is_not_told_to_three_digits():
+    bulk = np.concatenate([1e-9 * np.random.default_rng(0).normal(size=300), [1.0, 2.0]])
+    density = hessops.spectral_density(problems.matrix_of(bulk), num_probes=4, num_steps=6, rng=0)
+    low, high = density.cdf_interval(0.0)
+    assert high - low > 0.02
+    assert f"between {low:.1%} and {high:.1%} (95% interval) below zero" in str(density)
 
 
 def test_the_density_at_a_single_point():

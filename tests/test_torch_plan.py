@@ -1,5 +1,6 @@
 """Plans against what runs take: bytes by torch's own allocator, work by counting operations."""
 
+import logging
 import warnings
 
 import pytest
@@ -24,7 +25,7 @@ from torch_problems import (
 )
 
 import hessops
-from hessops_torch import Objective, Plan, Work, hessian, plan
+from hessops_torch import Objective, Plan, Work, ggn, hessian, plan
 from hessops_torch.operators.hessian import Hessian
 from hessops_torch.planning.live_memory import LiveMemory
 from hessops_torch.planning.micro_batch_cost import measure_micro_batch
@@ -248,6 +249,33 @@ def test_a_plan_reads_as_a_report():
     assert 0 < least <= median <= most
 
 
+@pytest.mark.parametrize("verb", ["hessian_trace", "layer_curvature"])
+def test_traces_are_planned_for_the_operator_as_it_stands(verb, caplog):
+    """Their graphs, of H and G at once, know no other way to compute products."""
+    operator = hessian(*network((24, 900)))
+    with caplog.at_level(logging.INFO, "hessops"):
+        planned = plan(operator, getattr(Work, verb)(operator.space), calibrate=True)
+    assert planned.product == planned.options["product"] == "backward"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("make", [hessian, ggn])
+def test_calibration_is_for_blocks_as_wide_as_most(make, caplog):
+    """Not for that by which `eigsh` verifies its pairs."""
+    operator = make(*network((24, 900)))
+    with caplog.at_level(logging.INFO, "hessops"):
+        plan(operator, Work.eigsh(operator.space, 5, num_products=20), calibrate=True)
+    assert "of 1 column: backward" in caplog.text
+
+
+def test_what_is_no_work_is_refused():
+    operator = hessian(*regression("cpu").arguments)
+    with pytest.raises(
+        TypeError, match=r"work='trace' is no Work: pass Work\.trace\(H\.space, 64\)"
+    ):
+        plan(operator, "trace")
+
+
 BY_SPACE = ["eigsh", "trace", "diagonal", "hessian_trace", "layer_curvature"]
 
 
@@ -312,7 +340,7 @@ def test_a_model_without_matrix_products_has_units():
 
     objective = Objective(Scales(), nn.MSELoss(), (torch.ones(4, 3), torch.zeros(4, 3)))
     operator = Hessian(objective)
-    cost = measure_micro_batch(operator, 0, next(iter(objective.batches)), 4)
+    cost = measure_micro_batch(operator, 0, next(iter(objective.batches)), 4, 4)
     assert cost.gradient_work / cost.forward_work == 3
     assert isinstance(plan(operator, num_products=3), Plan)
     assert plan(operator, num_products=3).gradient_equivalents == pytest.approx(7)

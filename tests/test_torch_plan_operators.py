@@ -213,7 +213,7 @@ def test_operators_by_outputs_without_matrix_products_have_units():
             return x * self.scale
 
     operator = ggn(Scales(), nn.MSELoss(), (torch.ones(4, 3), torch.zeros(4, 3)))
-    cost = measure_micro_batch(operator, 0, next(iter(operator.objective.batches)), 4)
+    cost = measure_micro_batch(operator, 0, next(iter(operator.objective.batches)), 4, 4)
     assert cost.gradient_work / cost.forward_work == 3
     # 7 forward passes for the first product, and 4 for each of two more.
     assert plan(operator, num_products=3).gradient_equivalents == pytest.approx(5)

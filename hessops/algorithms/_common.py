@@ -37,6 +37,7 @@ __all__ = [
     "start_block",
     "start_norms",
     "start_vector",
+    "start_width",
     "warn_if_failed",
 ]
 
@@ -201,6 +202,16 @@ def start_block(space: Space, start: Array, most: int) -> Array:
     block = space.validate(start)
     require_same_vectors(space, block, "start")
     return block * space.from_host(1.0 / start_norms(space, block))
+
+
+def start_width(space: Space, start: Array) -> int:
+    """Return the columns of a block of start vectors, or say that it is none."""
+    if is_array(start) and start.ndim == 2 and start.shape[0] == space.local_dim:
+        return int(start.shape[1])
+    raise ValueError(
+        f"start must be a block of shape ({space.local_dim}, k), got {_describe(start)}: of one vector "
+        "pass start[:, None]"
+    )
 
 
 def start_norms(space: Space, start: Array) -> HostArray:

@@ -16,6 +16,7 @@ from hessops.density.node_widths import bells, node_widths, shares_below
 from hessops.density.plot import plot_density
 from hessops.density.points import real_points, shares_of
 from hessops.density.probe_mean import estimate_of, over_probes
+from hessops.density.share_in_words import share_in_words
 from hessops.result import Estimate, Interval, Result
 from hessops.statistics import t_quantile
 
@@ -26,7 +27,6 @@ __all__ = ["SpectralDensity"]
 
 _GRID_POINTS = 1024
 _DRAWN_POINTS = 4096
-_LOWEST_SHARE_OF_ONE_EIGENVALUE = 0.1
 # A share of eigenvalues that is worth a word.
 _NOTABLE = 1e-3
 
@@ -368,20 +368,20 @@ class SpectralDensity(Result):
             If matplotlib is missing.
         """
         grid = self.grid(_DRAWN_POINTS)
-        # Below a fraction of one eigenvalue spread over the picture there is nothing to see.
-        lowest = _LOWEST_SHARE_OF_ONE_EIGENVALUE / (self.dim * (grid[-1] - grid[0]))
+        # A tenth of one eigenvalue spread over the picture: below, there is nothing to see.
+        lowest = 0.1 / (self.dim * (grid[-1] - grid[0]))
         return plot_density(grid, self.density(grid, width), lowest, ax)
 
     def __str__(self) -> str:
         low, high = self.support
-        share, (least, most) = float(self.mass_below(0.0)), self.cdf_interval(0.0)
+        below = share_in_words(float(self.mass_below(0.0)), self.cdf_interval(0.0))
         near = np.abs(self.nodes) <= np.maximum(self.rounding, self.node_errors)
-        undecided = float(np.mean(np.sum(self.weights * near, axis=1)))
+        undecided = np.mean(np.sum(self.weights * near, axis=1))
         remark = f", {undecided:.3%} on nodes that may be zero" if undecided > _NOTABLE else ""
         return (
             f"spectral density of {counted(self.dim, 'eigenvalue')}: nodes in [{low:.6g}, {high:.6g}], "
-            f"mean {self.moment(1)}, {share:.3%} below zero (95% interval [{least:.1%}, {most:.1%}])"
-            f"{remark} ({counted(len(self.nodes), 'probe')}, {self._cost()})"
+            f"mean {self.moment(1)}, {below} below "
+            f"zero{remark} ({counted(len(self.nodes), 'probe')}, {self._cost()})"
         )
 
     def _widths(self, width: float | None) -> HostArray:

@@ -91,7 +91,9 @@ class MicroBatchCost:
         return self.pair_peak + max(each, 0.0) * (columns - 2)
 
 
-def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -> MicroBatchCost:
+def measure_micro_batch(
+    operator: DataSum, index: int, batch: Any, width: int, usual: int
+) -> MicroBatchCost:
     """Measure what one micro-batch costs, at the price of fifteen of its products, five of them wide.
 
     Parameters
@@ -103,7 +105,9 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
     batch : object
         The micro-batch.
     width : int
-        Columns of a block.
+        Most columns of a block.
+    usual : int
+        Columns for which the fastest way to multiply is looked for, where one is.
 
     Returns
     -------
@@ -118,8 +122,8 @@ def measure_micro_batch(operator: DataSum, index: int, batch: Any, width: int) -
         operator._add_products(index, batch, columns[:count], out[:count])
 
     with objective.ready(), _own_graphs(operator) as forget:
-        # Also looks for symmetry, and for the fastest way to multiply blocks of this width.
-        product(len(columns))
+        # Also looks for symmetry, and for the fastest way to multiply.
+        product(min(usual, len(columns)))
         forget()
         memory, (chunk, by_budget) = LiveMemory(device), _chunk(operator)
         # What function transforms are given of a memory budget is counted in graphs, too.

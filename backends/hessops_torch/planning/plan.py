@@ -58,7 +58,9 @@ def plan(
         them. Where not given, the plan is for the operator as it stands.
     calibrate : bool
         Whether to try which way to compute products is fastest, where there are several: of what
-        `hessian`, `ggn`, `fisher`, `empirical_fisher` and `gradient_covariance` make.
+        `hessian`, `ggn`, `fisher`, `empirical_fisher` and `gradient_covariance` make. For blocks of the
+        width that most products have. `Work.hessian_trace` and `Work.layer_curvature` are planned for
+        the operator as it stands: the former's graphs, of H and G at once, know no other way.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def plan(
         If neither `work` nor `num_products` is given, or both are, `work` is for another dimension,
         `memory_limit` is not positive, or it is given for eigenvalues or densities of blocks.
     TypeError
-        If the operator is of another kind, or not one that the verb takes.
+        If the operator is of another kind, or not one that the verb takes; if `work` is no `Work`.
     RuntimeError
         If its data is dealt out to ranks.
 
@@ -90,6 +92,10 @@ def plan(
             f"give one of work and num_products, got {work!r} and {num_products!r}: "
             "plan(H, Work.trace(H.space, 64)), or plan(H, num_products=40)"
         )
+    if work is not None and not isinstance(work, Work):
+        raise TypeError(
+            f"work={work!r} is no Work: pass Work.trace(H.space, 64), say, or num_products alone"
+        )
     if work is None:
         work = Work(num_products=num_products or 0, block_size=block_size, num_vectors=block_size)
     if work.dim not in (None, operator.shape[0]):
@@ -97,9 +103,9 @@ def plan(
             f"the work is that of {work.verb} in dimension {work.dim}, and the operator has dimension "
             f"{operator.shape[0]}: make it with the operator's own space, Work.trace(H.space, 64) say"
         )
-    planned = _with_fastest_product(operator) if calibrate else operator
     if work.asked is not None:
-        return plan_of_traces(planned, work, work.asked, memory_limit)
+        return plan_of_traces(operator, work, work.asked, memory_limit)
+    planned = _with_fastest_product(operator) if calibrate else operator
     return plan_of_products(operator, work, memory_limit, planned)
 
 

@@ -67,7 +67,7 @@ def plan_of_products(
     whole = uses_batch_statistics(operator.objective.model, operator.objective.mode)
     best: Plan | None = None
     while True:
-        cost = measure_micro_batch(planned, largest, batch, search.widest)
+        cost = measure_micro_batch(planned, largest, batch, search.widest, search.usual)
         parts = cut(sizes, size)
         found = search.cheapest(cost, parts, size)
         best = found if best is None else _better(best, found)
@@ -92,6 +92,11 @@ class _Search:
     def widest(self) -> int:
         """Return the most vectors to any product that may be planned."""
         return max(_columns(work) for work in self._works())
+
+    @property
+    def usual(self) -> int:
+        """Return the most vectors to the products that a run mostly makes."""
+        return max(work.block_size for work in self._works())
 
     def cheapest(
         self, cost: MicroBatchCost, sizes: Sequence[int], micro_batch_size: int | None

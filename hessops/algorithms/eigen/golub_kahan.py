@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessops.algorithms._common import require_product_in_range, start_norms
+from hessops.algorithms._common import require_product_in_range, start_norms, start_width
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.eigen._bidiagonal import Bidiagonal, SmallTriplets
@@ -194,6 +194,7 @@ def svds_steps(
     """
     if A.shape[0] < A.shape[1]:
         raise ValueError(f"{A} has fewer rows than columns; take its adjoint, A.H")
+    start_width(A.domain, start)
     engine = _GolubKahan(A, start, stream, known, tol, max_basis)
     while engine.right.size < A.domain.dim:
         engine.require_following()

@@ -18,7 +18,7 @@ import numpy as np
 
 from hessops.agreement import to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
-from hessops.algorithms._common import require_product_in_range
+from hessops.algorithms._common import require_product_in_range, start_width
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.eigen._block_orthonormal import orthonormal_rest
@@ -119,7 +119,7 @@ def lobpcg_steps(
     NotSelfAdjointError
         If products show that the operator is not self-adjoint.
     """
-    space, count = A.domain, start.shape[1]
+    space, count = A.domain, start_width(A.domain, start)
     # Blocks are let go as soon as they have served.
     blocks = [complete_orthonormal(space, orthonormalize(space, start), count, stream)]
     del start

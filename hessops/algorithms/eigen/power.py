@@ -26,6 +26,7 @@ from hessops.algorithms._common import (
     require_positive,
     self_adjoint_operator,
     start_block,
+    start_width,
     warn_if_failed,
 )
 from hessops.algorithms._one_line import one_line
@@ -48,7 +49,6 @@ __all__ = ["PowerState", "power_iteration", "power_steps"]
 
 Method = Literal["block", "deflated"]
 _LOOK_BACK = 10
-_CONVERGED = "converged"
 # Residual norms above this, relative to the largest eigenvalue, say little of where others are.
 _LOOSE = 1e-3
 
@@ -220,7 +220,7 @@ def power_steps(A: LinearOperator, start: Array, *, stream: Stream) -> Iterator[
     PowerState
         One product with the block further.
     """
-    space, count = A.domain, start.shape[1]
+    space, count = A.domain, start_width(A.domain, start)
     X = complete_orthonormal(space, orthonormalize(space, start), count, stream)
     previous: PowerState | None = None
     step = 0
@@ -297,7 +297,7 @@ class _Search:
             visible = np.concatenate([visible, part.residual_norms[done]])
             chosen = space.xp.asarray(np.flatnonzero(done), device=space.device)
             basis = extend_orthonormal(space, basis, space.xp.take(part.X, chosen, axis=1))
-            if part.reason != _CONVERGED:
+            if part.reason != "converged":
                 break
         # What the projection hides of A x is at most what the pairs before left over.
         residuals = np.sqrt(np.cumsum(visible**2))
@@ -328,7 +328,7 @@ class _Search:
                 # A guard that may yet be a copy or a mirror image gets as many steps again.
                 late = state.step >= 2 * arrived[0] + _LOOK_BACK
                 if late or self._told_apart(state.values, state.residual_norms):
-                    return _CONVERGED
+                    return "converged"
             stalled = len(worst) > _LOOK_BACK and worst[-1] > 0.5 * worst[-1 - _LOOK_BACK]
             if not (arrived or stalled) or state.previous is None or state.step % _LOOK_BACK:
                 return None
@@ -342,7 +342,7 @@ class _Search:
             if arrived and not (len(pairs[0]) > wanted and self._told_apart(*pairs[:2])):
                 return None
             tied.append(pairs)
-            return _CONVERGED
+            return "converged"
 
         outcome = run(
             power_steps(operator, block, stream=Stream(self.seed, Purpose.RESTART)),
@@ -370,7 +370,7 @@ class _Search:
         steps = len(found.history)
         if len(residuals) < self.wanted or np.any(residuals > allowed):
             reached = int(np.sum(residuals <= allowed))
-            stopped = "" if found.reason in {None, _CONVERGED} else f"{found.reason}; "
+            stopped = "" if found.reason in {None, "converged"} else f"{found.reason}; "
             return (
                 f"{stopped}{reached} of {self.wanted} eigenpairs converged in "
                 f"{counted(steps, 'step')}: the largest residual norm is {residuals.max():.3g}, "

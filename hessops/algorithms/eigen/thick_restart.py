@@ -19,7 +19,7 @@ import numpy as np
 
 from hessops.agreement import to_host
 from hessops.algorithms._asymmetry import not_self_adjoint
-from hessops.algorithms._common import require_in_range, start_norms
+from hessops.algorithms._common import require_in_range, start_norms, start_width
 from hessops.algorithms._precision import half_the_digits
 from hessops.algorithms.eigen._block_orthonormal import OrthonormalRest, orthonormal_rest
 from hessops.algorithms.eigen._block_tridiagonal import BlockTridiagonal, SmallPairs
@@ -98,11 +98,11 @@ def eigsh_steps(
         If products show that the operator is not self-adjoint: if an inner product <q_i, A q_k>
         that is 0 or known by symmetry differs by more than half the digits.
     """
+    width, drawn = start_width(A.domain, start), 0
     engine = ThickRestart(A, start, known, tol, max_basis)
-    drawn = 0
     while engine.basis.size < A.domain.dim:
         while engine.following.shape[1] == 0:
-            wanted = min(start.shape[1], A.domain.dim - engine.basis.size)
+            wanted = min(width, A.domain.dim - engine.basis.size)
             engine.begin(A.domain.probes(stream, range(1 + drawn, 1 + drawn + wanted), "normal"))
             drawn += wanted
         if engine.must_restart():

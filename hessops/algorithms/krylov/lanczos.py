@@ -28,6 +28,7 @@ from hessops.algorithms._common import (
     self_adjoint_operator,
     start_norms,
     start_vector,
+    start_width,
 )
 from hessops.algorithms._one_line import one_line
 from hessops.algorithms._precision import product_precision
@@ -283,7 +284,7 @@ def lanczos_steps(
         first step, over the other start vectors.
     """
     space = A.domain
-    count = start.shape[1]
+    count = start_width(space, start)
     choice = choose_reorthogonalization(reorthogonalize)
     full = choice == "full" or basis is not None
     if choice != "none" and basis is None:
