@@ -69,7 +69,11 @@ def test_blocks_are_right_and_add_up(num_steps, options):
         assert share == pytest.approx(trace.value / found.trace.value)
         assert low - 1e-9 <= exact[block] / whole <= high + 1e-9
         entries = torch.cat([dense.diagonal()[operator.space.section(name)] for name in names])
-        _, (low, high) = found.rms_diagonals[block]
+        rms, (low, high) = found.rms_diagonals[block]
+        # No less than the mean, as that of no numbers is.
+        assert rms >= abs(trace.value) / len(entries)
+        assert low <= rms <= high
+        assert low >= max(0.0, trace.interval.low, -trace.interval.high) / len(entries)
         assert low - 1e-12 <= float(entries.square().mean().sqrt()) <= high + 1e-12
         assert found.sizes[block] == len(entries)
     if "blocks" not in options:

@@ -302,7 +302,7 @@ def test_what_it_says():
     data = normal(1, 64, 3, device="cpu"), integers(2, 3, 64, device="cpu")
     H = hessian(model, nn.CrossEntropyLoss(), data, micro_batch_size=8)
     trace = trace_sampling_error(H, population=1000, num_probes=64, rng=0)
-    assert str(trace).startswith("64 samples in 8 micro-batches; the scatter between micro-batches")
+    assert str(trace).startswith("64 samples in 8 micro-batches (few to tell a scatter by")
     assert "for all 1000" in str(trace)
     assert trace.num_products == 64
     hidden = trace_sampling_error(operator_of(np.full(64, 3)), num_probes=2, rng=0)

@@ -29,6 +29,7 @@ from hessops_torch.layers.arguments import (
     way_of_traces,
 )
 from hessops_torch.layers.result import LayerCurvature
+from hessops_torch.layers.sweep import no_less_than_means
 from hessops_torch.layers.traces import LayerRequest
 from hessops_torch.model.parameter_blocks import BlockSelection, Each
 
@@ -214,13 +215,14 @@ def layer_curvature(
     converged = found.converged and not missed
     warn_if_failed(converged, status, operator.domain.comm)
     parts: list[EigenResult | SpectralDensity] = [*pairs.values(), *densities.values()]
+    sizes = {block: size_of(operator, names) for block, names in members.items()}
     return LayerCurvature(
         blocks=members,
-        sizes={block: size_of(operator, names) for block, names in members.items()},
+        sizes=sizes,
         trace=found.trace,
         traces=found.traces,
         shares=found.shares,
-        rms_diagonals=found.rms_diagonals,
+        rms_diagonals=no_less_than_means(found.rms_diagonals, found.traces, sizes),
         eigenpairs=pairs,
         densities=densities,
         confidence=confidence,

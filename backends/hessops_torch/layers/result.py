@@ -47,7 +47,8 @@ class LayerCurvature(Result):
         The trace of every block over that of the whole, and an interval for that ratio (Fieller 1954);
         an infinite one where the trace of the whole may be zero.
     rms_diagonals : mapping of str to (float, Interval)
-        Root mean square of every block's diagonal, and an interval by the jackknife.
+        Root mean square of every block's diagonal, and an interval by the jackknife; neither is below
+        what the mean, trace over size, leaves.
     eigenpairs : mapping of str to EigenResult
         The outermost of every block, if asked for.
     densities : mapping of str to SpectralDensity

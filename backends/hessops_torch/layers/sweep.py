@@ -28,7 +28,14 @@ from hessops.result import Estimate, Interval
 from hessops.space import Space
 from hessops.statistics import MeanVariance, length, t_quantile, welch_satterthwaite
 
-__all__ = ["LayerState", "group_count", "layer_steps", "ratio_interval", "rms_of_groups"]
+__all__ = [
+    "LayerState",
+    "group_count",
+    "layer_steps",
+    "no_less_than_means",
+    "ratio_interval",
+    "rms_of_groups",
+]
 
 # Sets of probes whose diagonals are compared. Each takes the memory of a vector.
 _MOST_GROUPS = 8
@@ -227,6 +234,37 @@ def rms_of_groups(
         value, error = _of_different_groups(gram, counts)
         size = sum(sizes[name] for name in names)
         found[block] = _root(value / size, error / size, quantile)
+    return found
+
+
+def no_less_than_means(
+    rms: Mapping[str, tuple[float, Interval]],
+    traces: Mapping[str, Estimate],
+    sizes: Mapping[str, int],
+) -> dict[str, tuple[float, Interval]]:
+    """Return root mean squares that are no less than the mean's modulus, as theirs never are.
+
+    Parameters
+    ----------
+    rms : mapping of str to (float, Interval)
+        Of every block's diagonal.
+    traces : mapping of str to Estimate
+        Of every block.
+    sizes : mapping of str to int
+        Entries of every block.
+
+    Returns
+    -------
+    dict of str to (float, Interval)
+        The value raised to the mean's, and the lower end to what the mean's interval leaves.
+    """
+    found = {}
+    for block, (estimate, (low, high)) in rms.items():
+        trace, size = traces[block], sizes[block]
+        # Zero first, before which what is not a number does not come.
+        least = max(0.0, trace.interval.low, -trace.interval.high) / size
+        value = max(estimate, abs(float(trace)) / size)
+        found[block] = value, Interval(max(low, least), max(high, value))
     return found
 
 

@@ -17,6 +17,10 @@ from hessops.statistics import t_quantile
 __all__ = ["SamplesNeeded", "SamplingError"]
 
 
+# With fewer, the scatter between micro-batches has a t-distribution with heavy tails.
+_FEW = 10
+
+
 class SamplesNeeded(NamedTuple):
     """How many samples bring a sampling error down to what is wanted, with its own interval."""
 
@@ -145,7 +149,10 @@ class SamplingError(Result):
 
     def __str__(self) -> str:
         whole = "the distribution" if math.isinf(self.population) else f"all {self.population:g}"
-        head = f"{self.num_samples:g} samples in {self.num_batches} micro-batches; {self.status}"
+        few = " (few to tell a scatter by: take tens)" if self.num_batches < _FEW else ""
+        head = (
+            f"{self.num_samples:g} samples in {self.num_batches} micro-batches{few}; {self.status}"
+        )
         centre, bounds = (
             self.value - self.bias,
             zip(*map(np.atleast_1d, self.interval), strict=True),
