@@ -105,7 +105,7 @@ def largest_behind(roots: Sequence[Tensor], lasting: Lasting) -> int:
 
     Parameters
     ----------
-    roots, lasting
+    roots, lasting : sequence of torch.Tensor, Lasting
         As for `bytes_behind`.
 
     Returns
