@@ -416,7 +416,19 @@ def test_a_record_reads_like_a_sentence():
     text = str(tracker.measure(learning_rate=0.1))
     assert text.startswith("step 0: eigenvalue ")
     assert "2/lr 20," in text
+    assert "momentum" not in text
     assert "95% interval" in text
+
+
+def test_a_record_tells_all_eigenvalues_and_what_momentum_allows():
+    problem = regression("cpu")
+    optimizer = torch.optim.SGD(problem.model.parameters(), lr=0.1, momentum=0.9)
+    tracker = CurvatureTracker(*problem.arguments, optimizer=optimizer, k=2, max_share=None, rng=0)
+    record = tracker.measure()
+    text = str(record)
+    assert text.startswith("step 0: eigenvalues ")
+    assert all(f"{value:.3g}" in text for value in record.eigenvalues)
+    assert "2/lr 20, limit with momentum 38," in text
 
 
 def test_hessian_of_the_tracker_is_that_of_the_options():

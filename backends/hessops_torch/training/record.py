@@ -90,11 +90,15 @@ class CurvatureRecord:
 
     def __str__(self) -> str:
         parts = [f"step {self.step}:"]
-        if self.eigenvalues and math.isfinite(self.eigenvalues[0]):
-            value = estimate_text(self.eigenvalues[0], self.error_bounds[0])
-            parts.append(f"eigenvalue {value},")
-        if math.isfinite(self.two_over_learning_rate):
-            parts.append(f"2/lr {self.two_over_learning_rate:.4g},")
+        pairs = zip(self.eigenvalues, self.error_bounds, strict=True)
+        known = [estimate_text(*pair) for pair in pairs if math.isfinite(pair[0])]
+        if known:
+            parts.append(f"eigenvalue{'s' if len(known) > 1 else ''} {', '.join(known)},")
+        plain, own = self.two_over_learning_rate, self.stability_limit
+        if math.isfinite(plain):
+            parts.append(f"2/lr {plain:.4g},")
+        if math.isfinite(own) and not math.isclose(own, plain):
+            parts.append(f"limit with momentum {own:.4g},")
         if math.isfinite(self.trace):
             interval = interval_text(self.trace_low, self.trace_high)
             parts.append(f"trace {self.trace:.4g} (95% interval {interval}),")
