@@ -14,7 +14,7 @@ from torch_problems import build, normal
 
 from hessops_torch import ggn, hessian
 from hessops_torch.model import state
-from hessops_torch.products import functional_product
+from hessops_torch.products import transforms
 
 
 class Model(nn.Module):
@@ -125,4 +125,4 @@ def test_while_attributes_are_put_back(make):
     def there(frame, applied):
         return applied and frame.f_code.co_name == "attributes_kept"
 
-    assert lines(make, functional_product.__file__, there) == {"attributes_kept"}
+    assert lines(make, transforms.__file__, there) == {"attributes_kept"}

@@ -7,8 +7,8 @@ with full orthogonality while no inner product of two of them is above the root 
     partial    follow the inner products by the ω-recurrence; when one passes sqrt(eps), take the next
                vector, and the one after it, off those whose inner products are above eps^(3/4);
     periodic   the same, off all vectors (Grcar 1981);
-    selective  take every vector off the Ritz vectors whose residual norm is below sqrt(eps) of the
-               scale, and off nothing else (Parlett & Scott 1979).
+    selective  take every vector off the Ritz vectors whose residual norm is below a few sqrt(eps) of
+               the scale, and off nothing else (Parlett & Scott 1979).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ __all__ = ["Reorthogonalize", "Watch", "choose_reorthogonalization", "watch"]
 Reorthogonalize = Literal["none", "full", "partial", "periodic", "selective"]
 
 _MOST_PASSES = 3
-# The estimate is no bound: sweeps begin at this share of what is promised.
+# The estimate is no bound, nor is Paige's of what is lost along a Ritz vector, eps over its residual
+# norm: sweeps begin at this share of what is promised.
 _MARGIN = 1 / 4
 _LEAST_NEAR = 16
 
@@ -177,7 +178,7 @@ class _Purges:
         alphas = np.array(recurrence.alphas)[:length, column]
         betas = np.array(recurrence.betas)[:length, column]
         vectors = eigh_tridiagonal(alphas, betas[:-1])[1]
-        allowed = self._half_the_digits * recurrence.scale
+        allowed = self._half_the_digits / _MARGIN * recurrence.scale
         good: HostArray = vectors[:, betas[-1] * np.abs(vectors[-1]) <= allowed]
         return good
 
