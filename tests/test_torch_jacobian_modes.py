@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch_problems import Encoder, build, every_device, integers, mlp, normal
+from torch_problems import Encoder, FailsTransformed, build, every_device, integers, mlp, normal
 
 import hessops
 from hessops_torch import (
@@ -392,21 +392,6 @@ def test_weights_that_change_between_products(product):
     assert torch.linalg.norm(after - before) > 0.1 * torch.linalg.norm(before)
 
 
-class Fails(nn.Module):
-    """A model that raises something under function transforms, and is right without."""
-
-    def __init__(self, error):
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
-        self.error = error
-
-    def forward(self, x):
-        outputs = self.layer(x)
-        if torch._C._functorch.is_functorch_wrapped_tensor(outputs):
-            raise self.error
-        return outputs
-
-
 ERRORS = [
     RuntimeError(), RuntimeError("  \n "), ValueError(""), NotImplementedError(), AssertionError(),
     KeyError(), TypeError(), StopIteration(), Exception(), ZeroDivisionError("\n\nthe reason\nmore"),
@@ -421,7 +406,7 @@ ERRORS = [
 def test_why_a_way_fails_is_never_left_empty(make, product, error):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Fails(error).double()
+        model = FailsTransformed(error).double()
         data = [(torch.randn(4, 3).double(), torch.randn(4, 2).double())]
     plain = make(model, nn.MSELoss(), data, product="backward").to_dense()
     with pytest.warns(RuntimeWarning, match=f"product='{product}' ") as caught:

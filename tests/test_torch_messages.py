@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the field's name
 from torch_problems import (
+    FailsTransformed,
     assert_is_hessian,
     build,
     cut,
@@ -276,21 +277,6 @@ def test_a_list_of_model_loss_and_data():
     assert_is_hessian(convert(list(problem.arguments)), problem.dense())
 
 
-class FailsForFive(nn.Module):
-    """A model that function transforms cannot take with a batch of five."""
-
-    def __init__(self, error):
-        super().__init__()
-        self.layer = nn.Linear(3, 2)
-        self.error = error
-
-    def forward(self, x):
-        outputs = self.layer(x)
-        if len(x) == 5 and torch._C._functorch.is_functorch_wrapped_tensor(outputs):
-            raise self.error
-        return outputs
-
-
 TRANSFORMED = [
     functools.partial(ggn, product="forward"),
     functools.partial(ggn, product="batched"),
@@ -301,7 +287,7 @@ TRANSFORMED = [
 @pytest.mark.parametrize("make", TRANSFORMED)
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, TypeError])
 def test_what_fails_after_the_trial_is_named_with_its_batch(make, kind):
-    model = build(lambda: FailsForFive(kind("the reason")), 0, "cpu")
+    model = build(lambda: FailsTransformed(kind("the reason"), 5), 0, "cpu")
     x, y = normal(1, 9, 3, device="cpu"), normal(2, 9, 2, device="cpu")
     A = make(model, SQUARES, cut([4, 5], x, y))
     with pytest.raises(kind, match=r"cannot be applied to micro-batch 1 .*: the reason"):

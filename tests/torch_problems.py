@@ -227,6 +227,23 @@ class OnlyOnce(torch.autograd.Function):
         return gradient * x.cos()
 
 
+class FailsTransformed(nn.Module):
+    """A model that raises something under function transforms, for batches of some size if given."""
+
+    def __init__(self, error, size=None):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+        self.error = error
+        self.size = size
+
+    def forward(self, x):
+        outputs = self.layer(x)
+        concerned = self.size in {None, len(x)}
+        if concerned and torch._C._functorch.is_functorch_wrapped_tensor(outputs):
+            raise self.error
+        return outputs
+
+
 class OnceDifferentiable(nn.Module):
     def __init__(self):
         super().__init__()

@@ -119,6 +119,11 @@ class Trial(ABC, Generic[Way]):
                 break
         return shortest
 
+    def random(self, shape: tuple[int, ...], dtype: torch.dtype, *, other: int = 0) -> Tensor:
+        """Return random numbers, the same in every trial; `other` ones beside each other."""
+        generator = torch.Generator(device=self.device).manual_seed(_SEED + other)
+        return torch.randn(shape, generator=generator, device=self.device, dtype=dtype)
+
     def _tried(self, way: Way) -> tuple[float, str]:
         """Return how long a way takes, for ever if it cannot be taken, and what to say of it."""
         reason = self.objection(way)
@@ -130,11 +135,6 @@ class Trial(ABC, Generic[Way]):
             # More columns at a time than were looked at may take more memory than there is.
             return math.inf, f"fails ({short(error)})"
         return seconds, f"{seconds:.2g} s"
-
-    def random(self, shape: tuple[int, ...], dtype: torch.dtype, *, other: int = 0) -> Tensor:
-        """Return random numbers, the same in every trial; `other` ones beside each other."""
-        generator = torch.Generator(device=self.device).manual_seed(_SEED + other)
-        return torch.randn(shape, generator=generator, device=self.device, dtype=dtype)
 
 
 def short(error: Exception) -> str:
